@@ -1,0 +1,163 @@
+"""Fold a trained model into the smaller, algebraically equal weights of its inference graph.
+
+Everything here is NumPy in float64; :mod:`vitsd_export.graph` casts the result to float32. Below, ``n(x)`` is
+``(x - mean(x)) / sqrt(var(x) + eps)``, a LayerNorm without its scale ``g`` and shift ``beta``.
+
+The steps, each exact in real arithmetic:
+
+1. **Scale and shift of a LayerNorm** move into the linear map that follows: ``(g n + beta) W + b = n (diag(g) W) +
+   (b + beta W)``.
+2. **Mean removal.** Only LayerNorms read the residual stream, so its mean per token is irrelevant. A linear map that
+   writes the stream has its output centred once, here, and the LayerNorm after it needs no mean. An activation stands
+   between the MLP's last dense layer and the stream, so that mean remains.
+3. **Softmax** ignores what is constant along a row, so the key bias vanishes. Its rows sum to one, so the value bias
+   passes through attention unchanged and joins the output bias.
+4. **Query-key and value-output merge**, per head: ``(n Wq + bq)(n Wk)^T = (n A + c) n^T`` with ``A = Wq Wk^T`` and
+   ``c = bq Wk^T``, and ``weights (n Wv) Wo = (weights n) B`` with ``B = Wv Wo``: keys and values are then ``n`` itself,
+   shared by all heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vitsd.config import VitConfig
+
+
+@dataclass(frozen=True)
+class Dense:
+    """``x @ kernel + bias``; kernel ``(inputs, outputs)``, bias ``(outputs,)``, float64."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def after_norm(self, scale: np.ndarray, shift: np.ndarray) -> Dense:
+        """The same map on ``n`` instead of ``scale * n + shift``."""
+        return Dense(scale[:, None] * self.kernel, self.bias + shift @ self.kernel)
+
+    def centred(self) -> Dense:
+        """The same map with every output vector's mean removed."""
+        return Dense(self.kernel - self.kernel.mean(axis=1, keepdims=True), self.bias - self.bias.mean())
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention over normalised tokens ``n``; heads side by side in the columns of ``query``.
+
+    With ``key`` and ``value`` None the products are merged (step 4): keys and values are ``n`` itself.
+    """
+
+    query: Dense
+    """``(width, heads * d)``, the temperature divided in; d is ``width`` if merged, else ``key_dim``."""
+    key: np.ndarray | None
+    """``(width, heads * key_dim)``; no bias is left."""
+    value: np.ndarray | None
+    output: Dense
+    """``(heads * d, width)``, centred."""
+
+
+@dataclass(frozen=True)
+class Block:
+    attention: Attention
+    mlp: list[Dense]
+
+
+@dataclass(frozen=True)
+class FoldedVit:
+    """The weights of the inference graph, all float64."""
+
+    config: VitConfig
+    tokenization: Dense
+    """On patches normalised without scale and shift (SPT), or on plain patches; centred."""
+    position_embedding: np.ndarray
+    """``(tokens, width)``, centred."""
+    blocks: list[Block]
+    head: list[Dense] = field(repr=False)
+    """Hidden head layers, then the logits; the final LayerNorm folded into the first."""
+
+
+def merging_pays(config: VitConfig) -> bool:
+    """Whether the merged products cost fewer multiplications per token: ``d (d + tokens) < k (2 d + tokens)``."""
+    width, key_dim = config.width, config.key_dim
+    return width * (width + config.tokens) < key_dim * (2 * width + config.tokens)
+
+
+def fold(weights: dict[str, np.ndarray], config: VitConfig, merge: bool | None = None) -> FoldedVit:
+    """Fold the weights of a model made by :func:`vitsd.build_vit`.
+
+    Args:
+        weights: ``{"layer/variable": array}`` as :func:`vitsd_export.weights.read_weights` gives them.
+        config: the model's architecture.
+        merge: force or forbid step 4; by default it is done where it pays.
+
+    Returns:
+        float64 weights for :func:`vitsd_export.graph.build_logits`.
+    """
+    weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+
+    def dense(name):
+        return Dense(weights[f"{name}/kernel"], weights[f"{name}/bias"])
+
+    def norm(name):
+        return weights[f"{name}/gamma"], weights[f"{name}/beta"]
+
+    tokenization = dense("tokenization/projection")
+    if config.spt:
+        tokenization = tokenization.after_norm(*norm("tokenization/norm"))
+    positions = weights["position_embedding/embedding"]
+
+    merge = merging_pays(config) if merge is None else merge
+    blocks = []
+    for i in range(config.depth):
+        mlp = [dense(f"block_{i}_mlp_{j}") for j in range(len(config.mlp_units))]
+        mlp[0] = mlp[0].after_norm(*norm(f"block_{i}_norm_2"))
+        attention = _fold_attention(weights, f"block_{i}_attention", *norm(f"block_{i}_norm_1"), config, merge)
+        blocks.append(Block(attention, mlp))
+
+    head = [dense(f"head_{i}") for i in range(len(config.head_units))] + [dense("logits")]
+    scale, shift = norm("norm")
+    if config.pooling == "flatten":  # the first layer sees every token's features one after the other
+        scale, shift = np.tile(scale, config.tokens), np.tile(shift, config.tokens)
+    head[0] = head[0].after_norm(scale, shift)
+
+    return FoldedVit(
+        config=config,
+        tokenization=tokenization.centred(),
+        position_embedding=positions - positions.mean(axis=1, keepdims=True),
+        blocks=blocks,
+        head=head,
+    )
+
+
+def _fold_attention(weights, name, scale, shift, config: VitConfig, merge: bool) -> Attention:
+    heads, key_dim, width = config.num_heads, config.key_dim, config.width
+
+    def projection(part):
+        kernel = weights[f"{name}/{part}/kernel"].reshape(width, heads * key_dim)
+        return Dense(kernel, weights[f"{name}/{part}/bias"].reshape(-1)).after_norm(scale, shift)
+
+    query, key, value = projection("query"), projection("key"), projection("value")
+    tau = weights[f"{name}/tau"] if config.lsa else np.sqrt(key_dim)
+    query = Dense(query.kernel / tau, query.bias / tau)
+    output = Dense(
+        weights[f"{name}/projection/kernel"].reshape(heads * key_dim, width), weights[f"{name}/projection/bias"]
+    )
+    output = Dense(output.kernel, output.bias + value.bias @ output.kernel).centred()
+    if not merge:
+        return Attention(query, key.kernel, value.kernel, output)
+
+    def per_head(matrix):  # (width, heads * key_dim) -> (heads, width, key_dim)
+        return matrix.reshape(width, heads, key_dim).transpose(1, 0, 2)
+
+    key_heads = per_head(key.kernel)
+    products = per_head(query.kernel) @ key_heads.transpose(0, 2, 1)  # (heads, width, width)
+    offsets = key_heads @ query.bias.reshape(heads, key_dim, 1)  # (heads, width, 1)
+    outputs = per_head(value.kernel) @ output.kernel.reshape(heads, key_dim, width)
+    return Attention(
+        query=Dense(products.transpose(1, 0, 2).reshape(width, heads * width), offsets.reshape(heads * width)),
+        key=None,
+        value=None,
+        output=Dense(outputs.reshape(heads * width, width), output.bias),
+    )

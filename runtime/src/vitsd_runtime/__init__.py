@@ -1,0 +1,25 @@
+"""Run exported vitsd models: NumPy preprocessing and whichever inference engine is installed.
+
+>>> from vitsd_runtime import Classifier
+>>> classifier = Classifier.load("model-int8.tflite")
+>>> classifier.predict(["a.jpg", "b.png"], top_k=3)
+"""
+
+from vitsd_runtime.artifacts import read_spec
+from vitsd_runtime.augmentation import Augmenter
+from vitsd_runtime.classifier import Classifier, Prediction
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.preprocessing import preprocess
+from vitsd_runtime.spec import ModelSpec
+
+__version__ = "0.1.0"
+__all__ = [
+    "Augmenter",
+    "Classifier",
+    "ModelSpec",
+    "Prediction",
+    "UsageError",
+    "VitsdError",
+    "preprocess",
+    "read_spec",
+]

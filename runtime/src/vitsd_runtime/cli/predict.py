@@ -1,0 +1,108 @@
+"""``vitsd-predict``: classify images."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+from vitsd_runtime import console
+from vitsd_runtime.errors import UsageError, VitsdError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vitsd-predict", description="Classify images with an exported model.")
+    parser.add_argument("model", metavar="MODEL", help=".tflite or .onnx file, or SavedModel folder")
+    parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="image files, or folders of them")
+    parser.add_argument("--top-k", type=console.positive_int, default=5, metavar="K", help="classes to show (default: 5)")
+    parser.add_argument("--batch-size", type=console.positive_int, default=8, metavar="N", help="default: 8")
+    parser.add_argument("--tta", type=_tta, metavar="flip|N", help="average over the mirror image, or over N random views")
+    parser.add_argument("--fit", choices=("stretch", "crop"), help="how photos become the input size (default: as trained)")
+    console.add_model_options(parser)
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    output.add_argument("--csv", action="store_true", help="CSV: image, rank, label, index, probability")
+    return parser
+
+
+def main(argv=None) -> int:
+    return console.run(_main, build_parser(), argv)
+
+
+def _main(arguments) -> int:
+    from vitsd_runtime.classifier import Classifier
+    from vitsd_runtime.images import find_images
+
+    paths = []
+    for name in arguments.images:
+        paths.extend(find_images(name) if Path(name).is_dir() else [Path(name)])
+    classifier = Classifier.load(
+        arguments.model,
+        num_threads=arguments.threads,
+        batch_size=arguments.batch_size,
+        spec=console.read_spec_option(arguments.spec),
+        verify=not arguments.no_verify,
+    )
+    failures: dict[Path, str] = {}
+    emit = _json if arguments.json else _Csv() if arguments.csv else _text
+    readable = _Readable(paths, classifier.spec, arguments.fit, failures)
+    for predictions in classifier.stream(readable, arguments.top_k, tta=arguments.tta):
+        emit(readable.done.pop(0), predictions)
+    for path, message in failures.items():
+        print(f"vitsd-predict: error: {message}", file=sys.stderr)
+        if arguments.json:
+            print(json.dumps({"image": str(path), "error": message}))
+    if failures:
+        print(f"vitsd-predict: {len(failures)} of {len(paths)} images failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+class _Readable:
+    """The images that can be read, one after the other; the others are noted and skipped."""
+
+    def __init__(self, paths, spec, fit, failures):
+        self._paths, self._spec, self._fit, self._failures = paths, spec, fit, failures
+        self.done: list[Path] = []
+        """Images handed out whose predictions are still to come."""
+
+    def __iter__(self):
+        from vitsd_runtime.images import load_image
+
+        for path in self._paths:
+            try:
+                image = load_image(path, self._spec, self._fit)
+            except VitsdError as error:
+                self._failures[path] = str(error)
+                if isinstance(error, UsageError) and len(self._paths) == 1:  # the only image named does not exist
+                    raise
+                continue
+            self.done.append(path)
+            yield image
+
+
+def _text(path, predictions):
+    print(f"{path}: " + ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in predictions))
+
+
+def _json(path, predictions):
+    print(json.dumps({"image": str(path), "predictions": [vars(p) for p in predictions]}))
+
+
+class _Csv:
+    def __init__(self):
+        self._writer = csv.writer(sys.stdout)
+        self._writer.writerow(["image", "rank", "label", "index", "probability"])
+
+    def __call__(self, path, predictions):
+        for rank, p in enumerate(predictions, 1):
+            self._writer.writerow([path, rank, p.label, p.index, f"{p.probability:.6f}"])
+
+
+def _tta(text: str):
+    return text if text == "flip" else console.positive_int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""What all command-line tools share: exit codes, error messages, tables."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from vitsd_runtime.errors import UsageError, VitsdError
+
+
+def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv=None) -> int:
+    """Parse, run, and turn errors into a message on stderr and an exit code.
+
+    0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C. No traceback for errors that a person can act on.
+    """
+    arguments = parser.parse_args(argv)
+    try:
+        return main(arguments) or 0
+    except VitsdError as error:
+        return _fail(parser, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(parser, "interrupted", 130)
+    except BrokenPipeError:  # `vitsd-predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + getattr(signal, "SIGPIPE", 13)
+    except MemoryError:
+        return _fail(parser, "out of memory; try a smaller --batch-size", 1)
+    except OSError as error:
+        return _fail(parser, _explain_os_error(error), 1)
+
+
+def _fail(parser, message: str, code: int) -> int:
+    print(f"{parser.prog}: error: {message}", file=sys.stderr)
+    return code
+
+
+def _explain_os_error(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; nothing was left half-written. Free some space and run it again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to use{where}; choose another place."
+    return f"{error.strerror or error}{where}"
+
+
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """A plain table; columns of numbers are right-aligned."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
+    numeric = [bool(cells) and all(_looks_numeric(row[i]) for row in cells) for i in range(len(headers))]
+
+    def line(row):
+        return "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric)).rstrip()
+
+    return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, cells)])
+
+
+def _looks_numeric(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] in "+-" or cell in ("", "n/a")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1; got {text!r}")
+    return number
+
+
+def positive_ints(text: str) -> list[int]:
+    """An argparse type: ``1,2,4``."""
+    return [positive_int(part) for part in text.split(",")]
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every tool that loads an exported model."""
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="engine threads (default: measured)")
+    parser.add_argument("--spec", metavar="FILE", help="JSON spec for a model that carries none")
+    parser.add_argument("--no-verify", action="store_true", help="do not check the model's SHA-256")
+
+
+def read_spec_option(path: str | None):
+    """The value of ``--spec``."""
+    if path is None:
+        return None
+    from vitsd_runtime.spec import ModelSpec
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            return ModelSpec.from_json(file.read())
+    except OSError as error:
+        raise UsageError(f"The spec {path} can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The spec {path} is not a text file.") from error

@@ -1,0 +1,55 @@
+"""``vitsd-evaluate``: accuracy of a model on labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from vitsd.data import BUILT_IN, SPLITS
+from vitsd_runtime import console
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitsd-evaluate", description="Top-1, top-5 and per-class accuracy of a .keras file or an exported model."
+    )
+    parser.add_argument("model", metavar="MODEL", help=".keras, .tflite or .onnx file, or SavedModel folder")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument("--limit", type=console.positive_int, metavar="N", help="use at most N images")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(argv=None) -> int:
+    return console.run(_main, build_parser(), argv)
+
+
+def _main(arguments) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from vitsd.evaluation import evaluate
+
+    report = evaluate(arguments.model, arguments.data, arguments.split, arguments.limit)
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+        return 0
+    rows = [
+        [entry["class"], entry["images"], *(_percent(entry[key]) for key in ("recall", "precision", "top5"))]
+        for entry in report["per_class"]
+    ]
+    print(console.table(rows, ["class", "images", "top-1 %", "precision %", "top-5 %"]))
+    low, high = report["top1_interval"]
+    print(f"\n{report['model']} on {report['images']} {report['split']} images of {report['data']}")
+    print(f"Test accuracy: {_percent(report['top1'])}% (95 % interval {_percent(low)} to {_percent(high)})")
+    print(f"Test top 5 accuracy: {_percent(report['top5'])}%")
+    return 0
+
+
+def _percent(fraction) -> str:
+    return "n/a" if fraction is None else f"{100 * fraction:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

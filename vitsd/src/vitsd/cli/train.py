@@ -1,0 +1,179 @@
+"""``vitsd-train``: train a Vision Transformer from scratch."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+from vitsd.config import POOLINGS, VitConfig
+from vitsd.data import BUILT_IN
+from vitsd.presets import get_preset, list_presets
+from vitsd.recipe import PRECISIONS, Preset, Recipe
+from vitsd_runtime import console
+from vitsd_runtime.errors import UsageError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitsd-train",
+        description="Train a Vision Transformer from scratch on labelled images. Options override the preset.",
+    )
+    parser.add_argument("--preset", metavar="P", help=f"{', '.join(list_presets())} (default: vit-small-ds)")
+    parser.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help=f"{', '.join(BUILT_IN)}, a folder of class folders (with or without train/, val/, test/), or an .npz file",
+    )
+    parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/PRESET-DATA)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output after its last whole epoch")
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs (needs tensorboard)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON at the end")
+    parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"), help="Keras backend (or KERAS_BACKEND)")
+
+    recipe = parser.add_argument_group("recipe")
+    for field in dataclasses.fields(Recipe):
+        if field.name == "precision":
+            recipe.add_argument("--precision", choices=PRECISIONS)
+        elif field.type == "bool":
+            recipe.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=None)
+        else:
+            kind = int if field.type == "int" else float
+            recipe.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar="N")
+
+    model = parser.add_argument_group("architecture")
+    for name in ("image_size", "patch_size", "width", "depth", "num_heads", "key_dim"):
+        model.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    for name in ("mlp_units", "head_units"):
+        model.add_argument(f"--{name.replace('_', '-')}", type=_units, metavar="N,N")
+    for name in ("attention_dropout", "mlp_dropout", "head_dropout", "stochastic_depth"):
+        model.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="RATE")
+    model.add_argument("--pooling", choices=POOLINGS)
+    model.add_argument("--spt", action=argparse.BooleanOptionalAction, help="Shifted Patch Tokenization", default=None)
+    model.add_argument("--lsa", action=argparse.BooleanOptionalAction, help="Locality Self-Attention", default=None)
+    model.add_argument("--input-size", type=int, metavar="N", help="side that images of a folder are brought to")
+    model.add_argument("--fit", choices=("stretch", "crop"), help="how (default: stretch)")
+    return parser
+
+
+def main(argv=None) -> int:
+    return console.run(_main, build_parser(), argv)
+
+
+def _main(arguments) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if arguments.backend:
+        os.environ["KERAS_BACKEND"] = arguments.backend
+    wanted = _wanted(arguments)
+    stored = {}
+    if arguments.resume:
+        output = Path(arguments.output) if arguments.output else newest_run()
+        from vitsd.training import read_run
+
+        stored = read_run(output)["origin"].get("options", {})
+        if differing := [f"{k} was {stored.get(k)}, now {v}" for k, v in wanted.items() if stored.get(k) != v]:
+            raise UsageError(
+                f"{output} was started differently, so it can't be resumed: {'; '.join(differing)}. Leave the options out "
+                "when resuming (they are remembered), or start a new run."
+            )
+        wanted = stored
+    preset_name = wanted.setdefault("preset", "vit-small-ds")
+    preset = _customise(get_preset(preset_name), wanted)
+    if "data" not in wanted:
+        raise UsageError(f"Say what to train on: --data with {', '.join(BUILT_IN)}, a folder, or an .npz file.")
+    if not arguments.resume:
+        output = Path(arguments.output) if arguments.output else _free_folder(preset_name, wanted["data"])
+        if (output / "run.json").exists():  # before the data is read, which can take a while
+            raise UsageError(f"{output} already holds a run: continue it with --resume, or choose another --output.")
+
+    from vitsd.data import load_dataset
+
+    side = wanted.get("input_size", preset.config.image_size)
+    fit = wanted.get("fit", "stretch")
+    dataset = load_dataset(wanted["data"], input_size=(side, side), fit=fit)
+    print(
+        f"{dataset.name}: {len(dataset.train)} training and {len(dataset.test)} test images of {dataset.image_shape}, "
+        f"{dataset.num_classes} classes. Run folder: {output}",
+        flush=True,
+    )
+    _require_backend()
+    from vitsd.training import train
+
+    try:
+        results = train(
+            preset.config,
+            preset.recipe,
+            dataset,
+            output,
+            fit=fit,
+            resume=arguments.resume,
+            tensorboard=arguments.tensorboard,
+            origin={"preset": preset_name, "source": wanted["data"], "options": wanted},
+        )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Continue with: vitsd-train --resume --output {output}", file=sys.stderr)
+        return 130
+    if arguments.json:
+        print(json.dumps(results, indent=1))
+        return 0
+    print(f"Test accuracy: {100 * results['top1']:.2f}%")
+    print(f"Test top 5 accuracy: {100 * results['top5']:.2f}%")
+    print(f"Model: {results['model']} (epoch {results['epoch']}); pictures: {output}/curves.png, {output}/confusion.png")
+    return 0
+
+
+def newest_run(root: str | Path = "runs") -> Path:
+    """The run folder under ``root`` that was written to last."""
+    runs = sorted(Path(root).glob("*/run.json"), key=lambda path: path.parent.stat().st_mtime)
+    if not runs:
+        raise UsageError(f"There is no run under {root}/; name one with --output.")
+    return runs[-1].parent
+
+
+def _wanted(arguments) -> dict:
+    """The options that were given, without those that say where and how to run."""
+    aside = ("output", "resume", "tensorboard", "json", "backend")
+    given = {k: v for k, v in vars(arguments).items() if v is not None and k not in aside}
+    if given.get("data") and given["data"] not in BUILT_IN:
+        given["data"] = str(Path(given["data"]).resolve())  # a resumed run may be started from elsewhere
+    return given
+
+
+def _customise(preset: Preset, wanted: dict) -> Preset:
+    def override(options):
+        fields = {field.name for field in dataclasses.fields(options)}
+        changes = {name: value for name, value in wanted.items() if name in fields}
+        return dataclasses.replace(options, **{k: v for k, v in changes.items() if k != "input_size"})
+
+    config: VitConfig = preset.config
+    if "width" in wanted and "mlp_units" not in wanted:  # the last one must follow the width
+        wanted = {**wanted, "mlp_units": [*config.mlp_units[:-1], wanted["width"]]}
+    return Preset(override(config), override(preset.recipe))
+
+
+def _free_folder(preset: str, data: str) -> Path:
+    base = Path("runs") / f"{preset}-{Path(data).stem}"
+    number, folder = 1, base
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _units(text: str) -> list[int]:
+    return [console.positive_int(part) for part in text.split(",") if part.strip()]
+
+
+def _require_backend() -> None:
+    try:
+        import keras  # noqa: F401
+    except ImportError as error:
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        raise UsageError(f'Keras has no backend here ({error}): pip install "vitsd[{backend}]".') from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

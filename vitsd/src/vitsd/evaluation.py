@@ -1,0 +1,66 @@
+"""Accuracy of a trained or exported model on labelled images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vitsd.data import Dataset, Split, align_labels, load_dataset, to_input_size
+from vitsd.metrics import accuracy_report
+from vitsd_runtime.artifacts import detect_format, read_spec
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec import ModelSpec
+
+
+def evaluate(model_path: str | os.PathLike, source: str, split: str = "test", limit: int | None = None) -> dict:
+    """Top-1, top-5 and per-class accuracy of a ``.keras`` file or any exported artifact.
+
+    Args:
+        model_path: the model.
+        source: the dataset, as for :func:`vitsd.load_dataset`.
+        split: ``train``, ``val`` or ``test``.
+        limit: use at most this many images (a fixed random choice).
+
+    Returns:
+        The report of :func:`vitsd.metrics.accuracy_report`, with ``model``, ``data`` and ``split``.
+    """
+    spec = require_spec(model_path)
+    chosen, _ = labelled_images(source, spec, split, limit)
+    logits = model_logits(model_path, chosen.images)
+    report = accuracy_report(logits, chosen.labels, spec.class_names)
+    return {"model": str(model_path), "data": str(source), "split": split, **report}
+
+
+def require_spec(model_path: str | os.PathLike) -> ModelSpec:
+    """The model's spec. Raises UsageError if it has none."""
+    spec = read_spec(model_path)
+    if spec is None:
+        raise UsageError(f"{model_path} carries no vitsd spec: it is cut off, or was not made by vitsd.")
+    return spec
+
+
+def labelled_images(source: str, spec: ModelSpec, split: str, limit: int | None = None) -> tuple[Split, Dataset]:
+    """A split of a dataset, its images of the model's input size and its labels numbered as the model's classes."""
+    dataset = load_dataset(source, input_size=spec.input_size[:2], fit=spec.fit)
+    if dataset.image_shape[2] != spec.input_size[2]:
+        raise UsageError(
+            f"{dataset.name} has images with {dataset.image_shape[2]} channels, the model takes {spec.input_size[2]}."
+        )
+    numbers = align_labels(dataset, spec.class_names)
+    validation = spec.provenance.get("recipe", {}).get("validation", 0.1)
+    chosen = dataset.split(split, validation).sample(limit)
+    return Split(to_input_size(chosen.images, spec), numbers[chosen.labels]), dataset
+
+
+def model_logits(model_path: str | os.PathLike, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Float32 logits ``(n, classes)`` of uint8 images of the model's input size: Keras, or the runtime's engine."""
+    if detect_format(model_path) == "keras":
+        from vitsd.saving import load_model
+        from vitsd.training import predict_logits
+
+        return predict_logits(load_model(model_path)[0], images)
+    from vitsd_runtime import Classifier
+
+    return Classifier.load(Path(model_path), batch_size=batch_size).logits(images)

@@ -1,0 +1,39 @@
+"""``tiny``: trains in a minute on a laptop; for the demo, for tests, and to try a dataset out.
+
+24x24 pixels, 36 tokens of width 64, 4 blocks of 4 heads, global average pooling: about 0.16 M weights. No mirror images,
+because a mirrored digit is not a digit; for photos add ``--flip``.
+"""
+
+from vitsd.config import VitConfig
+from vitsd.recipe import Preset, Recipe
+
+PRESET = Preset(
+    config=VitConfig(
+        input_size=(8, 8, 1),
+        num_classes=10,
+        image_size=24,
+        patch_size=4,
+        width=64,
+        depth=4,
+        num_heads=4,
+        key_dim=16,
+        mlp_units=(128, 64),
+        head_units=(),
+        pooling="gap",
+        attention_dropout=0.0,
+        mlp_dropout=0.1,
+        head_dropout=0.1,
+    ),
+    recipe=Recipe(
+        epochs=40,
+        batch_size=64,
+        learning_rate=2e-3,
+        warmup=0.1,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        flip=False,
+        rotation=0.02,
+        zoom=0.1,
+        label_smoothing=0.05,
+    ),
+)

@@ -1,0 +1,40 @@
+"""``vit-small-ds``: the published recipe for CIFAR-100, exactly.
+
+32x32 images enlarged to 72x72, 144 tokens of width 64, 8 blocks of 4 heads, a large flattened head: 21,787,748 weights.
+
+Expected: 56.11 % top-1 and 82.27 % top-5 on the CIFAR-100 test set after 50 epochs, as published
+(https://keras.io/examples/vision/vit_small_ds/; a vanilla ViT of the same size: 53.10 % and 80.53 %).
+Cost: 45,000 images an epoch at 64 images a second on two AVX-512 cores is about 12 minutes an epoch.
+"""
+
+from vitsd.config import VitConfig
+from vitsd.recipe import Preset, Recipe
+
+PRESET = Preset(
+    config=VitConfig(
+        input_size=(32, 32, 3),
+        num_classes=100,
+        image_size=72,
+        patch_size=6,
+        width=64,
+        depth=8,
+        num_heads=4,
+        key_dim=64,
+        mlp_units=(128, 64),
+        head_units=(2048, 1024),
+        pooling="flatten",
+        attention_dropout=0.1,
+        mlp_dropout=0.1,
+        head_dropout=0.5,
+    ),
+    recipe=Recipe(
+        epochs=50,
+        batch_size=256,
+        learning_rate=1e-3,
+        warmup=0.1,
+        weight_decay=1e-4,
+        flip=True,
+        rotation=0.02,
+        zoom=0.2,
+    ),
+)

@@ -1,0 +1,59 @@
+"""``model.keras`` files with a spec inside."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from vitsd.config import VitConfig
+from vitsd_runtime.artifacts import read_spec, write_spec
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.files import replacing
+from vitsd_runtime.spec import ModelSpec
+
+
+def save_model(model, path: str | os.PathLike, spec: ModelSpec) -> ModelSpec:
+    """Save a model made by :func:`vitsd.build_vit` with its spec, whole or not at all.
+
+    ``keras.saving.load_model`` opens the file too, once ``vitsd.layers`` is imported.
+    """
+    with replacing(path) as temporary:
+        model.save(temporary)
+        return write_spec(temporary, spec)
+
+
+def load_model(path: str | os.PathLike):
+    """Load what :func:`save_model` saved; returns ``(model, spec)``.
+
+    The model is built from the spec's architecture and only its weights are read, so nothing in the file is executed,
+    and the memory it takes is bounded by the file's size.
+
+    Raises:
+        UsageError: no such file, or a ``.keras`` file without a spec.
+        VitsdError: it is cut off, damaged, or its parts don't fit each other.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".keras":
+        raise UsageError(f"{path} is not a .keras file.")
+    spec = read_spec(path)
+    if spec is None:
+        raise UsageError(f"{path} carries no vitsd spec: save it with vitsd.save_model, or train with vitsd-train.")
+    config = VitConfig.from_dict(spec.architecture)
+    with zipfile.ZipFile(path) as archive:
+        stored = archive.getinfo("model.weights.h5").file_size
+    if config.parameter_count() * 2 > stored:  # float16 is the smallest that weights are stored in
+        raise VitsdError(
+            f"{path}: its architecture has {config.parameter_count():,} weights, but the file holds only {stored:,} bytes."
+        )
+    if (config.num_classes, config.input_size, config.image_size) != (spec.num_classes, spec.input_size, spec.image_size):
+        raise VitsdError(f"{path}: its spec contradicts itself about classes or image sizes.")
+
+    from vitsd.model import build_vit
+
+    model = build_vit(config, mean=spec.mean, variance=spec.variance, name=spec.name)
+    try:
+        model.load_weights(path)
+    except (KeyError, ValueError, OSError, RuntimeError) as error:
+        raise VitsdError(f"{path}: its weights don't fit its architecture ({error}).") from error
+    return model, spec

@@ -1,0 +1,261 @@
+"""Train a model from scratch, in a run folder that can be resumed.
+
+A run folder holds ``run.json`` (what is trained, on what, how), ``metrics.csv``, ``last.weights.h5`` (for resuming), ``best.npz``,
+and at the end ``model.keras``, ``results.json``, ``curves.png`` and ``confusion.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import vitsd
+from vitsd import callbacks as cb
+from vitsd.augmentation import BatchAugmentation, describe, model_augmentation
+from vitsd.batches import Batches
+from vitsd.config import VitConfig
+from vitsd.data import Dataset, pixel_statistics
+from vitsd.metrics import accuracy_report, confusion_matrix
+from vitsd.model import build_vit
+from vitsd.plots import plot_confusion, plot_curves
+from vitsd.recipe import Recipe
+from vitsd.saving import save_model
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.files import write_text
+from vitsd_runtime.hardware import describe_machine
+from vitsd_runtime.spec import ModelSpec
+
+
+def train(
+    config: VitConfig,
+    recipe: Recipe,
+    dataset: Dataset,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    fit: str = "stretch",
+    resume: bool = False,
+    tensorboard: bool = False,
+    origin: dict | None = None,
+) -> dict:
+    """Train, and leave ``model.keras`` and its pictures in ``output``.
+
+    Args:
+        config: the architecture; its input size and classes are taken from the dataset.
+        recipe: how to train.
+        dataset: labelled images; a validation split is cut off if it has none.
+        output: the run folder; it must not hold a run, unless ``resume``.
+        name: of the model, for file names; by default the folder's.
+        fit: how the dataset's images were brought to their size, for the spec.
+        resume: continue the run in ``output`` after its last complete epoch, with the same schedule.
+        tensorboard: also write TensorBoard logs to ``output/tensorboard``.
+        origin: noted in ``run.json`` and the model's provenance, e.g. ``{"preset": ..., "data": ...}``.
+
+    Returns:
+        The contents of ``results.json``: test top-1, top-5, per-class figures, the path of the model.
+
+    Raises:
+        UsageError: the folder holds another run, or ``resume`` finds none or a different one.
+        VitsdError: the loss became NaN.
+    """
+    output = Path(output)
+    name = name or output.resolve().name
+    dataset = dataset.with_validation(recipe.validation)
+    config = config.for_data(dataset.image_shape, dataset.num_classes)
+    mean, variance = pixel_statistics(dataset.train.images)
+    description = {
+        "name": name,
+        "fit": fit,
+        "config": config.to_dict(),
+        "recipe": recipe.to_dict(),
+        "data": {
+            "name": dataset.name,
+            "classes": list(dataset.class_names),
+            "images": {s: len(getattr(dataset, s) or ()) for s in ("train", "val", "test")},
+            "mean": mean.tolist(),
+            "variance": variance.tolist(),
+        },
+        "origin": origin or {},
+    }
+    _open_run(output, description, resume)
+
+    keras.utils.set_random_seed(recipe.seed)
+    model = build_vit(
+        config, mean=mean, variance=variance, augmentation=model_augmentation(recipe), dtype=recipe.precision, name=name
+    )
+    batches = Batches(dataset.train, config.num_classes, recipe.batch_size, recipe.seed, BatchAugmentation(recipe))
+    compile_model(model, recipe, steps_per_epoch=len(batches))
+
+    history, best_path, last_path = [], output / "best.npz", output / "last.weights.h5"
+    if resume and last_path.exists():
+        _load_checkpoint(model, last_path)
+        epochs_done = int(model.optimizer.iterations) // len(batches)
+        # A run killed between the two writes has a row more than its checkpoint.
+        history = cb.read_history(output / "metrics.csv")[:epochs_done]
+        print(f"Resuming {output} after epoch {epochs_done} of {recipe.epochs}.")
+
+    if len(history) < recipe.epochs:
+        best = max((row["val_top1"] for row in history if row["val_top1"] is not None), default=-1.0)
+        chain: list[keras.callbacks.Callback] = [
+            cb.EpochSeeds(batches, recipe.seed),
+            cb.MetricsLog(output / "metrics.csv", len(dataset.train), history),
+            cb.LastCheckpoint(last_path),
+        ]
+        if recipe.ema:  # after the checkpoint, which must hold the weights as trained; before the best, which is averaged
+            chain.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+        chain += [cb.BestWeights(best_path, best), cb.Progress(len(batches), recipe.batch_size)]
+        if tensorboard:
+            chain.append(keras.callbacks.TensorBoard(output / "tensorboard", profile_batch=0))
+        model.fit(
+            batches,
+            validation_data=Batches(dataset.val, config.num_classes, recipe.batch_size) if dataset.val else None,
+            initial_epoch=len(history),
+            epochs=recipe.epochs,
+            verbose=0,
+            callbacks=chain,
+        )
+
+    # A model as it is used: float32, without training's layers.
+    final = build_vit(config, mean=mean, variance=variance, name=name)
+    final.set_weights(cb.load_arrays(best_path))
+    logits = predict_logits(final, dataset.test.images)
+    report = accuracy_report(logits, dataset.test.labels, dataset.class_names)
+    chosen = max(history, key=lambda row: (row["val_top1"] or 0, row["epoch"]))
+    spec = ModelSpec(
+        name=name,
+        class_names=dataset.class_names,
+        input_size=config.input_size,
+        image_size=config.image_size,
+        mean=mean,
+        variance=variance,
+        fit=fit,
+        augmentation=describe(recipe),
+        architecture=config.to_dict(),
+        provenance={
+            **(origin or {}),
+            "dataset": dataset.name,
+            "images": description["data"]["images"],
+            "recipe": recipe.to_dict(),
+            "epoch": chosen["epoch"],
+            "validation_top1": chosen["val_top1"],
+            "test_top1": report["top1"],
+            "test_top5": report["top5"],
+            "versions": versions(),
+            "machine": describe_machine()["cpu"],
+        },
+    )
+    save_model(final, output / "model.keras", spec)
+    plot_curves(history, output / "curves.png")
+    matrix = confusion_matrix(logits.argmax(axis=1), dataset.test.labels, dataset.num_classes)
+    plot_confusion(matrix, dataset.class_names, output / "confusion.png")
+    results = {"model": str(output / "model.keras"), "epoch": chosen["epoch"], **report}
+    write_text(output / "results.json", json.dumps(results, indent=1))
+    return results
+
+
+def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
+    """Compile for one-hot labels: AdamW with linear warm-up and cosine decay, label smoothing, top-1 and top-5."""
+    optimizer = keras.optimizers.AdamW(
+        learning_rate_schedule(recipe, steps_per_epoch),
+        weight_decay=recipe.weight_decay,
+        global_clipnorm=recipe.clip_norm or None,
+        use_ema=bool(recipe.ema),
+        ema_momentum=recipe.ema or 0.99,
+    )
+    optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if v.name != "kernel"])
+    if recipe.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(
+        optimizer,
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="top1"),
+            keras.metrics.TopKCategoricalAccuracy(5, name="top5"),
+        ],
+        # XLA on the CPU is a quarter slower here than TensorFlow's own kernels; JAX is nothing without it.
+        jit_compile=keras.backend.backend() == "jax",
+    )
+
+
+def learning_rate_schedule(recipe: Recipe, steps_per_epoch: int):
+    """Linear from 0 to the peak over the warm-up, then a cosine to 0 at the last step."""
+    total = recipe.epochs * steps_per_epoch
+    warmup = min(round(recipe.warmup * total), total - 1)
+    if warmup == 0:
+        return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, total - warmup, warmup_target=recipe.learning_rate, warmup_steps=warmup
+    )
+
+
+def predict_logits(model: keras.Model, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Float32 logits ``(n, classes)`` of uint8 images of the model's input size."""
+    return np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float32)
+
+
+def versions() -> dict:
+    """Versions of what trained the model."""
+    found = {"vitsd": vitsd.__version__, "python": platform.python_version(), "keras": keras.__version__}
+    backend = keras.backend.backend()
+    found[backend] = __import__(backend).__version__
+    return found
+
+
+def _open_run(output: Path, description: dict, resume: bool) -> None:
+    path = output / "run.json"
+    if not resume:
+        if path.exists():
+            raise UsageError(
+                f"{output} already holds a run: continue it with --resume, or choose another --output (or delete it)."
+            )
+        write_text(path, json.dumps(description, indent=1))
+        return
+    if not path.exists():
+        raise UsageError(f"There is no run to resume in {output} (no run.json).")
+    found = read_run(output)
+    if differing := list(_differences(found, description)):
+        raise UsageError(
+            f"{output} was started differently, so it can't be resumed: {'; '.join(differing[:6])}. Give the same options, "
+            "or start a new run."
+        )
+
+
+def read_run(output: str | Path) -> dict:
+    """The contents of ``run.json`` in a run folder.
+
+    Raises:
+        UsageError: there is none.
+        VitsdError: it is damaged.
+    """
+    path = Path(output) / "run.json"
+    if not path.is_file():
+        raise UsageError(f"There is no run in {output} (no run.json).")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise VitsdError(f"{path} is damaged: {error}") from error
+
+
+def _differences(found: dict, wanted: dict, prefix: str = ""):
+    for key in found.keys() | wanted.keys():
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key} was {_short(a)}, now {_short(b)}"
+
+
+def _short(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:36] + " ..."
+
+
+def _load_checkpoint(model: keras.Model, path: Path) -> None:
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise VitsdError(f"The checkpoint {path} can't be read ({error}); delete the run and start anew.") from error
