@@ -15,19 +15,19 @@ from vitsd_runtime.spec import ModelSpec
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
-DEFAULT_MASK = -1e9
-"""Added to a token's score for itself. In float it is as good as minus infinity; an integer graph needs a bounded one,
-because the mask sets the quantisation range of the scores (see :func:`vitsd_export.calibration.bounded_mask`)."""
+_MASK = -1e9
+"""Added to a token's score for itself. As good as minus infinity in float; were the scores quantised, it would be their
+range, all scores would round to one value, and attention turn uniform. So attention is kept in float (see converters)."""
 
 
-def inference_module(folded: FoldedVit, spec: ModelSpec, *, embed_preprocessing=False, mask=DEFAULT_MASK) -> tf.Module:
+def inference_module(folded: FoldedVit, spec: ModelSpec, embed_preprocessing: bool = False) -> tf.Module:
     """A ``tf.Module`` whose ``serving_default`` takes ``images`` and gives ``{"logits": ...}``; it has no variables.
 
     ``images`` is float32 ``(batch, image_size, image_size, channels)``, normalised and resized; with
     ``embed_preprocessing`` it is uint8 ``(batch, *input_size)`` and the graph normalises and resizes.
     """
     config = folded.config
-    module = tf.Module(name=spec.name)
+    module = tf.Module()
     if embed_preprocessing:
         signature = tf.TensorSpec((None, *config.input_size), tf.uint8, name=INPUT_NAME)
     else:
@@ -37,13 +37,13 @@ def inference_module(folded: FoldedVit, spec: ModelSpec, *, embed_preprocessing=
     def serve(images):
         if embed_preprocessing:
             images = _preprocess(images, spec)
-        return {OUTPUT_NAME: tf.identity(build_logits(images, folded, mask), name=OUTPUT_NAME)}
+        return {OUTPUT_NAME: tf.identity(build_logits(images, folded), name=OUTPUT_NAME)}
 
     module.serve = serve
     return module
 
 
-def build_logits(images: tf.Tensor, folded: FoldedVit, mask: float = DEFAULT_MASK) -> tf.Tensor:
+def build_logits(images: tf.Tensor, folded: FoldedVit) -> tf.Tensor:
     """Preprocessed float32 images to float32 logits ``(batch, num_classes)``."""
     config = folded.config
     tokens, width, epsilon = config.tokens, config.width, config.layer_norm_epsilon
@@ -52,7 +52,7 @@ def build_logits(images: tf.Tensor, folded: FoldedVit, mask: float = DEFAULT_MAS
     for i, block in enumerate(folded.blocks):
         if i > 0:  # the MLP before it ends in an activation, whose output is not centred
             stream = stream - _mean(stream)
-        stream = stream + _attention(_unit_variance(stream, epsilon), block.attention, config, mask)
+        stream = stream + _attention(_unit_variance(stream, epsilon), block.attention, config)
         branch = _unit_variance(stream, epsilon)
         for layer in block.mlp:
             branch = _activate(_dense(branch, layer), config.activation)
@@ -103,13 +103,13 @@ def _tokenize(images, folded: FoldedVit):
     return tf.reshape(tokens, (-1, config.width))
 
 
-def _attention(normed, attention: Attention, config, mask: float):
+def _attention(normed, attention: Attention, config):
     tokens, heads, width = config.tokens, config.num_heads, config.width
     if attention.key is None:
         # Keys and values are the tokens themselves, so the heads are stacked as rows and nothing is transposed.
         keys = values = tf.reshape(normed, (-1, tokens, width))
         queries = tf.reshape(_dense(normed, attention.query), (-1, tokens * heads, width))
-        mask_matrix = np.repeat(np.eye(tokens), heads, axis=0)
+        diagonal = np.repeat(np.eye(tokens), heads, axis=0)
     else:
 
         def split_heads(flat):
@@ -118,10 +118,10 @@ def _attention(normed, attention: Attention, config, mask: float):
         queries = split_heads(_dense(normed, attention.query))
         keys = split_heads(tf.matmul(normed, _constant(attention.key)))
         values = split_heads(tf.matmul(normed, _constant(attention.value)))
-        mask_matrix = np.eye(tokens)
+        diagonal = np.eye(tokens)
     scores = tf.matmul(queries, keys, transpose_b=True)
     if config.lsa:
-        scores = scores + _constant(mask * mask_matrix)
+        scores = scores + _constant(_MASK * diagonal)
     attended = tf.matmul(tf.nn.softmax(scores), values)
     if attention.key is not None:
         attended = tf.transpose(attended, (0, 2, 1, 3))

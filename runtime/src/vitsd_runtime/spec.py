@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +66,10 @@ class ModelSpec:
             if not condition:
                 raise ValueError(message)
 
-        check(isinstance(self.name, str), "name must be a string")
+        check(
+            isinstance(self.name, str) and re.fullmatch(r"[^\W_][\w.\-]{0,99}", self.name) is not None,
+            f"name must be letters, digits, '.', '_' and '-' (it becomes part of file names); got {self.name!r}",
+        )
         put("class_names", tuple(self.class_names))
         check(all(isinstance(name, str) for name in self.class_names), "class_names must be strings")
         check(len(self.class_names) >= 2, "at least two class names are needed")

@@ -51,7 +51,7 @@ def load_model(path: str | os.PathLike):
 
     from vitsd.model import build_vit
 
-    model = build_vit(config, mean=spec.mean, variance=spec.variance, name=spec.name)
+    model = build_vit(config, mean=spec.mean, variance=spec.variance)
     try:
         model.load_weights(path)
     except (KeyError, ValueError, OSError, RuntimeError) as error:

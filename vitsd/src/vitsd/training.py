@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from pathlib import Path
 
 import keras
@@ -63,7 +64,7 @@ def train(
         VitsdError: the loss became NaN.
     """
     output = Path(output)
-    name = name or output.resolve().name
+    name = name or re.sub(r"[^\w.\-]|^[\W_]+", "", output.resolve().name) or "model"
     dataset = dataset.with_validation(recipe.validation)
     config = config.for_data(dataset.image_shape, dataset.num_classes)
     mean, variance = pixel_statistics(dataset.train.images)
@@ -85,7 +86,7 @@ def train(
 
     keras.utils.set_random_seed(recipe.seed)
     model = build_vit(
-        config, mean=mean, variance=variance, augmentation=model_augmentation(recipe), dtype=recipe.precision, name=name
+        config, mean=mean, variance=variance, augmentation=model_augmentation(recipe), dtype=recipe.precision
     )
     batches = Batches(dataset.train, config.num_classes, recipe.batch_size, recipe.seed, BatchAugmentation(recipe))
     compile_model(model, recipe, steps_per_epoch=len(batches))
@@ -120,7 +121,7 @@ def train(
         )
 
     # A model as it is used: float32, without training's layers.
-    final = build_vit(config, mean=mean, variance=variance, name=name)
+    final = build_vit(config, mean=mean, variance=variance)
     final.set_weights(cb.load_arrays(best_path))
     logits = predict_logits(final, dataset.test.images)
     report = accuracy_report(logits, dataset.test.labels, dataset.class_names)

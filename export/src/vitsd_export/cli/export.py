@@ -1,0 +1,107 @@
+"""``vitsd-export``: turn a trained model into SavedModel, TFLite and ONNX."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from vitsd_export.exporting import ALIASES, QUANTIZATIONS
+from vitsd_runtime import console
+from vitsd_runtime.errors import UsageError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitsd-export",
+        description="Export a trained model. Every file is checked against the Keras model on held-out images before it "
+        "is kept; a SavedModel folder, .tflite and .onnx give float32 logits for the same input.",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL.keras", help="default: that of the newest run under runs/")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=["tflite"],
+        metavar="F",
+        help=f"{', '.join([*QUANTIZATIONS, 'all'])} (default: tflite; also {', '.join(ALIASES)})",
+    )
+    parser.add_argument(
+        "--quantize",
+        nargs="+",
+        default=["none"],
+        metavar="Q",
+        help="none, float16, dynamic, int8 for TFLite; none, dynamic for ONNX (default: none)",
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder for the files (default: the model's)")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="images for calibration and checking (default: what the model was trained on)"
+    )
+    parser.add_argument(
+        "--embed-preprocessing", action="store_true", help="the graph takes uint8 images and normalises and resizes them"
+    )
+    parser.add_argument(
+        "--io", choices=("float32", "int8"), default="float32", help="input and output of int8 TFLite (default: float32)"
+    )
+    parser.add_argument("--opset", type=console.positive_int, metavar="N", help="of ONNX (default: 17)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--keep-failing", action="store_true", help="keep files that fail the parity gate; exit code 1")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(argv=None) -> int:
+    return console.run(_main, build_parser(), argv)
+
+
+def newest_model(root: str | Path = "runs") -> Path:
+    """The ``model.keras`` under ``root`` that was written last. Raises UsageError if there is none."""
+    models = sorted(Path(root).glob("*/model.keras"), key=lambda path: path.stat().st_mtime)
+    if not models:
+        raise UsageError(f"No model was given and there is none under {root}/ (a finished run leaves {root}/NAME/model.keras).")
+    return models[-1]
+
+
+def _main(arguments) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from vitsd_export.exporting import export
+
+    def report(message):
+        if not arguments.json:
+            print(message, flush=True)
+
+    model = arguments.model
+    if model is None:
+        model = newest_model()
+        report(f"Exporting the newest run: {model}")
+    artifacts = export(
+        model,
+        arguments.format,
+        arguments.quantize,
+        arguments.output,
+        arguments.data,
+        embed_preprocessing=arguments.embed_preprocessing,
+        integer_io=arguments.io == "int8",
+        opset=arguments.opset,
+        overwrite=arguments.overwrite,
+        keep_failing=arguments.keep_failing,
+        report=report,
+    )
+    if arguments.json:
+        rows = [{**a.comparison.to_dict(), "export": a.spec.export} for a in artifacts]
+        print(json.dumps({"model": str(model), "artifacts": rows}, indent=1))
+    else:
+        from vitsd_export.parity import HEADERS, table_row
+
+        comparisons = [artifact.comparison for artifact in artifacts]
+        print(console.table([table_row(c) for c in comparisons], HEADERS))
+        print(f"Compared with {model} on {comparisons[0].images} test images. Files: {artifacts[0].path.parent}/")
+        for c in comparisons:
+            for failure in c.failures:
+                print(f"{Path(c.path).name} is beyond its tolerance: {failure}", file=sys.stderr)
+    return 0 if all(artifact.comparison.passed for artifact in artifacts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

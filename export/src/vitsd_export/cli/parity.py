@@ -1,0 +1,62 @@
+"""``vitsd-parity``: do several models give the same answers?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from vitsd.data import BUILT_IN, SPLITS
+from vitsd_runtime import console
+from vitsd_runtime.errors import UsageError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitsd-parity",
+        description="Compare models on labelled images; the first is the reference. Exit code 1 if one is beyond the "
+        "tolerance of its quantisation.",
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=".keras, .tflite, .onnx files and SavedModel folders")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument("--limit", type=console.positive_int, metavar="N", help="use at most N images")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(argv=None) -> int:
+    return console.run(_main, build_parser(), argv)
+
+
+def _main(arguments) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if len(arguments.models) < 2:
+        raise UsageError("Give at least two models: the reference first.")
+    from vitsd.evaluation import labelled_images, model_logits, require_spec
+    from vitsd_export.parity import HEADERS, compare, table_row
+
+    specs = [require_spec(model) for model in arguments.models]
+    for model, spec in zip(arguments.models, specs, strict=True):
+        if (spec.class_names, spec.input_size) != (specs[0].class_names, specs[0].input_size):
+            raise UsageError(f"{model} has other classes or another input size than {arguments.models[0]}.")
+    images, _ = labelled_images(arguments.data, specs[0], arguments.split, arguments.limit)
+    reference = model_logits(arguments.models[0], images.images)
+    comparisons = [
+        compare(model, spec, images.images, images.labels, reference, reference if i == 0 else None)
+        for i, (model, spec) in enumerate(zip(arguments.models, specs, strict=True))
+    ]
+    if arguments.json:
+        print(json.dumps({"reference": arguments.models[0], "models": [c.to_dict() for c in comparisons]}, indent=1))
+    else:
+        print(console.table([table_row(c) for c in comparisons], HEADERS))
+        print(f"Reference: {arguments.models[0]}; {len(images)} {arguments.split} images of {arguments.data}")
+        for c in comparisons:
+            for failure in c.failures:
+                print(f"{c.path} is beyond its tolerance: {failure}", file=sys.stderr)
+    return 0 if all(c.passed for c in comparisons) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

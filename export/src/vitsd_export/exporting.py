@@ -1,0 +1,175 @@
+"""Export a trained model: fold, convert, quantise, and let each file pass the parity gate before it is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitsd_runtime.artifacts import write_spec
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.files import replacing
+from vitsd_runtime.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from vitsd_export.parity import Comparison
+
+QUANTIZATIONS = {
+    "saved_model": ("none",),
+    "tflite": ("none", "float16", "dynamic", "int8"),
+    "onnx": ("none", "dynamic"),
+}
+ALIASES = {"tf_saved_model": "saved_model", "litert": "tflite"}
+"""Keras' own names of the formats."""
+CALIBRATION_IMAGES = 256
+PARITY_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported model and what the parity gate found."""
+
+    path: Path
+    spec: ModelSpec
+    """As carried by the file; ``spec.export`` says format, quantisation and parity figures."""
+    comparison: Comparison
+
+
+def plan(formats: Sequence[str], quantize: Sequence[str], name: str, output: Path) -> dict[tuple[str, str], Path]:
+    """Where each (format, quantisation) goes, for the combinations that exist.
+
+    Raises:
+        UsageError: an unknown name, or a format or quantisation that would be left out altogether.
+    """
+    chosen: list[str] = []
+    for item in formats:
+        item = ALIASES.get(item, item)
+        if item != "all" and item not in QUANTIZATIONS:
+            raise UsageError(f"Unknown format {item!r}; use {', '.join([*QUANTIZATIONS, *ALIASES, 'all'])}.")
+        chosen += QUANTIZATIONS if item == "all" else [item]
+    chosen = list(dict.fromkeys(chosen))
+    known = QUANTIZATIONS["tflite"]
+    if unknown := [q for q in quantize if q not in known]:
+        raise UsageError(f"Unknown quantisation {unknown[0]!r}; use {', '.join(known)}.")
+    targets = {}
+    for kind in chosen:
+        possible = [q for q in dict.fromkeys(quantize) if q in QUANTIZATIONS[kind]]
+        if not possible:
+            raise UsageError(
+                f"{kind} can't be quantised as {', '.join(quantize)}; it takes {', '.join(QUANTIZATIONS[kind])}."
+            )
+        for quantization in possible:
+            targets[kind, quantization] = output / artifact_name(name, kind, quantization)
+    for quantization in quantize:
+        if not any(q == quantization for _, q in targets):
+            raise UsageError(f"None of {', '.join(chosen)} can be quantised as {quantization}.")
+    return targets
+
+
+def artifact_name(name: str, kind: str, quantization: str) -> str:
+    """``NAME-int8.tflite``, ``NAME.onnx``, ``NAME_saved_model`` ..."""
+    if kind == "saved_model":
+        return f"{name}_saved_model"
+    if kind == "onnx":
+        return f"{name}.onnx" if quantization == "none" else f"{name}-{quantization}.onnx"
+    return f"{name}-{'float32' if quantization == 'none' else quantization}.tflite"
+
+
+def export(
+    model: str | os.PathLike,
+    formats: Sequence[str] = ("tflite",),
+    quantize: Sequence[str] | str = ("none",),
+    output: str | os.PathLike | None = None,
+    data: str | None = None,
+    *,
+    embed_preprocessing: bool = False,
+    integer_io: bool = False,
+    opset: int | None = None,
+    overwrite: bool = False,
+    keep_failing: bool = False,
+    report: Callable[[str], None] = lambda message: None,
+) -> list[Artifact]:
+    """Export a ``.keras`` model made by vitsd.
+
+    Args:
+        model: the file.
+        formats: of ``saved_model``, ``tflite``, ``onnx``, ``all``.
+        quantize: of ``none``, ``float16``, ``dynamic``, ``int8``; a format gets those that it knows.
+        output: folder for the files; by default that of the model.
+        data: labelled images: training images calibrate ``int8``, test images pass the parity gate. By default what the
+            model was trained on.
+        embed_preprocessing: the graph takes uint8 images of the input size and normalises and resizes them itself.
+        integer_io: int8 input and output tensors, for ``int8``.
+        opset: of ONNX; by default :data:`vitsd_export.converters.ONNX_OPSET`.
+        overwrite: replace files that are there.
+        keep_failing: keep files that fail the parity gate.
+        report: called with a line of text about what is being done.
+
+    Returns:
+        What was written, in order. All of them passed, unless ``keep_failing``.
+
+    Raises:
+        UsageError: a wrong option, a file in the way, no usable data.
+        VitsdError: a converter refused the graph, or a file failed the parity gate (after all others were written).
+    """
+    from vitsd.evaluation import labelled_images
+    from vitsd.saving import load_model
+    from vitsd.training import predict_logits
+
+    quantize = (quantize,) if isinstance(quantize, str) else quantize
+    keras_model, spec = load_model(model)
+    output = Path(output) if output is not None else Path(model).parent
+    targets = plan(formats, quantize, spec.name, output)
+    if integer_io and not any(q == "int8" for _, q in targets):
+        raise UsageError("int8 input and output need --quantize int8.")
+    if integer_io and embed_preprocessing:
+        raise UsageError("A graph with embedded preprocessing takes uint8 pixels: leave out --io int8.")
+    if not overwrite and (present := [path for path in targets.values() if path.exists()]):
+        raise UsageError(f"{present[0]} exists; replace it with --overwrite, or choose another --output.")
+    source = data or spec.provenance.get("source")
+    if not source:
+        raise UsageError("Say which images to check the files with: --data SOURCE.")
+    test, dataset = labelled_images(source, spec, "test", PARITY_IMAGES)
+
+    from vitsd_export.parity import compare  # TensorFlow is loaded when the request is known to be sound
+    from vitsd_export.writing import Writer
+
+    reference = predict_logits(keras_model, test.images)
+    calibration = None
+    if any(q == "int8" for _, q in targets):
+        calibration = labelled_images(source, spec, "train", CALIBRATION_IMAGES)[0].images
+    artifacts, failed = [], []
+    with Writer(keras_model, spec, calibration, embed_preprocessing, integer_io, opset) as writer:
+        for (kind, quantization), path in targets.items():
+            report(f"{path.name} ...")
+            try:
+                with replacing(path) as temporary:
+                    info = writer.write(temporary, kind, quantization)
+                    carried = write_spec(temporary, spec.replace(export=info, provenance=_portable(spec.provenance)))
+                    comparison = compare(temporary, carried, test.images, test.labels, reference)
+                    info["parity"] = {"data": dataset.name, **comparison.figures()}
+                    carried = write_spec(temporary, carried.replace(export=info))
+                    if not comparison.passed:
+                        failed.append(f"{path.name}: {'; '.join(comparison.failures)}")
+                        if not keep_failing:
+                            raise _Rejected  # inside, so that the temporary file is removed
+            except _Rejected:
+                continue
+            artifacts.append(Artifact(path, carried, dataclasses.replace(comparison, path=str(path))))
+    if failed and not keep_failing:
+        raise VitsdError(
+            "Beyond the tolerance of the parity gate, so not kept (--keep-failing keeps them): " + " | ".join(failed)
+        )
+    return artifacts
+
+
+def _portable(provenance: dict) -> dict:
+    """Without what is true on the training machine only."""
+    return {key: value for key, value in provenance.items() if key not in ("source", "options")}
+
+
+class _Rejected(Exception):
+    """A file failed the parity gate."""
