@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import tensorflow as tf
+from tensorflow.lite.python.util import modify_model_io_type
 
 from vitsd_export.graph import INPUT_NAME, OUTPUT_NAME
+from vitsd_runtime.console import quiet_stderr
 from vitsd_runtime.errors import VitsdError
 
 ONNX_OPSET = 17
@@ -59,7 +62,9 @@ def write_tflite(
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     try:
-        content = _convert_int8(converter, calibration, integer_io) if quantize == "int8" else converter.convert()
+        with quiet_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TensorFlow's own future
+            content = _convert_int8(converter, calibration, integer_io) if quantize == "int8" else converter.convert()
     except (ValueError, RuntimeError) as error:
         raise VitsdError(f"TensorFlow's TFLite converter refused the graph: {str(error).splitlines()[0]}") from error
     path.write_bytes(content)
@@ -72,15 +77,15 @@ def _convert_int8(converter, calibration: np.ndarray, integer_io: bool) -> bytes
 
     converter.representative_dataset = representative
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    if integer_io:
-        converter.inference_input_type = converter.inference_output_type = tf.int8
     # The only public way to keep chosen operations in float.
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter,
         debug_dataset=representative,
         debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(FLOAT_IN_INT8)),
     )
-    return debugger.get_nondebug_quantized_model()
+    content = debugger.get_nondebug_quantized_model()
+    # The debugger ignores the converter's inference_input_type; this is the step that would have followed it.
+    return modify_model_io_type(content, tf.int8, tf.int8) if integer_io else content
 
 
 def write_onnx(module: tf.Module, path: Path, quantize: str = "none", opset: int = ONNX_OPSET) -> None:

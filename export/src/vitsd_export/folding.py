@@ -141,9 +141,7 @@ def _fold_attention(weights, name, scale, shift, config: VitConfig, merge: bool)
     query, key, value = projection("query"), projection("key"), projection("value")
     tau = weights[f"{name}/tau"] if config.lsa else np.sqrt(key_dim)
     query = Dense(query.kernel / tau, query.bias / tau)
-    output = Dense(
-        weights[f"{name}/projection/kernel"].reshape(heads * key_dim, width), weights[f"{name}/projection/bias"]
-    )
+    output = Dense(weights[f"{name}/projection/kernel"].reshape(heads * key_dim, width), weights[f"{name}/projection/bias"])
     output = Dense(output.kernel, output.bias + value.bias @ output.kernel).centred()
     if not merge:
         return Attention(query, key.kernel, value.kernel, output)

@@ -130,7 +130,17 @@ def model_bytes(path: str | os.PathLike) -> int:
     return path.stat().st_size
 
 
-HEADERS = ("model", "size MB", "top-1 %", "top-5 %", "change (95 %)", "agreement %", "max |diff|", "mean |diff|", "verdict")
+HEADERS = (
+    "model",
+    "size MB",
+    "top-1 %",
+    "top-5 %",
+    "change (95 %)",
+    "agreement %",
+    "max |diff|",
+    "mean |diff|",
+    "verdict",
+)
 
 
 def table_row(comparison: Comparison) -> list[str]:

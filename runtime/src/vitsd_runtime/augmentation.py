@@ -99,7 +99,7 @@ def _affine(images, xx, xy, yx, yy):
     source_y = _reflect(yx * x + yy * y[:, None] + np.float32((height - 1) / 2), height)
     left, top = np.floor(source_x).astype(np.intp), np.floor(source_y).astype(np.intp)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    weight_x, weight_y = (source_x - left)[..., None], (source_y - top)[..., None]
+    weight_x, weight_y = ((p - low).astype(np.float32)[..., None] for p, low in ((source_x, left), (source_y, top)))
     image = np.arange(batch)[:, None, None]
     upper = images[image, top, left] * (1 - weight_x) + images[image, top, right] * weight_x
     lower = images[image, bottom, left] * (1 - weight_x) + images[image, bottom, right] * weight_x

@@ -177,12 +177,14 @@ def _is_many(images) -> bool:
 
 def _make_views(tta, spec: ModelSpec):
     """A function from a prepared batch to the batches whose probabilities are averaged."""
-    if tta is None or tta == 1:
+    if tta is None:
         return lambda batch: [batch]
     if tta == "flip":
         return lambda batch: [batch, np.ascontiguousarray(batch[:, :, ::-1])]
     if not isinstance(tta, int) or isinstance(tta, bool) or tta < 1:
         raise UsageError(f'tta must be "flip" or a number of views from 1; got {tta!r}.')
+    if tta == 1:
+        return lambda batch: [batch]
     if spec.preprocessing_embedded:
         raise UsageError(
             'The model normalises and resizes by itself, so random views can\'t be made as in training: use tta="flip", '

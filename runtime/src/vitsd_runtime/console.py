@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
 
 from vitsd_runtime.errors import UsageError, VitsdError
@@ -18,6 +21,9 @@ def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.Argum
     0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C. No traceback for errors that a person can act on.
     """
     arguments = parser.parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        # Ended from outside, leave like Ctrl-C does: through `finally`, so that nothing half-written stays.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return main(arguments) or 0
     except VitsdError as error:
@@ -99,3 +105,25 @@ def read_spec_option(path: str | None):
         raise UsageError(f"The spec {path} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"The spec {path} is not a text file.") from error
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Hold back what native libraries print to stderr; it is shown if an exception leaves the block.
+
+    TensorFlow logs to the file descriptor while it is imported, before any of its settings takes effect.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read()[-20_000:])
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -6,6 +6,7 @@ is embedded), any ``n >= 1``, and returns float32 logits ``(n, classes)``. All o
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vitsd_runtime.artifacts import saved_model_folder
+from vitsd_runtime.console import quiet_stderr
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.quantization import dequantize, quantize
 
@@ -39,9 +41,7 @@ def load_engine(path: Path, kind: str, num_threads: int, batch_size: int) -> Eng
     Raises:
         VitsdError: no engine for this kind of file is installed, or the engine refuses the model.
     """
-    return {"tflite": TFLiteEngine, "onnx": OnnxEngine, "saved_model": SavedModelEngine}[kind](
-        path, num_threads, batch_size
-    )
+    return {"tflite": TFLiteEngine, "onnx": OnnxEngine, "saved_model": SavedModelEngine}[kind](path, num_threads, batch_size)
 
 
 class TFLiteEngine(Engine):
@@ -72,7 +72,7 @@ class TFLiteEngine(Engine):
             )
         self._lock = threading.Lock()  # an interpreter's tensors are shared state
         self._compiled: dict[int, tuple] = {}
-        single, details, outputs = self._interpreter(1)
+        _, details, outputs = self._interpreter(1)
         self.input_shape = tuple(int(n) for n in details["shape"][1:])
         self.input_dtype = np.dtype(details["dtype"])
         self.num_classes = int(outputs["shape"][-1])
@@ -148,15 +148,15 @@ class SavedModelEngine(Engine):
 
     def __init__(self, path: Path, num_threads: int, batch_size: int):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        tensorflow = _optional("tensorflow")
+        with quiet_stderr():
+            tensorflow = _optional("tensorflow")
         if not tensorflow:
             raise VitsdError(f'No engine for {path.name} is installed: pip install "vitsd-runtime[tensorflow]".')
         self.name = f"tensorflow {tensorflow.__version__}"
         self._tensorflow = tensorflow
-        try:  # TensorFlow's threads are a setting of the process, possible only before its first operation
+        # TensorFlow's threads are a setting of the process, possible only before its first operation.
+        with contextlib.suppress(RuntimeError):
             tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
-        except RuntimeError:
-            pass
         try:
             self._model = tensorflow.saved_model.load(str(saved_model_folder(path)))
             self._function = self._model.signatures["serving_default"]

@@ -177,7 +177,9 @@ class Progress(keras.callbacks.Callback):
         print(
             f"{chr(13) if self._terminal else ''}epoch {epoch + 1}/{self.params['epochs']}: loss {logs['loss']:.4f}, "
             f"top-1 {100 * logs['top1']:.2f} %{validation}, {format_seconds(spent)}, {format_seconds(left)} left"
-            + " " * 8 * self._terminal,
+            + " "
+            * 8
+            * self._terminal,
             flush=True,
         )
 

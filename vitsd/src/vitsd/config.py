@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 
 from vitsd_runtime.errors import UsageError
 
@@ -58,6 +59,9 @@ class VitConfig:
         for name in ("num_classes", "image_size", "patch_size", "width", "depth", "num_heads", "key_dim"):
             if int(getattr(self, name)) < 1:
                 raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.key_dim < 2:
+            # Keras 3.15 on TensorFlow adds a (heads, 1) bias along the tokens where there are as many tokens as heads.
+            raise UsageError("key_dim must be at least 2.")
         if self.num_classes < 2:
             raise UsageError("num_classes must be at least 2: there is nothing to classify with one class.")
         if self.image_size % self.patch_size:
@@ -88,7 +92,7 @@ class VitConfig:
         """Weights of the model, without the statistics of the normalisation."""
 
         def dense(sizes):
-            return sum(n * m + m for n, m in zip(sizes, sizes[1:], strict=False))
+            return sum(n * m + m for n, m in pairwise(sizes))
 
         width, inner = self.width, self.num_heads * self.key_dim
         patch = self.patch_size**2 * self.input_size[2] * (5 if self.spt else 1)

@@ -82,7 +82,7 @@ def load_dataset(source: str | os.PathLike, input_size: tuple[int, int] | None =
 
     Args:
         source: ``digits`` (scikit-learn's), ``fashion-mnist`` (Debian's package if installed, else Keras' download),
-            ``cifar10``, ``cifar100`` (Keras' downloads); a folder ``train/CLASS/*.png`` with optional ``val/`` and ``test/``,
+            ``cifar10``, ``cifar100`` (downloads); a folder ``train/CLASS/*.png`` with optional ``val/`` and ``test/``,
             or just ``CLASS/*.png``; or an ``.npz`` with x_train, y_train, x_test, y_test and optionally class_names.
         input_size: height and width to which images in a folder are brought, needed for folders.
         fit: ``stretch`` or ``crop``, for folders.
@@ -101,7 +101,9 @@ def load_dataset(source: str | os.PathLike, input_size: tuple[int, int] | None =
     elif Path(name).is_file() and name.endswith(".npz"):
         dataset = _npz(Path(name))
     else:
-        raise UsageError(f"There is no dataset {name!r}: use {', '.join(BUILT_IN)}, a folder of class folders, or an .npz file.")
+        raise UsageError(
+            f"There is no dataset {name!r}: use {', '.join(BUILT_IN)}, a folder of class folders, or an .npz file."
+        )
     _check(dataset)
     return dataset
 
@@ -241,7 +243,7 @@ def _npz(path: Path) -> Dataset:
             missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in arrays]
             if missing:
                 raise UsageError(f"{path} lacks {', '.join(missing)}; it has {', '.join(arrays.files) or 'nothing'}.")
-            names = arrays["class_names"] if "class_names" in arrays else None
+            names = arrays.get("class_names")
             train, test = (
                 Split(
                     _npz_images(path, f"x_{part}", arrays[f"x_{part}"]),
@@ -276,6 +278,8 @@ def _npz_labels(path, name, array) -> np.ndarray:
         array = array[:, 0]
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise UsageError(f"{path}: {name} must be whole numbers of shape (n,); got {array.dtype} {array.shape}.")
+    if len(array) and array.min() < 0:
+        raise UsageError(f"{path}: {name} must number the classes from 0; the smallest is {array.min()}.")
     return array.astype(np.int64)
 
 

@@ -64,9 +64,7 @@ class Recipe:
             check(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1); got {getattr(self, name)}.")
         for name in ("weight_decay", "clip_norm", "mixup", "cutmix", "crop_padding", "seed"):
             check(getattr(self, name) >= 0, f"{name} must not be negative; got {getattr(self, name)}.")
-        check(
-            self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}."
-        )
+        check(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.")
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

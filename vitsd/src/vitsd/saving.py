@@ -46,7 +46,11 @@ def load_model(path: str | os.PathLike):
         raise VitsdError(
             f"{path}: its architecture has {config.parameter_count():,} weights, but the file holds only {stored:,} bytes."
         )
-    if (config.num_classes, config.input_size, config.image_size) != (spec.num_classes, spec.input_size, spec.image_size):
+    if (config.num_classes, config.input_size, config.image_size) != (
+        spec.num_classes,
+        spec.input_size,
+        spec.image_size,
+    ):
         raise VitsdError(f"{path}: its spec contradicts itself about classes or image sizes.")
 
     from vitsd.model import build_vit

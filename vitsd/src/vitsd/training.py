@@ -1,7 +1,7 @@
 """Train a model from scratch, in a run folder that can be resumed.
 
-A run folder holds ``run.json`` (what is trained, on what, how), ``metrics.csv``, ``last.weights.h5`` (for resuming), ``best.npz``,
-and at the end ``model.keras``, ``results.json``, ``curves.png`` and ``confusion.png``.
+A run folder holds ``run.json`` (what is trained, on what, how), ``metrics.csv``, ``last.weights.h5`` (for resuming),
+``best.npz``, and at the end ``model.keras``, ``results.json``, ``curves.png`` and ``confusion.png``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from vitsd.metrics import accuracy_report, confusion_matrix
 from vitsd.model import build_vit
 from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import Recipe
+from vitsd.run_folder import open_run
 from vitsd.saving import save_model
-from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.files import write_text
 from vitsd_runtime.hardware import describe_machine
 from vitsd_runtime.spec import ModelSpec
@@ -82,12 +83,10 @@ def train(
         },
         "origin": origin or {},
     }
-    _open_run(output, description, resume)
+    open_run(output, description, resume)
 
     keras.utils.set_random_seed(recipe.seed)
-    model = build_vit(
-        config, mean=mean, variance=variance, augmentation=model_augmentation(recipe), dtype=recipe.precision
-    )
+    model = build_vit(config, mean=mean, variance=variance, augmentation=model_augmentation(recipe), dtype=recipe.precision)
     batches = Batches(dataset.train, config.num_classes, recipe.batch_size, recipe.seed, BatchAugmentation(recipe))
     compile_model(model, recipe, steps_per_epoch=len(batches))
 
@@ -204,55 +203,6 @@ def versions() -> dict:
     backend = keras.backend.backend()
     found[backend] = __import__(backend).__version__
     return found
-
-
-def _open_run(output: Path, description: dict, resume: bool) -> None:
-    path = output / "run.json"
-    if not resume:
-        if path.exists():
-            raise UsageError(
-                f"{output} already holds a run: continue it with --resume, or choose another --output (or delete it)."
-            )
-        write_text(path, json.dumps(description, indent=1))
-        return
-    if not path.exists():
-        raise UsageError(f"There is no run to resume in {output} (no run.json).")
-    found = read_run(output)
-    if differing := list(_differences(found, description)):
-        raise UsageError(
-            f"{output} was started differently, so it can't be resumed: {'; '.join(differing[:6])}. Give the same options, "
-            "or start a new run."
-        )
-
-
-def read_run(output: str | Path) -> dict:
-    """The contents of ``run.json`` in a run folder.
-
-    Raises:
-        UsageError: there is none.
-        VitsdError: it is damaged.
-    """
-    path = Path(output) / "run.json"
-    if not path.is_file():
-        raise UsageError(f"There is no run in {output} (no run.json).")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise VitsdError(f"{path} is damaged: {error}") from error
-
-
-def _differences(found: dict, wanted: dict, prefix: str = ""):
-    for key in found.keys() | wanted.keys():
-        a, b = found.get(key), wanted.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"{prefix}{key} was {_short(a)}, now {_short(b)}"
-
-
-def _short(value) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:36] + " ..."
 
 
 def _load_checkpoint(model: keras.Model, path: Path) -> None:

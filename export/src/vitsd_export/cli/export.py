@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-from vitsd_export.exporting import ALIASES, QUANTIZATIONS
+from vitsd.cli import load_keras
+from vitsd_export.exporting import ALIASES, QUANTIZATIONS, export
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
 
@@ -39,10 +39,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--data", metavar="SOURCE", help="images for calibration and checking (default: what the model was trained on)"
     )
     parser.add_argument(
-        "--embed-preprocessing", action="store_true", help="the graph takes uint8 images and normalises and resizes them"
+        "--embed-preprocessing",
+        action="store_true",
+        help="the graph takes uint8 images and normalises and resizes them",
     )
     parser.add_argument(
-        "--io", choices=("float32", "int8"), default="float32", help="input and output of int8 TFLite (default: float32)"
+        "--io",
+        choices=("float32", "int8"),
+        default="float32",
+        help="input and output of int8 TFLite (default: float32)",
     )
     parser.add_argument("--opset", type=console.positive_int, metavar="N", help="of ONNX (default: 17)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
@@ -59,14 +64,13 @@ def newest_model(root: str | Path = "runs") -> Path:
     """The ``model.keras`` under ``root`` that was written last. Raises UsageError if there is none."""
     models = sorted(Path(root).glob("*/model.keras"), key=lambda path: path.stat().st_mtime)
     if not models:
-        raise UsageError(f"No model was given and there is none under {root}/ (a finished run leaves {root}/NAME/model.keras).")
+        raise UsageError(
+            f"No model was given and there is none under {root}/ (a finished run leaves {root}/NAME/model.keras)."
+        )
     return models[-1]
 
 
 def _main(arguments) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from vitsd_export.exporting import export
-
     def report(message):
         if not arguments.json:
             print(message, flush=True)
@@ -75,6 +79,7 @@ def _main(arguments) -> int:
     if model is None:
         model = newest_model()
         report(f"Exporting the newest run: {model}")
+    load_keras()
     artifacts = export(
         model,
         arguments.format,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 
+from vitsd.cli import load_keras
 from vitsd.data import BUILT_IN, SPLITS
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
@@ -31,9 +31,9 @@ def main(argv=None) -> int:
 
 
 def _main(arguments) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if len(arguments.models) < 2:
         raise UsageError("Give at least two models: the reference first.")
+    load_keras()
     from vitsd.evaluation import labelled_images, model_logits, require_spec
     from vitsd_export.parity import HEADERS, compare, table_row
 

@@ -114,10 +114,12 @@ def _saved_model(path: Path) -> dict:
 
     function = load_engine(path, "saved_model", 1, 1)._function
     inputs = function.structured_input_signature[1]
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
     return {
         "inputs": [_tf_tensor(name, tensor) for name, tensor in inputs.items()],
         "outputs": [_tf_tensor(name, tensor) for name, tensor in function.structured_outputs.items()],
-        "operations": dict(collections.Counter(op.type for op in function.graph.get_operations()).most_common()),
+        "operations": dict(collections.Counter(node.op for node in nodes).most_common()),
         "version": saved_model_folder(path).name,
     }
 

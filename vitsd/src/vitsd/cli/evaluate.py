@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 
+from vitsd.cli import load_keras
 from vitsd.data import BUILT_IN, SPLITS
 from vitsd_runtime import console
+from vitsd_runtime.artifacts import detect_format
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,7 +29,8 @@ def main(argv=None) -> int:
 
 
 def _main(arguments) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if detect_format(arguments.model) == "keras":
+        load_keras()
     from vitsd.evaluation import evaluate
 
     report = evaluate(arguments.model, arguments.data, arguments.split, arguments.limit)

@@ -9,10 +9,12 @@ import os
 import sys
 from pathlib import Path
 
+from vitsd.cli import load_keras
 from vitsd.config import POOLINGS, VitConfig
-from vitsd.data import BUILT_IN
+from vitsd.data import BUILT_IN, load_dataset
 from vitsd.presets import get_preset, list_presets
 from vitsd.recipe import PRECISIONS, Preset, Recipe
+from vitsd.run_folder import newest_run, read_run
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
 
@@ -64,15 +66,11 @@ def main(argv=None) -> int:
 
 
 def _main(arguments) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if arguments.backend:
         os.environ["KERAS_BACKEND"] = arguments.backend
     wanted = _wanted(arguments)
-    stored = {}
     if arguments.resume:
         output = Path(arguments.output) if arguments.output else newest_run()
-        from vitsd.training import read_run
-
         stored = read_run(output)["origin"].get("options", {})
         if differing := [f"{k} was {stored.get(k)}, now {v}" for k, v in wanted.items() if stored.get(k) != v]:
             raise UsageError(
@@ -89,8 +87,6 @@ def _main(arguments) -> int:
         if (output / "run.json").exists():  # before the data is read, which can take a while
             raise UsageError(f"{output} already holds a run: continue it with --resume, or choose another --output.")
 
-    from vitsd.data import load_dataset
-
     side = wanted.get("input_size", preset.config.image_size)
     fit = wanted.get("fit", "stretch")
     dataset = load_dataset(wanted["data"], input_size=(side, side), fit=fit)
@@ -99,7 +95,7 @@ def _main(arguments) -> int:
         f"{dataset.num_classes} classes. Run folder: {output}",
         flush=True,
     )
-    _require_backend()
+    load_keras()
     from vitsd.training import train
 
     try:
@@ -123,14 +119,6 @@ def _main(arguments) -> int:
     print(f"Test top 5 accuracy: {100 * results['top5']:.2f}%")
     print(f"Model: {results['model']} (epoch {results['epoch']}); pictures: {output}/curves.png, {output}/confusion.png")
     return 0
-
-
-def newest_run(root: str | Path = "runs") -> Path:
-    """The run folder under ``root`` that was written to last."""
-    runs = sorted(Path(root).glob("*/run.json"), key=lambda path: path.parent.stat().st_mtime)
-    if not runs:
-        raise UsageError(f"There is no run under {root}/; name one with --output.")
-    return runs[-1].parent
 
 
 def _wanted(arguments) -> dict:
@@ -165,14 +153,6 @@ def _free_folder(preset: str, data: str) -> Path:
 
 def _units(text: str) -> list[int]:
     return [console.positive_int(part) for part in text.split(",") if part.strip()]
-
-
-def _require_backend() -> None:
-    try:
-        import keras  # noqa: F401
-    except ImportError as error:
-        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-        raise UsageError(f'Keras has no backend here ({error}): pip install "vitsd[{backend}]".') from error
 
 
 if __name__ == "__main__":

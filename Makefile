@@ -1,0 +1,39 @@
+# Needs Python 3.10 or newer, make, and a package index. Everything is installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PROJECTS := runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
+
+.PHONY: demo test test-all bench dist lint clean
+
+demo: $(VENV)/.installed  ## train on handwritten digits, export, check, predict
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py
+
+test: $(VENV)/.installed-tests  ## the test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-tests  ## with the slow tests: bare installs, the other backends
+	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed  ## what is promised about speed and size, measured; writes benchmarks/results/
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py
+
+dist: $(VENV)/.installed  ## wheels of the three distributions in dist/
+	for d in runtime vitsd export; do $(BIN)/python -m pip wheel --quiet --no-deps -w dist ./$$d || exit 1; done
+
+lint: $(VENV)/.installed-tests
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) dist
+
+$(VENV)/.installed: $(PROJECTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed (make PYTHON=...)")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e ./runtime -e "./vitsd[tensorflow,digits]" -e ./export
+	touch $@
+
+$(VENV)/.installed-tests: $(VENV)/.installed
+	$(PIP) pytest pytest-timeout hypothesis "jax[cpu]" ruff
+	touch $@

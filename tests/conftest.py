@@ -1,0 +1,107 @@
+"""Shared fixtures: one really trained model, exported once with the real converters."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from vitsd_runtime import ModelSpec
+
+# No deadlines: the machine may be busy, and the first call compiles.
+settings.register_profile("default", deadline=None, derandomize=True)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A run folder: preset `tiny`, shortened, trained on handwritten digits."""
+    from vitsd.data import load_dataset
+    from vitsd.presets import get_preset
+    from vitsd.training import train
+
+    preset = get_preset("tiny")
+    output = tmp_path_factory.mktemp("runs") / "digits"
+    recipe = dataclasses.replace(preset.recipe, epochs=8)
+    config = dataclasses.replace(preset.config, depth=2)
+    train(config, recipe, load_dataset("digits"), output, origin={"preset": "tiny", "source": "digits"})
+    return output
+
+
+@pytest.fixture(scope="session")
+def exported(trained) -> Path:
+    """A folder with every format and quantisation of the trained model."""
+    from vitsd_export import export
+
+    output = trained / "exported"
+    export(trained / "model.keras", ["all"], ["none", "float16", "dynamic", "int8"], output)
+    return output
+
+
+@pytest.fixture
+def artifact(exported, tmp_path):
+    """A function that copies an exported file or folder, by its name without the model's, to spoil it."""
+
+    def copy(ending: str) -> Path:
+        source, target = exported / f"digits{ending}", tmp_path / f"digits{ending}"
+        shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+        return target
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Held-out images, uint8 (359, 8, 8, 1), and labels."""
+    from vitsd.data import load_dataset
+
+    return load_dataset("digits").test
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    """A spec for colour images, with no model."""
+    return ModelSpec(
+        name="example",
+        class_names=("cat", "dog", "owl"),
+        input_size=(32, 24, 3),
+        image_size=48,
+        mean=(120.0, 110.0, 100.0),
+        variance=(4000.0, 3900.0, 4100.0),
+        augmentation={"flip": "horizontal", "rotation": 0.05, "zoom": 0.2},
+    )
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """A smooth uint8 colour image of 60x80 pixels, different in every direction."""
+    y, x = np.mgrid[0:60, 0:80]
+    return np.stack([3 * x, 4 * y, x + y], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def command():
+    """Run a command-line tool in a process of its own; returns the finished process."""
+
+    def run(name: str, *arguments, cwd=None, env=None, timeout=240):
+        return subprocess.run(
+            [Path(sys.executable).parent / name, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            timeout=timeout,
+        )
+
+    return run

@@ -1,0 +1,138 @@
+"""The spec travels inside every kind of model file, and damage is named as what it is."""
+
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
+from vitsd_runtime.artifacts import write_spec
+from vitsd_runtime.files import replacing
+
+FILES = ["-float32.tflite", "-int8.tflite", ".onnx", "-dynamic.onnx"]
+
+
+@pytest.mark.parametrize("ending", [*FILES, "_saved_model"])
+def test_every_artifact_carries_its_spec(exported, ending):
+    spec = read_spec(exported / f"digits{ending}")
+    assert spec.class_names == tuple("0123456789")
+    assert spec.input_size == (8, 8, 1)
+    assert spec.export["parity"]["passed"] is True
+    assert "source" not in spec.provenance  # a path of the training machine
+
+
+def test_the_training_model_carries_its_spec(trained):
+    spec = read_spec(trained / "model.keras")
+    assert spec.provenance["test_top1"] > 0.8
+
+
+@pytest.mark.parametrize("ending", [*FILES, "_saved_model", ".keras"])
+def test_a_spec_can_be_replaced(artifact, trained, tmp_path, ending):
+    if ending == ".keras":
+        path = tmp_path / "model.keras"
+        path.write_bytes((trained / "model.keras").read_bytes())
+    else:
+        path = artifact(ending)
+    spec = read_spec(path)
+    written = write_spec(path, spec.replace(fit="crop"))
+    assert read_spec(path) == written
+    assert written.fit == "crop"
+    assert written.integrity == spec.integrity
+
+
+@pytest.mark.parametrize("ending", FILES)
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.3, 0.7, 0.95, 0.999, "one byte less"])
+def test_a_cut_off_copy_is_named(artifact, ending, keep):
+    path = artifact(ending)
+    size = path.stat().st_size
+    os.truncate(path, size - 1 if keep == "one byte less" else int(keep * size))
+    with pytest.raises(VitsdError, match="cut off|empty|not a TFLite model"):
+        Classifier.load(path)
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_a_flipped_bit_is_noticed_before_the_engine_sees_it(artifact, ending):
+    path = artifact(ending)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(VitsdError, match="damaged or was changed"):
+        Classifier.load(path)
+    Classifier.load(path, verify=False)
+
+
+def test_a_damaged_saved_model_is_named(artifact):
+    path = artifact("_saved_model")
+    protobuf = path / "1" / "saved_model.pb"
+    os.truncate(protobuf, protobuf.stat().st_size // 2)
+    with pytest.raises(VitsdError, match="cut off"):
+        Classifier.load(path)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])
+def test_a_cut_off_keras_file_is_named(trained, tmp_path, keep):
+    content = (trained / "model.keras").read_bytes()
+    path = tmp_path / "model.keras"
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(VitsdError, match="cut off|empty"):
+        read_spec(path)
+
+
+@pytest.mark.parametrize("ending", ["-float32.tflite", ".onnx"])
+def test_a_model_without_spec_needs_one_given(artifact, digits, ending):
+    path = artifact(ending)
+    spec = read_spec(path)
+    expected = Classifier.load(path).logits(digits.images[:5])
+    os.truncate(path, spec.integrity["size"])  # what a converter alone would have written
+    assert read_spec(path) is None
+    with pytest.raises(UsageError, match="no vitsd spec"):
+        Classifier.load(path)
+    np.testing.assert_array_equal(Classifier.load(path, spec=spec).logits(digits.images[:5]), expected)
+
+
+def test_a_spec_for_another_model_is_refused(artifact):
+    path = artifact("-float32.tflite")
+    spec = read_spec(path)
+    with pytest.raises(VitsdError, match="takes images of shape"):
+        Classifier.load(path, spec=spec.replace(image_size=48))
+    with pytest.raises(VitsdError, match="names 3 classes"):
+        Classifier.load(path, spec=spec.replace(class_names=("a", "b", "c")))
+
+
+def test_a_newer_schema_is_refused(artifact):
+    path = artifact("-float32.tflite")
+    spec = read_spec(path)
+    os.truncate(path, spec.integrity["size"])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("vitsd.json", spec.to_json().replace('"schema_version": 1', '"schema_version": 7'))
+    with pytest.raises(VitsdError, match="install a newer vitsd-runtime"):
+        Classifier.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("notes.txt", b"hello"), ("model.tflite", b"hello world"), ("model.onnx", b"\xff" * 100)]
+)
+def test_what_is_no_model_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(VitsdError):
+        Classifier.load(tmp_path / name)
+
+
+def test_missing_models_and_empty_folders_are_misuse(tmp_path, trained):
+    for path in (tmp_path / "none.tflite", tmp_path):
+        with pytest.raises(UsageError):
+            Classifier.load(path)
+    with pytest.raises(UsageError, match="vitsd-export"):
+        Classifier.load(trained / "model.keras")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError):
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,200 @@
+"""Classifier: order, batching, streaming, views, threads."""
+
+import builtins
+import itertools
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitsd_runtime import Classifier, UsageError, VitsdError
+from vitsd_runtime.classifier import softmax
+
+ALL = ["-float32.tflite", "-float16.tflite", "-dynamic.tflite", "-int8.tflite", ".onnx", "-dynamic.onnx", "_saved_model"]
+
+
+@pytest.fixture(scope="module")
+def classifier(exported):
+    return Classifier.load(exported / "digits-float32.tflite", num_threads=1, batch_size=4)
+
+
+@pytest.mark.parametrize("ending", ALL)
+@pytest.mark.parametrize("count", [1, 3, 4, 7, 11])
+def test_batches_answer_like_single_calls(exported, digits, ending, count):
+    classifier = Classifier.load(exported / f"digits{ending}", num_threads=1, batch_size=4)
+    together = classifier.logits(digits.images[:count])
+    one_by_one = np.concatenate([classifier.logits(image) for image in digits.images[:count]])
+    assert together.shape == (count, 10)
+    np.testing.assert_allclose(together, one_by_one, atol=2e-5 * np.abs(one_by_one).max())
+
+
+def test_it_recognises_digits(classifier, digits):
+    predictions = classifier.predict(digits.images, top_k=1)
+    assert np.mean([p[0].index == label for p, label in zip(predictions, digits.labels, strict=True)]) > 0.8
+    assert all(p[0].label == str(p[0].index) for p in predictions)
+
+
+def test_all_kinds_of_input_give_the_same(classifier, digits, tmp_path):
+    images = digits.images[:6]
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image[..., 0]).save(paths[-1])
+    expected = classifier.predict_proba(images)
+    for source in (
+        list(images),
+        [image[..., 0] for image in images],
+        paths,
+        [str(path) for path in paths],
+        (Image.open(path) for path in paths),
+        iter(paths),
+    ):
+        np.testing.assert_allclose(classifier.predict_proba(source), expected, atol=1e-6)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(classifier.predict_proba(paths[0]), expected[:1], atol=1e-6)
+
+
+def test_no_images_give_no_answers(classifier):
+    assert classifier.predict([]) == []
+    assert classifier.logits([]).shape == (0, 10)
+
+
+def test_predictions_are_sorted_and_top_k_is_bounded(classifier, digits):
+    (predictions,) = classifier.predict(digits.images[0], top_k=99)
+    probabilities = [p.probability for p in predictions]
+    assert len(predictions) == 10
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert len(classifier.predict(digits.images[0], top_k=3)[0]) == 3
+    with pytest.raises(UsageError):
+        classifier.predict(digits.images[0], top_k=0)
+
+
+def test_streaming_reads_only_as_far_as_needed(classifier, digits):
+    drawn = []
+
+    def endless():
+        for i in itertools.count():
+            drawn.append(i)
+            yield digits.images[i % len(digits)]
+
+    results = list(itertools.islice(classifier.stream(endless(), top_k=1), 10))
+    assert len(results) == 10
+    assert len(drawn) <= 10 + classifier.batch_size
+
+
+def test_nothing_is_recompiled_for_a_rest(exported, digits):
+    classifier = Classifier.load(exported / "digits-float32.tflite", num_threads=1, batch_size=4)
+    for count in range(1, 12):
+        classifier.logits(digits.images[:count])
+    assert sorted(classifier.engine._compiled) == [1, 4]
+
+
+def test_flip_views_average_the_image_and_its_mirror_image(classifier, digits):
+    images = digits.images[:5]
+    expected = (classifier.predict_proba(images) + classifier.predict_proba(images[:, :, ::-1])) / 2
+    np.testing.assert_allclose(classifier.predict_proba(images, tta="flip"), expected, atol=1e-5)
+
+
+def test_random_views_are_seeded_and_do_not_depend_on_the_batch(classifier, digits):
+    images = digits.images[:6]
+    probabilities = classifier.predict_proba(images, tta=4)
+    np.testing.assert_array_equal(classifier.predict_proba(images, tta=4), probabilities)
+    assert np.abs(probabilities - classifier.predict_proba(images)).max() > 1e-4
+    single = np.concatenate([classifier.predict_proba(image, tta=4) for image in images])
+    np.testing.assert_allclose(single, probabilities, atol=1e-5)
+    np.testing.assert_array_equal(classifier.predict_proba(images, tta=1), classifier.predict_proba(images))
+
+
+@pytest.mark.parametrize("tta", ["rotate", 0, -1, 2.5, True])
+def test_unknown_views_are_refused(classifier, digits, tta):
+    with pytest.raises(UsageError, match="tta"):
+        classifier.predict(digits.images[0], tta=tta)
+
+
+@pytest.mark.parametrize("ending", ["-float32.tflite", ".onnx", "_saved_model"])
+def test_threads_may_share_a_classifier(exported, digits, ending):
+    classifier = Classifier.load(exported / f"digits{ending}", num_threads=1, batch_size=4)
+    expected = classifier.logits(digits.images[:40])
+    wrong = []
+
+    def work(offset):
+        for start in range(offset, 40, 4):
+            part = classifier.logits(digits.images[start : min(start + 3, 40)])
+            reference = expected[start : start + 3]
+            if part.shape != reference.shape or np.abs(part - reference).max() > 1e-3:
+                wrong.append(start)
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_onnx_dynamic_runs_images_alone_because_neighbours_would_change_answers(exported):
+    assert Classifier.load(exported / "digits-dynamic.onnx", batch_size=8).batch_size == 1
+
+
+def test_threads_are_chosen_by_measuring(exported):
+    assert Classifier.load(exported / "digits-float32.tflite").num_threads >= 1
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_threads": 0}])
+def test_impossible_options_are_refused(exported, options):
+    with pytest.raises(UsageError):
+        Classifier.load(exported / "digits-float32.tflite", **options)
+
+
+@pytest.mark.parametrize(
+    ("ending", "blocked", "extra"),
+    [
+        ("-float32.tflite", ("ai_edge_litert", "tflite_runtime", "tensorflow"), "tflite"),
+        (".onnx", ("onnxruntime",), "onnx"),
+        ("_saved_model", ("tensorflow",), "tensorflow"),
+    ],
+)
+def test_a_missing_engine_is_named_with_the_extra_to_install(exported, monkeypatch, ending, blocked, extra):
+    import importlib
+
+    real = importlib.import_module
+
+    def import_module(name, *rest):
+        if name.split(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(VitsdError, match=rf"pip install \"vitsd-runtime\[{extra}\]\""):
+        Classifier.load(exported / f"digits{ending}")
+
+
+def test_missing_pillow_is_named(exported, classifier, digits, monkeypatch, tmp_path):
+    real = builtins.__import__
+
+    def no_pillow(name, *rest, **options):
+        if name.split(".")[0] == "PIL":
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", no_pillow)
+    with pytest.raises(VitsdError, match=r"vitsd-runtime\[images\]"):
+        classifier.predict(tmp_path / "a.png")
+    assert len(classifier.predict(digits.images[0])) == 1  # arrays need no Pillow
+
+
+def test_an_operation_that_an_engine_refuses_is_named_with_the_way_out():
+    from pathlib import Path
+
+    from vitsd_runtime.engines import _refusal
+
+    error = ValueError("Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'. An older version ...\nmore")
+    message = _refusal(Path("m.tflite"), "tflite-runtime 2.14", error)
+    assert "FULLY_CONNECTED" in message
+    assert "ai-edge-litert" in message
+    assert "float32" in message
+
+
+def test_softmax_does_not_overflow():
+    np.testing.assert_allclose(softmax(np.array([[1e4, 1e4, -1e4]])), [[0.5, 0.5, 0]])

@@ -1,0 +1,123 @@
+"""The device's commands: what they print, and how they fail."""
+
+import csv
+import io
+import json
+import os
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def pictures(digits, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, label in enumerate(digits.labels[:5]):
+        Image.fromarray(digits.images[i, ..., 0]).resize((50, 50)).save(folder / f"{i}_{label}.png")
+    return folder
+
+
+def test_predict_prints_one_line_per_image(command, exported, pictures):
+    done = command("vitsd-predict", exported / "digits-int8.tflite", pictures, "--top-k", 2)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0].rsplit("/")[-1] for line in lines] == sorted(p.name for p in pictures.iterdir())
+
+
+def test_predict_json_and_csv_say_the_same(command, exported, pictures):
+    model = exported / "digits.onnx"
+    as_json = command("vitsd-predict", model, pictures, "--json", "--top-k", 3, "--tta", "flip")
+    as_csv = command("vitsd-predict", model, pictures, "--csv", "--top-k", 3, "--tta", "flip")
+    records = [json.loads(line) for line in as_json.stdout.splitlines()]
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert len(rows) == 3 * len(records) == 15
+    assert [p["label"] for r in records for p in r["predictions"]] == [row["label"] for row in rows]
+
+
+def test_one_bad_image_among_many_is_reported_and_the_others_are_done(command, exported, pictures):
+    (pictures / "1_bad.png").write_bytes(b"broken")
+    (pictures / "9_empty.jpg").touch()
+    done = command("vitsd-predict", exported / "digits-float32.tflite", pictures, "--json")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert sum("predictions" in record for record in records) == 5
+    assert {record["image"].rsplit("/")[-1] for record in records if "error" in record} == {"1_bad.png", "9_empty.jpg"}
+    assert "2 of 7 images failed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_crash(command, exported, pictures):
+    model = exported / "digits-float32.tflite"
+    read, write = os.pipe()
+    os.close(read)
+    import subprocess
+    import sys
+
+    tool = os.path.join(os.path.dirname(sys.executable), "vitsd-predict")
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run([tool, model, pictures], stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_bench_measures_every_setting(command, exported):
+    done = command(
+        "vitsd-bench",
+        exported / "digits-float32.tflite",
+        exported / "digits-int8.tflite",
+        *"--threads 1,2 --batch-sizes 1,4 --seconds 0.05 --json".split(),
+    )
+    report = json.loads(done.stdout)
+    assert len(report["results"]) == 8
+    for row in report["results"]:
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["images_per_second"] > 0
+    assert report["machine"]["cores"] >= 1
+    assert report["peak_rss_mb"] > 10
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"),
+    [("-int8.tflite", "FULLY_CONNECTED"), (".onnx", "MatMul"), ("_saved_model", "MatMul")],
+)
+def test_inspect_shows_spec_operations_and_tensors(command, exported, ending, expected):
+    done = command("vitsd-inspect", exported / f"digits{ending}", "--json")
+    report = json.loads(done.stdout)
+    assert expected in report["operations"]
+    assert report["inputs"][0]["name"].split(":")[0].endswith("images")
+    assert report["inputs"][0]["shape"][1:] == [24, 24, 1]
+    assert report["spec"]["class_names"] == list("0123456789")
+    text = command("vitsd-inspect", exported / f"digits{ending}")
+    assert text.returncode == 0
+    assert "SHA-256 matches" in text.stdout
+
+
+def test_inspect_reads_training_models_without_keras(command, trained):
+    done = command("vitsd-inspect", trained / "model.keras", "--json")
+    assert json.loads(done.stdout)["spec"]["architecture"]["width"] == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["vitsd-predict", "missing.tflite", "x.png"], 2, "no model at missing.tflite"),
+        (["vitsd-predict", "MODEL", "missing.png"], 2, "no image at missing.png"),
+        (["vitsd-predict", "MODEL", "EMPTY"], 2, "No images in"),
+        (["vitsd-predict", "MODEL", "x.png", "--top-k", "0"], 2, "whole number from 1"),
+        (["vitsd-predict", "MODEL", "x.png", "--tta", "spin"], 2, "whole number from 1"),
+        (["vitsd-predict", "MODEL", "x.png", "--spec", "none.json"], 2, "none.json"),
+        (["vitsd-predict"], 2, "required"),
+        (["vitsd-bench", "missing.onnx"], 2, "no model at"),
+        (["vitsd-inspect", "EMPTY"], 2, "without a SavedModel"),
+        (["vitsd-predict", "CUT", "x.png"], 1, "cut off"),
+    ],
+)
+def test_misuse_ends_with_a_message(command, exported, tmp_path, arguments, code, message):
+    (tmp_path / "empty").mkdir()
+    content = (exported / "digits-float32.tflite").read_bytes()
+    (tmp_path / "cut.tflite").write_bytes(content[:-100])
+    names = {"MODEL": exported / "digits-float32.tflite", "EMPTY": "empty", "CUT": "cut.tflite"}
+    done = command(*(names.get(a, a) for a in arguments), cwd=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

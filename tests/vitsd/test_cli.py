@@ -1,0 +1,113 @@
+"""vitsd-train and vitsd-evaluate as a person types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+def test_train_then_evaluate(command, tmp_path):
+    done = command("vitsd-train", *"--preset tiny --data digits --epochs 3 --depth 1".split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("Test accuracy: ") and line.endswith("%") for line in lines)
+    assert any(line.startswith("Test top 5 accuracy: ") for line in lines)
+    model = tmp_path / "runs" / "tiny-digits" / "model.keras"
+    report = json.loads(command("vitsd-evaluate", model, "--data", "digits", "--json").stdout)
+    assert report["images"] == 359
+    assert f"Test accuracy: {100 * report['top1']:.2f}%" in lines
+    assert len(report["per_class"]) == 10
+
+    again = command("vitsd-train", "--resume", "--output", "runs/tiny-digits", "--epochs", "5", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "epochs was 3, now 5" in again.stderr
+
+
+def test_evaluate_gives_the_same_for_an_artifact(command, trained, exported):
+    keras_report, tflite_report = (
+        json.loads(command("vitsd-evaluate", model, "--data", "digits", "--json", "--limit", 100).stdout)
+        for model in (trained / "model.keras", exported / "digits-float32.tflite")
+    )
+    assert keras_report["top1"] == tflite_report["top1"]
+    text = command("vitsd-evaluate", exported / "digits.onnx", "--data", "digits").stdout
+    assert "Test top 5 accuracy" in text
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
+    tool = Path(sys.executable).parent / "vitsd-train"
+    arguments = [tool, *"--preset tiny --data digits --depth 1 --epochs 6 --output run".split()]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "last.weights.h5").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "vitsd-train --resume --output run" in errors
+    assert "Traceback" not in errors
+    done = command("vitsd-train", "--resume", "--output", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 7
+    assert "Resuming" in done.stdout
+
+
+def test_a_folder_of_photos(command, tmp_path):
+    for split, count in (("train", 12), ("val", 4)):
+        for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (40 + i, 50), tuple(c + 2 * i for c in colour)).save(folder / f"{i}.jpg")
+    done = command(
+        "vitsd-train",
+        *"--preset tiny --data photos --epochs 3 --depth 1 --batch-size 8 --output run --json --fit crop".split(),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    inspected = json.loads(command("vitsd-inspect", tmp_path / "run" / "model.keras", "--json").stdout)["spec"]
+    assert inspected["class_names"] == ["blue", "red"]
+    assert inspected["input_size"] == [24, 24, 3]
+    assert inspected["fit"] == "crop"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vitsd-train", "--preset", "vit-smal-ds", "--data", "digits"], "Did you mean 'vit-small-ds'"),
+        (["vitsd-train"], "--data"),
+        (["vitsd-train", "--data", "nowhere"], "There is no dataset"),
+        (["vitsd-train", "--data", "digits", "--image-size", "70"], "multiple of patch_size"),
+        (["vitsd-train", "--data", "digits", "--num-heads", "0"], "num_heads must be at least 1"),
+        (["vitsd-train", "--data", "digits", "--epochs", "0"], "epochs must be at least 1"),
+        (["vitsd-train", "--data", "digits", "--learning-rate", "-1"], "learning_rate"),
+        (["vitsd-train", "--resume"], "no run under runs/"),
+        (["vitsd-train", "--resume", "--output", "none"], "no run in none"),
+        (["vitsd-train", "--data", "empty"], "no class folders"),
+        (["vitsd-train", "--data", "digits", "--output", "file/run"], "not a folder"),
+        (["vitsd-evaluate", "none.keras", "--data", "digits"], "no model at"),
+        (["vitsd-evaluate", "MODEL", "--data", "colour.npz"], "3 channels"),
+        (["vitsd-evaluate", "MODEL", "--data", "digits", "--split", "dev"], "invalid choice"),
+    ],
+)
+def test_misuse_ends_with_a_message(command, trained, tmp_path, arguments, message):
+    import numpy as np
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    y = np.arange(20) % 10
+    x = np.zeros((20, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "colour.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    done = command(*(trained / "model.keras" if a == "MODEL" else a for a in arguments), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,173 @@
+"""Datasets: what is accepted, what is held out, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitsd.data import align_labels, load_dataset, pixel_statistics
+from vitsd_runtime import UsageError, VitsdError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Class folders with images of many kinds."""
+    random = np.random.default_rng(0)
+    kinds = [("RGB", "png"), ("L", "jpg"), ("RGBA", "webp"), ("P", "png")]
+    for split, count in (("train", 8), ("test", 4)):
+        for name in ("cat", "dog", "owl"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for i in range(count):
+                mode, ending = kinds[i % len(kinds)]
+                pixels = random.integers(0, 256, (20 + i, 30 - i, 3), dtype=np.uint8)
+                image = Image.fromarray(pixels).convert(mode)
+                image.save(tmp_path / "pets" / split / name / f"{i}.{ending}")
+    return tmp_path / "pets"
+
+
+def npz(path, **changes):
+    random = np.random.default_rng(0)
+    arrays = {
+        "x_train": random.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8),
+        "y_train": np.arange(30) % 3,
+        "x_test": random.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8),
+        "y_test": np.arange(9) % 3,
+        **changes,
+    }
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return str(path)
+
+
+def test_digits_are_real_and_split_once_and_for_all():
+    first, second = load_dataset("digits"), load_dataset("digits")
+    assert len(first.train) + len(first.test) == 1797
+    assert first.train.images.dtype == np.uint8
+    assert first.train.images.max() == 255
+    np.testing.assert_array_equal(first.test.images, second.test.images)
+    counts = np.bincount(first.test.labels)
+    assert counts.min() > 30
+
+
+def test_validation_is_held_out_of_training_only():
+    dataset = load_dataset("digits")
+    held = dataset.with_validation(0.1)
+    assert len(held.val) == pytest.approx(0.1 * len(dataset.train), abs=10)
+    assert len(held.val) + len(held.train) == len(dataset.train)
+    assert held.test is dataset.test
+    assert held.with_validation(0.5) is held
+    train, val = ({x.tobytes() for x in split.images} for split in (held.train, held.val))
+    assert len(train & val) < 5  # a few digits are identical in the source
+
+
+def test_a_folder_of_any_image_kinds(folder):
+    dataset = load_dataset(folder, input_size=(16, 12))
+    assert dataset.class_names == ("cat", "dog", "owl")
+    assert dataset.train.images.shape == (24, 16, 12, 3)
+    assert dataset.test.images.shape == (12, 16, 12, 3)
+    assert dataset.train.labels.tolist() == sorted(dataset.train.labels.tolist())
+
+
+def test_a_folder_without_splits_gets_a_test_split(folder):
+    dataset = load_dataset(folder / "train", input_size=(8, 8))
+    assert dataset.class_names == ("cat", "dog", "owl")
+    assert len(dataset.train) + len(dataset.test) == 24
+    assert set(dataset.test.labels) == {0, 1, 2}
+
+
+def test_a_validation_folder_is_used(folder):
+    (folder / "test").rename(folder / "val")
+    dataset = load_dataset(folder, input_size=(8, 8))
+    assert len(dataset.val) == 12
+    assert dataset.with_validation(0.3) is dataset
+    assert len(dataset.test) > 0
+
+
+def test_unreadable_images_are_skipped_and_named(folder, capsys):
+    (folder / "train" / "cat" / "bad.png").write_bytes(b"no")
+    assert len(load_dataset(folder, input_size=(8, 8)).train) == 24
+    assert "bad.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: [p.unlink() for p in (f / "train" / "owl").iterdir()], "no images of owl"),
+        (lambda f: (f / "test" / "fox").mkdir(), "fox"),
+        (lambda f: [__import__("shutil").rmtree(f / "train" / c) for c in ("cat", "dog", "owl")], "no class folders"),
+        (lambda f: [__import__("shutil").rmtree(f / s / c) for c in ("cat", "dog") for s in ("train", "test")], "1 class"),
+        (lambda f: __import__("shutil").rmtree(f / "test" / "owl"), "no images of owl"),
+    ],
+)
+def test_unusable_folders_are_refused(folder, change, message):
+    change(folder)
+    with pytest.raises(UsageError, match=message):
+        load_dataset(folder, input_size=(8, 8))
+
+
+def test_npz(tmp_path):
+    dataset = load_dataset(npz(tmp_path / "a.npz"))
+    assert dataset.class_names == ("0", "1", "2")
+    named = load_dataset(npz(tmp_path / "b.npz", class_names=np.array(["x", "y", "z"]), y_train=(np.arange(30) % 3)[:, None]))
+    assert named.class_names == ("x", "y", "z")
+    grey = load_dataset(npz(tmp_path / "c.npz", x_train=np.zeros((30, 8, 8), np.uint8), x_test=np.zeros((9, 8, 8), np.uint8)))
+    assert grey.image_shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_test": None}, "lacks x_test"),
+        ({"x_train": np.zeros((30, 8, 8, 3), np.float32)}, "must be uint8"),
+        ({"x_train": np.full((30, 8, 8, 3), np.nan)}, "must be uint8"),
+        ({"x_train": np.zeros((30, 64), np.uint8)}, "must be"),
+        ({"x_train": np.zeros((30, 8, 8, 4), np.uint8)}, "must be"),
+        ({"x_test": np.zeros((9, 9, 9, 3), np.uint8)}, "test images are"),
+        ({"y_train": np.arange(29) % 3}, "29 labels"),
+        ({"y_train": np.zeros(30, int), "y_test": np.zeros(9, int)}, "1 class"),
+        ({"y_train": np.arange(30) % 3 - 1}, "from 0; the smallest is -1"),
+        ({"y_test": np.arange(9) % 5}, "classes that the training split lacks"),
+        ({"class_names": np.array(["x", "y"])}, "labels reach from 0 to 2"),
+        ({"y_train": np.linspace(0, 1, 30)}, "whole numbers"),
+        ({"x_train": np.zeros((0, 8, 8, 3), np.uint8), "y_train": np.zeros(0, int)}, "no training images"),
+        ({"x_test": np.zeros((0, 8, 8, 3), np.uint8), "y_test": np.zeros(0, int)}, "no test images"),
+    ],
+)
+def test_unusable_arrays_are_refused(tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        load_dataset(npz(tmp_path / "a.npz", **changes))
+
+
+def test_pickles_are_not_opened(tmp_path):
+    path = npz(tmp_path / "a.npz", class_names=np.array(["x", "y", {"z": 1}], dtype=object))
+    with pytest.raises(VitsdError, match="pickle"):
+        load_dataset(path)
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    path = npz(tmp_path / "a.npz")
+    content = open(path, "rb").read()
+    open(path, "wb").write(content[: len(content) // 2])
+    with pytest.raises(VitsdError, match="a.npz"):
+        load_dataset(path)
+
+
+@pytest.mark.parametrize("source", ["mnist", "none/such", "a.npz"])
+def test_unknown_sources_are_refused(source):
+    with pytest.raises(UsageError, match="There is no dataset"):
+        load_dataset(source)
+
+
+def test_statistics_equal_those_of_keras_normalization():
+    images = np.random.default_rng(0).integers(0, 200, (50, 9, 7, 3), dtype=np.uint8)
+    mean, variance = pixel_statistics(images)
+    layer = keras.layers.Normalization()
+    layer.adapt(images.astype("float32"))
+    np.testing.assert_allclose(mean, np.ravel(layer.mean), rtol=1e-4)
+    np.testing.assert_allclose(variance, np.ravel(layer.variance), rtol=1e-4)
+
+
+def test_labels_follow_the_models_class_names(folder):
+    dataset = load_dataset(folder, input_size=(8, 8))
+    assert align_labels(dataset, ("ape", "owl", "dog", "cat")).tolist() == [3, 2, 1]
+    with pytest.raises(UsageError, match="owl"):
+        align_labels(dataset, ("cat", "dog"))

@@ -1,0 +1,131 @@
+"""The layers against independent NumPy references written from the paper, loop by loop."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitsd.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
+
+
+def reference_tokens(image, patch, gamma, beta, kernel, bias, epsilon):
+    """Shifted Patch Tokenization of one image, pixel by pixel."""
+    height, width, channels = image.shape
+    half = patch // 2
+
+    def pixel(row, column):
+        inside = 0 <= row < height and 0 <= column < width
+        return image[row, column] if inside else np.zeros(channels)
+
+    # left-up, left-down, right-up, right-down: the image moves that way, so each place shows what stood opposite.
+    shifts = [(0, 0), (half, half), (-half, half), (half, -half), (-half, -half)]
+    tokens = []
+    for top in range(0, height, patch):
+        for left in range(0, width, patch):
+            features = [
+                value
+                for row in range(top, top + patch)
+                for column in range(left, left + patch)
+                for down, right in shifts
+                for value in pixel(row + down, column + right)
+            ]
+            features = np.array(features)
+            normalised = (features - features.mean()) / np.sqrt(features.var() + epsilon)
+            tokens.append((normalised * gamma + beta) @ kernel + bias)
+    return np.array(tokens)
+
+
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 3]), st.integers(0, 2**32 - 1))
+@settings(max_examples=25)
+def test_shifted_patch_tokenization(patch, rows, columns, channels, seed):
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(2, rows * patch, columns * patch, channels)).astype("float32")
+    layer = ShiftedPatchTokenization(patch, 5)
+    layer.build(images.shape)
+    weights = [random.normal(size=w.shape) for w in layer.weights]
+    layer.set_weights(weights)
+    gamma, beta, kernel, bias = weights
+    expected = [reference_tokens(image, patch, gamma, beta, kernel, bias, 1e-6) for image in images.astype(float)]
+    result = np.asarray(layer(images))
+    assert result.shape == (2, rows * columns, 5)
+    np.testing.assert_allclose(result, expected, atol=1e-3)
+
+
+def test_plain_tokenization_projects_patches_in_row_column_channel_order():
+    images = np.arange(4 * 4 * 2, dtype="float32").reshape(1, 4, 4, 2)
+    layer = ShiftedPatchTokenization(2, 8, shifted=False)
+    layer.build(images.shape)
+    layer.set_weights([np.eye(8), np.zeros(8)])
+    tokens = np.asarray(layer(images))[0]
+    np.testing.assert_array_equal(tokens[0], [0, 1, 2, 3, 8, 9, 10, 11])
+    np.testing.assert_array_equal(tokens[1], [4, 5, 6, 7, 12, 13, 14, 15])
+
+
+def reference_attention(tokens, wq, bq, wk, bk, wv, bv, wo, bo, tau, local):
+    """Attention of one image, head by head and token by token."""
+    out = np.zeros_like(tokens)
+    for head in range(wq.shape[1]):
+        q = tokens @ wq[:, head] + bq[head]
+        k = tokens @ wk[:, head] + bk[head]
+        v = tokens @ wv[:, head] + bv[head]
+        for i in range(len(tokens)):
+            others = [j for j in range(len(tokens)) if j != i or not local]
+            scores = np.array([q[i] @ k[j] / tau for j in others])
+            weights = np.exp(scores - scores.max())
+            weights /= weights.sum()
+            out[i] += sum(w * v[j] for w, j in zip(weights, others, strict=True)) @ wo[head]
+    return out + bo
+
+
+@given(st.integers(2, 6), st.integers(1, 3), st.integers(2, 5), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(max_examples=25)
+def test_locality_self_attention(count, heads, key_dim, local, seed):
+    random = np.random.default_rng(seed)
+    tokens = random.normal(size=(2, count, 6)).astype("float32")
+    layer = LocalitySelfAttention(heads, key_dim, local=local)
+    layer.build(tokens.shape)
+    for weight in layer.weights:
+        weight.assign(random.normal(size=weight.shape) if weight.name != "tau" else 1.7)
+    parts = [
+        np.asarray(w, float)
+        for p in (layer.query, layer.key, layer.value, layer.projection)
+        for w in (p.kernel, p.bias)
+    ]
+    tau = 1.7 if local else np.sqrt(key_dim)
+    expected = [reference_attention(image, *parts, tau, local) for image in tokens.astype(float)]
+    np.testing.assert_allclose(np.asarray(layer(tokens)), expected, atol=2e-4)
+
+
+def test_the_temperature_starts_at_the_root_of_key_dim_and_is_trainable():
+    layer = LocalitySelfAttention(2, 49)
+    layer.build((None, 4, 8))
+    assert float(layer.tau) == pytest.approx(7)
+    assert any(weight is layer.tau for weight in layer.trainable_weights)
+    plain = LocalitySelfAttention(2, 49, local=False)
+    plain.build((None, 4, 8))
+    assert len(plain.weights) == 8
+
+
+def test_plain_attention_equals_keras_multi_head_attention():
+    tokens = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32")
+    ours, keras_layer = LocalitySelfAttention(3, 4, local=False), keras.layers.MultiHeadAttention(3, 4)
+    ours.build(tokens.shape)
+    expected = np.asarray(keras_layer(tokens, tokens))
+    ours.set_weights(keras_layer.get_weights())
+    np.testing.assert_allclose(np.asarray(ours(tokens)), expected, atol=1e-5)
+
+
+def test_position_embedding_adds_one_vector_per_place():
+    layer = PositionEmbedding()
+    tokens = np.zeros((2, 3, 4), "float32")
+    result = np.asarray(layer(tokens))
+    np.testing.assert_array_equal(result[0], np.asarray(layer.embedding))
+    np.testing.assert_array_equal(result[0], result[1])
+
+
+def test_impossible_shapes_are_refused():
+    with pytest.raises(ValueError, match="multiples of the patch size"):
+        ShiftedPatchTokenization(6, 8).build((None, 70, 72, 3))
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        LocalitySelfAttention(2, 4).build((None, 1, 8))

@@ -1,0 +1,47 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitsd.metrics import accuracy_report, confusion_matrix, paired_difference, top_k_hits, wilson_interval
+
+
+def test_report_of_a_worked_example():
+    logits = np.array([[3, 2, 1], [3, 2, 1], [1, 2, 3], [0, 5, 4]], float)
+    labels = np.array([0, 1, 2, 2])
+    report = accuracy_report(logits, labels, ("a", "b", "c"))
+    assert report["top1"] == 0.5
+    assert report["top5"] == 1.0
+    by_name = {row["class"]: row for row in report["per_class"]}
+    assert (by_name["a"]["recall"], by_name["a"]["precision"]) == (1.0, 0.5)
+    assert (by_name["b"]["recall"], by_name["b"]["precision"]) == (0.0, 0.0)
+    assert (by_name["c"]["recall"], by_name["c"]["precision"]) == (0.5, 1.0)
+    np.testing.assert_array_equal(confusion_matrix(logits.argmax(1), labels, 3), [[1, 0, 0], [1, 0, 0], [0, 1, 1]])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
+def test_top_k_equals_sorting(seed, k):
+    random = np.random.default_rng(seed)
+    logits = random.integers(0, 4, (20, 8)).astype(float)  # with ties
+    labels = random.integers(0, 8, 20)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(top_k_hits(logits, labels, k), (order == labels[:, None]).any(axis=1))
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    random = np.random.default_rng(0)
+    single = paired = 0
+    for _ in range(1000):
+        a = random.random(300) < 0.6
+        b = np.where(random.random(300) < 0.1, random.random(300) < 0.6, a)
+        low, high = wilson_interval(int(a.sum()), 300)
+        single += low <= 0.6 <= high
+        _, low, high = paired_difference(a, b)
+        paired += low <= 0 <= high
+    assert 930 <= single <= 975
+    assert 930 <= paired <= 985
+
+
+def test_an_interval_of_perfect_answers_stays_inside_0_and_1():
+    low, high = wilson_interval(10, 10)
+    assert 0.6 < low < high <= 1
+    assert paired_difference(np.ones(10, bool), np.ones(10, bool))[0] == 0

@@ -1,0 +1,259 @@
+"""Training: the schedule that is really used, resuming, and every option of the recipe."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from vitsd.batches import Batches
+from vitsd.callbacks import read_history
+from vitsd.config import VitConfig
+from vitsd.data import Dataset, Split, load_dataset
+from vitsd.model import build_vit
+from vitsd.recipe import Recipe
+from vitsd.training import compile_model, learning_rate_schedule, train
+from vitsd_runtime import UsageError, VitsdError, read_spec
+
+CONFIG = VitConfig(
+    image_size=8,
+    patch_size=4,
+    width=16,
+    depth=1,
+    num_heads=2,
+    key_dim=8,
+    mlp_units=(32, 16),
+    head_units=(),
+    pooling="gap",
+)
+RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=3e-3, flip=False, validation=0.2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def small():
+    digits = load_dataset("digits")
+    return dataclasses.replace(digits, train=digits.train.sample(160), test=digits.test.sample(60))
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch == self.epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now and batch == 1:
+            raise KeyboardInterrupt
+
+
+def formula(step, recipe, steps):
+    total = recipe.epochs * steps
+    warmup = round(recipe.warmup * total)
+    if step < warmup:
+        return recipe.learning_rate * step / warmup
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+def test_the_schedule_warms_up_linearly_and_falls_on_a_cosine(warmup):
+    recipe = Recipe(epochs=10, warmup=warmup, learning_rate=1e-3)
+    schedule = learning_rate_schedule(recipe, 20)
+    for step in (0, 1, 9, 19, 20, 57, 150, 199, 200):
+        assert float(schedule(step)) == pytest.approx(formula(step, recipe, 20), abs=1e-8)
+
+
+def test_the_optimizer_uses_the_schedule_and_it_is_logged(small, tmp_path):
+    train(CONFIG, RECIPE, small, tmp_path / "run")
+    rows = read_history(tmp_path / "run" / "metrics.csv")
+    assert [row["step"] for row in rows] == [4, 8, 12, 16]
+    for row in rows:
+        assert row["learning_rate"] == pytest.approx(formula(row["step"], RECIPE, 4), abs=1e-8)
+        assert row["images_per_second"] > 0
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
+    results = train(CONFIG, RECIPE, small, tmp_path / "my run", origin={"preset": "test"})
+    names = {path.name for path in (tmp_path / "my run").iterdir()}
+    assert {"model.keras", "metrics.csv", "curves.png", "confusion.png", "run.json", "results.json"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    spec = read_spec(tmp_path / "my run" / "model.keras")
+    assert spec.name == "myrun"  # it becomes part of file names
+    assert spec.provenance["preset"] == "test"
+    assert spec.provenance["recipe"]["seed"] == 3
+    assert spec.provenance["test_top1"] == results["top1"]
+    assert spec.augmentation == {"rotation": 0.02, "zoom": 0.2}
+    held_out = small.with_validation(0.2).train.images.astype(float)
+    assert spec.mean[0] == pytest.approx(held_out.mean())  # of the training split only
+    assert spec.variance[0] == pytest.approx(held_out.var())
+    loaded = keras.saving.load_model(tmp_path / "my run" / "model.keras", safe_mode=True)
+    predicted = np.argmax(loaded.predict(small.test.images, verbose=0), axis=1)
+    assert (predicted == small.test.labels).mean() == results["top1"]
+    assert json.loads((tmp_path / "my run" / "results.json").read_text())["top1"] == results["top1"]
+
+
+def test_interrupted_and_resumed_is_the_same_as_uninterrupted(small, tmp_path, monkeypatch):
+    train(CONFIG, RECIPE, small, tmp_path / "whole", name="x")
+
+    from vitsd import callbacks
+
+    original = callbacks.Progress
+    monkeypatch.setattr(callbacks, "Progress", lambda *a: Interrupt(2))
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, RECIPE, small, tmp_path / "parts", name="x")
+    assert not (tmp_path / "parts" / "model.keras").exists()
+    assert len(read_history(tmp_path / "parts" / "metrics.csv")) == 2
+    monkeypatch.setattr(callbacks, "Progress", original)
+    train(CONFIG, RECIPE, small, tmp_path / "parts", name="x", resume=True)
+
+    whole, parts = (read_history(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
+    assert [row["step"] for row in parts] == [row["step"] for row in whole]
+    for a, b in zip(whole, parts, strict=True):
+        assert b["learning_rate"] == a["learning_rate"]
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)  # the same images, draws and optimizer state
+
+
+def test_resuming_a_finished_run_trains_no_more(small, tmp_path):
+    train(CONFIG, RECIPE, small, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.csv").read_text()
+    (tmp_path / "run" / "model.keras").unlink()
+    train(CONFIG, RECIPE, small, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.csv").read_text() == before
+    assert (tmp_path / "run" / "model.keras").exists()
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, tmp_path):
+    train(CONFIG, dataclasses.replace(RECIPE, epochs=1), small, tmp_path / "run")
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(CONFIG, RECIPE, small, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"recipe.epochs was 1, now 4"):
+        train(CONFIG, RECIPE, small, tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match=r"config.depth was 1, now 2"):
+        train(dataclasses.replace(CONFIG, depth=2), dataclasses.replace(RECIPE, epochs=1), small, tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="no run to resume"):
+        train(CONFIG, RECIPE, small, tmp_path / "none", resume=True)
+
+
+def test_the_same_seed_gives_the_same_start_and_another_one_does_not(small, tmp_path):
+    one = dataclasses.replace(RECIPE, epochs=1)
+    losses = []
+    for i, seed in enumerate((3, 3, 4)):
+        train(CONFIG, dataclasses.replace(one, seed=seed), small, tmp_path / str(i), name="x")
+        losses.append(read_history(tmp_path / str(i) / "metrics.csv")[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
+        {"rand_augment": 0.3, "crop_padding": 1, "flip": True},
+        {"ema": 0.9, "clip_norm": 1.0},
+        {"precision": "mixed_float16"},
+        {"precision": "mixed_bfloat16", "validation": 0.0, "rotation": 0.0, "zoom": 0.0},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_every_option_of_the_recipe_trains(small, tmp_path, changes):
+    recipe = dataclasses.replace(RECIPE, epochs=3, **changes)
+    results = train(dataclasses.replace(CONFIG, stochastic_depth=0.1), recipe, small, tmp_path / "run")
+    rows = read_history(tmp_path / "run" / "metrics.csv")
+    assert len(rows) == 3
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert 0 <= results["top1"] <= 1
+
+
+def test_the_average_of_the_weights_is_what_is_kept(small, tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=1, ema=0.999)  # an average that has hardly left the start
+    train(CONFIG, recipe, small, tmp_path / "averaged", name="x")
+    train(CONFIG, dataclasses.replace(recipe, ema=0.0), small, tmp_path / "latest", name="x")
+    start = build_vit(CONFIG.for_data((8, 8, 1), 10))
+    keras.utils.set_random_seed(recipe.seed)
+    start = build_vit(CONFIG.for_data((8, 8, 1), 10))
+    from vitsd import load_model
+
+    def distance(run):
+        weights = load_model(tmp_path / run / "model.keras")[0].get_weights()
+        return sum(float(np.abs(a - b).sum()) for a, b in zip(weights, start.get_weights(), strict=True))
+
+    assert distance("averaged") < 0.2 * distance("latest")
+
+
+def test_weight_decay_is_on_matrices_only():
+    model = build_vit(dataclasses.replace(CONFIG, input_size=(8, 8, 3)))
+    recipe = Recipe(epochs=1, learning_rate=0.1, weight_decay=0.5, warmup=0.0)
+    compile_model(model, recipe, 10)
+    model.optimizer.build(model.trainable_variables)
+    before = {w.path: np.array(w) for w in model.trainable_variables}
+    model.optimizer.apply([keras.ops.zeros_like(w) for w in model.trainable_variables])
+    moved = {w.path for w in model.trainable_variables if not np.array_equal(before[w.path], w)}
+    assert moved == {path for path in before if path.endswith("/kernel")}
+
+
+def test_gradients_are_clipped():
+    model = build_vit(dataclasses.replace(CONFIG, input_size=(8, 8, 3)))
+    compile_model(model, Recipe(clip_norm=1.0), 10)
+    assert model.optimizer.global_clipnorm == 1.0
+
+
+def test_a_diverging_run_says_so(small, tmp_path):
+    poisoned = dataclasses.replace(RECIPE, learning_rate=9.9, weight_decay=1e30, warmup=0.0)
+    with pytest.raises(VitsdError, match="learning-rate"):
+        train(CONFIG, poisoned, small, tmp_path / "run")
+
+
+def test_batches_hold_every_image_once_and_depend_on_the_epoch():
+    split = Split(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.arange(10))
+    batches = Batches(split, 10, 4, seed=1)
+    assert len(batches) == 3
+
+    def epoch(number):
+        batches.epoch = number
+        return [int(v) for i in range(3) for v in batches[i][0].ravel()]
+
+    first = epoch(0)
+    assert sorted(first) == list(range(10))
+    assert epoch(1) != first
+    assert epoch(0) == first
+    for images, labels in (batches[i] for i in range(3)):
+        np.testing.assert_array_equal(labels.argmax(axis=1), images.ravel())
+
+
+def test_random_crops_differ_within_a_batch():
+    from vitsd.augmentation import random_crop
+
+    images = np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1).repeat(200, axis=0)
+    crops = random_crop(images, 1, np.random.default_rng(0))
+    kinds = {crop.tobytes() for crop in crops}
+    assert len(kinds) == 9
+    assert images[0].tobytes() in kinds
+
+
+def test_mixing_keeps_labels_and_pixels_in_step():
+    from vitsd.augmentation import BatchAugmentation
+
+    images = np.zeros((16, 4, 4, 1), np.uint8)
+    images[8:] = 200
+    labels = np.eye(2, dtype=np.float32)[np.arange(16) // 8]
+    for recipe in (Recipe(mixup=1.0), Recipe(cutmix=1.0)):
+        mixed, mixed_labels = BatchAugmentation(recipe)(images, labels, np.random.default_rng(0))
+        np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)) / 200, mixed_labels[:, 1], atol=0.26)
+        assert len(np.unique(mixed_labels.round(3))) > 2
+
+
+def test_two_classes_and_no_validation(tmp_path):
+    random = np.random.default_rng(0)
+    split = Split(random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), np.arange(12) % 2)
+    results = train(CONFIG, dataclasses.replace(RECIPE, epochs=1, validation=0), Dataset("two", ("a", "b"), split, split), tmp_path / "r")
+    assert results["top5"] == 1.0
+    with open(tmp_path / "r" / "metrics.csv") as file:
+        assert next(csv.DictReader(file))["val_loss"] == ""
