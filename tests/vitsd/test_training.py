@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from vitsd import load_model
 from vitsd.batches import Batches
 from vitsd.callbacks import read_history
 from vitsd.config import VitConfig
@@ -72,9 +73,9 @@ def test_the_schedule_warms_up_linearly_and_falls_on_a_cosine(warmup):
 def test_the_optimizer_uses_the_schedule_and_it_is_logged(small, tmp_path):
     train(CONFIG, RECIPE, small, tmp_path / "run")
     rows = read_history(tmp_path / "run" / "metrics.csv")
-    assert [row["step"] for row in rows] == [4, 8, 12, 16]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
     for row in rows:
-        assert row["learning_rate"] == pytest.approx(formula(row["step"], RECIPE, 4), abs=1e-8)
+        assert row["learning_rate"] == pytest.approx(formula(row["step"], RECIPE, 5), abs=1e-8)
         assert row["images_per_second"] > 0
     assert rows[-1]["loss"] < rows[0]["loss"]
 
@@ -172,17 +173,17 @@ def test_every_option_of_the_recipe_trains(small, tmp_path, changes):
 
 
 def test_the_average_of_the_weights_is_what_is_kept(small, tmp_path):
-    recipe = dataclasses.replace(RECIPE, epochs=1, ema=0.999)  # an average that has hardly left the start
+    # An average that has hardly left the start; without warm-up Keras would begin it after a whole first step.
+    recipe = dataclasses.replace(RECIPE, epochs=1, ema=0.999, warmup=0.6)
     train(CONFIG, recipe, small, tmp_path / "averaged", name="x")
     train(CONFIG, dataclasses.replace(recipe, ema=0.0), small, tmp_path / "latest", name="x")
-    start = build_vit(CONFIG.for_data((8, 8, 1), 10))
-    keras.utils.set_random_seed(recipe.seed)
-    start = build_vit(CONFIG.for_data((8, 8, 1), 10))
-    from vitsd import load_model
+    train(CONFIG, dataclasses.replace(recipe, ema=0.0, learning_rate=1e-9), small, tmp_path / "start", name="x")
+
+    def weights(run):
+        return load_model(tmp_path / run / "model.keras")[0].get_weights()
 
     def distance(run):
-        weights = load_model(tmp_path / run / "model.keras")[0].get_weights()
-        return sum(float(np.abs(a - b).sum()) for a, b in zip(weights, start.get_weights(), strict=True))
+        return sum(float(np.abs(a - b).sum()) for a, b in zip(weights(run), weights("start"), strict=True))
 
     assert distance("averaged") < 0.2 * distance("latest")
 
@@ -240,13 +241,13 @@ def test_random_crops_differ_within_a_batch():
 def test_mixing_keeps_labels_and_pixels_in_step():
     from vitsd.augmentation import BatchAugmentation
 
-    images = np.zeros((16, 4, 4, 1), np.uint8)
+    images = np.zeros((16, 32, 32, 1), np.uint8)
     images[8:] = 200
     labels = np.eye(2, dtype=np.float32)[np.arange(16) // 8]
     for recipe in (Recipe(mixup=1.0), Recipe(cutmix=1.0)):
         mixed, mixed_labels = BatchAugmentation(recipe)(images, labels, np.random.default_rng(0))
         np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-5)
-        np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)) / 200, mixed_labels[:, 1], atol=0.26)
+        np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)) / 200, mixed_labels[:, 1], atol=0.1)
         assert len(np.unique(mixed_labels.round(3))) > 2
 
 

@@ -54,7 +54,7 @@ class BatchAugmentation:
         if recipe.mixup:
             self._mixers.append(layers.MixUp(alpha=recipe.mixup, **options))
         if recipe.cutmix:
-            self._mixers.append(layers.CutMix(factor=recipe.cutmix, **options))
+            self._mixers.append(layers.CutMix(factor=(recipe.cutmix, recipe.cutmix), **options))
 
     @property
     def active(self) -> bool:

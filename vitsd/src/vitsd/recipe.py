@@ -44,7 +44,7 @@ class Recipe:
     mixup: float = 0.0
     """MixUp's alpha; 0 = off. With both MixUp and CutMix, each batch gets one of them."""
     cutmix: float = 0.0
-    """CutMix's alpha; 0 = off."""
+    """CutMix's alpha, at most 1; 0 = off."""
     label_smoothing: float = 0.0
     ema: float = 0.0
     """Momentum of the exponential moving average of the weights that is evaluated and kept; 0 = off."""
@@ -64,6 +64,7 @@ class Recipe:
             check(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1); got {getattr(self, name)}.")
         for name in ("weight_decay", "clip_norm", "mixup", "cutmix", "crop_padding", "seed"):
             check(getattr(self, name) >= 0, f"{name} must not be negative; got {getattr(self, name)}.")
+        check(self.cutmix <= 1, f"cutmix must be at most 1; got {self.cutmix}.")
         check(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.")
 
     def to_dict(self) -> dict:

@@ -98,8 +98,9 @@ def train(
         history = cb.read_history(output / "metrics.csv")[:epochs_done]
         print(f"Resuming {output} after epoch {epochs_done} of {recipe.epochs}.")
 
+    batches.epoch = len(history)  # Keras fetches the first batches before the first epoch begins
     if len(history) < recipe.epochs:
-        best = max((row["val_top1"] for row in history if row["val_top1"] is not None), default=-1.0)
+        best = max((row["val_top1"] for row in history if row.get("val_top1") is not None), default=-1.0)
         chain: list[keras.callbacks.Callback] = [
             cb.EpochSeeds(batches, recipe.seed),
             cb.MetricsLog(output / "metrics.csv", len(dataset.train), history),
@@ -115,6 +116,7 @@ def train(
             validation_data=Batches(dataset.val, config.num_classes, recipe.batch_size) if dataset.val else None,
             initial_epoch=len(history),
             epochs=recipe.epochs,
+            shuffle=False,  # Batches shuffles by the seed; Keras would shuffle again, differently in a resumed run
             verbose=0,
             callbacks=chain,
         )
@@ -124,7 +126,7 @@ def train(
     final.set_weights(cb.load_arrays(best_path))
     logits = predict_logits(final, dataset.test.images)
     report = accuracy_report(logits, dataset.test.labels, dataset.class_names)
-    chosen = max(history, key=lambda row: (row["val_top1"] or 0, row["epoch"]))
+    chosen = max(history, key=lambda row: (row.get("val_top1") or 0, row["epoch"]))
     spec = ModelSpec(
         name=name,
         class_names=dataset.class_names,
@@ -141,7 +143,7 @@ def train(
             "images": description["data"]["images"],
             "recipe": recipe.to_dict(),
             "epoch": chosen["epoch"],
-            "validation_top1": chosen["val_top1"],
+            "validation_top1": chosen.get("val_top1"),
             "test_top1": report["top1"],
             "test_top5": report["top5"],
             "versions": versions(),
@@ -206,6 +208,7 @@ def versions() -> dict:
 
 
 def _load_checkpoint(model: keras.Model, path: Path) -> None:
+    model.optimizer.build(model.trainable_variables)  # else its state in the file is passed over
     try:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
