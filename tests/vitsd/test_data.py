@@ -107,9 +107,13 @@ def test_unusable_folders_are_refused(folder, change, message):
 def test_npz(tmp_path):
     dataset = load_dataset(npz(tmp_path / "a.npz"))
     assert dataset.class_names == ("0", "1", "2")
-    named = load_dataset(npz(tmp_path / "b.npz", class_names=np.array(["x", "y", "z"]), y_train=(np.arange(30) % 3)[:, None]))
+    named = load_dataset(
+        npz(tmp_path / "b.npz", class_names=np.array(["x", "y", "z"]), y_train=(np.arange(30) % 3)[:, None])
+    )
     assert named.class_names == ("x", "y", "z")
-    grey = load_dataset(npz(tmp_path / "c.npz", x_train=np.zeros((30, 8, 8), np.uint8), x_test=np.zeros((9, 8, 8), np.uint8)))
+    grey = load_dataset(
+        npz(tmp_path / "c.npz", x_train=np.zeros((30, 8, 8), np.uint8), x_test=np.zeros((9, 8, 8), np.uint8))
+    )
     assert grey.image_shape == (8, 8, 1)
 
 

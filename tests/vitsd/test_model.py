@@ -110,6 +110,7 @@ def test_an_unknown_preset_suggests_the_nearest():
         ({"num_classes": 1}, "num_classes"),
         ({"mlp_dropout": 1.0}, "mlp_dropout"),
         ({"patch_size": 72}, "at least 2 tokens"),
+        ({"patch_size": 1}, "half a patch"),
         ({"input_size": (32, 32)}, "input_size"),
     ],
 )

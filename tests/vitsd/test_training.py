@@ -137,7 +137,9 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, tmp_path):
     with pytest.raises(UsageError, match=r"recipe.epochs was 1, now 4"):
         train(CONFIG, RECIPE, small, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match=r"config.depth was 1, now 2"):
-        train(dataclasses.replace(CONFIG, depth=2), dataclasses.replace(RECIPE, epochs=1), small, tmp_path / "run", resume=True)
+        train(
+            dataclasses.replace(CONFIG, depth=2), dataclasses.replace(RECIPE, epochs=1), small, tmp_path / "run", resume=True
+        )
     with pytest.raises(UsageError, match="no run to resume"):
         train(CONFIG, RECIPE, small, tmp_path / "none", resume=True)
 
@@ -254,7 +256,9 @@ def test_mixing_keeps_labels_and_pixels_in_step():
 def test_two_classes_and_no_validation(tmp_path):
     random = np.random.default_rng(0)
     split = Split(random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), np.arange(12) % 2)
-    results = train(CONFIG, dataclasses.replace(RECIPE, epochs=1, validation=0), Dataset("two", ("a", "b"), split, split), tmp_path / "r")
+    results = train(
+        CONFIG, dataclasses.replace(RECIPE, epochs=1, validation=0), Dataset("two", ("a", "b"), split, split), tmp_path / "r"
+    )
     assert results["top5"] == 1.0
     with open(tmp_path / "r" / "metrics.csv") as file:
         assert next(csv.DictReader(file))["val_loss"] == ""

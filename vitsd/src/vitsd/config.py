@@ -70,6 +70,8 @@ class VitConfig:
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
                 f"use an image size such as {fitting} or {fitting + self.patch_size}."
             )
+        if self.spt and self.patch_size < 2:
+            raise UsageError("Shifted Patch Tokenization shifts by half a patch, so patch_size must be at least 2.")
         if not self.mlp_units or min(self.mlp_units) < 1 or self.mlp_units[-1] != self.width:
             raise UsageError(f"The last of mlp_units must equal width ({self.width}); got {self.mlp_units}.")
         if self.head_units and min(self.head_units) < 1:

@@ -1,0 +1,253 @@
+"""``make bench``: what is promised about speed and size, measured on this machine.
+
+Writes benchmarks/results/MACHINE.json and prints a table. What is compared is run in turns, because machines are noisy;
+judge by the ratios. Latency does not depend on the weights' values, so the models here are untrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vitsd_runtime.console import table
+from vitsd_runtime.hardware import describe_machine
+
+ROOT = Path(__file__).parents[1]
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=sorted(SECTIONS), default=sorted(SECTIONS), help="sections to run")
+    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/MACHINE.json)")
+    arguments = parser.parse_args()
+    machine = describe_machine()
+    name = re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {machine['cores']} cores".lower()).strip("-")
+    output = arguments.output or ROOT / "benchmarks" / "results" / f"{name}.json"
+    report = json.loads(output.read_text()) if output.exists() else {"command": "make bench"}
+    report["machine"] = machine
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for section in arguments.only:
+            print(f"{section} ...", flush=True)
+            report[section] = SECTIONS[section](Path(scratch))
+            rows += [[section, *row] for row in report[section]["summary"]]
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(rows, ["section", "what", "measured", "promised"]))
+    print(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}. Details: {output}")
+    return 0
+
+
+def training(scratch: Path) -> dict:
+    """Images per second of ``vitsd-train``'s loop against a bare Keras step, ``vit-small-ds``, batch 256, float32."""
+    import keras
+
+    from vitsd import callbacks as cb
+    from vitsd.augmentation import BatchAugmentation, model_augmentation
+    from vitsd.batches import Batches
+    from vitsd.data import Split
+    from vitsd.model import build_vit
+    from vitsd.presets import get_preset
+    from vitsd.training import compile_model
+
+    preset, steps, rounds = get_preset("vit-small-ds"), 4, 4
+    size = preset.recipe.batch_size
+    random = np.random.default_rng(0)
+    split = Split(random.integers(0, 256, (size * steps, 32, 32, 3), dtype=np.uint8), random.integers(0, 100, size * steps))
+    bare = build_vit(preset.config, mean=[120] * 3, variance=[4000] * 3)
+    compile_model(bare, preset.recipe, steps)
+    whole = build_vit(preset.config, mean=[120] * 3, variance=[4000] * 3, augmentation=model_augmentation(preset.recipe))
+    compile_model(whole, preset.recipe, steps)
+    batches = Batches(split, 100, size, seed=0, augment=BatchAugmentation(preset.recipe))
+    pixels, labels = batches[0]
+    history: list[dict] = []
+    chain = [cb.EpochSeeds(batches, 0), cb.MetricsLog(scratch / "metrics.csv", len(split), history)]
+
+    def fit(epoch):
+        whole.fit(batches, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=chain)
+        return history[-1]["images_per_second"]
+
+    def step():
+        start = time.perf_counter()
+        for _ in range(steps):
+            bare.train_on_batch(pixels, labels)
+        return size * steps / (time.perf_counter() - start)
+
+    step(), fit(0)  # compile
+    measured = [(step(), fit(i + 1)) for i in range(rounds)]
+    bare_speed, whole_speed = (float(np.median(values)) for values in zip(*measured, strict=True))
+    overhead = float(np.median([b / w - 1 for b, w in measured]))
+    return {
+        "keras": keras.__version__,
+        "bare_images_per_second": [b for b, _ in measured],
+        "fit_images_per_second": [w for _, w in measured],
+        "overhead": overhead,
+        "summary": [
+            ["bare Keras step, images/s", f"{bare_speed:.1f}", ""],
+            ["vitsd-train's loop with augmentation, images/s", f"{whole_speed:.1f}", ""],
+            ["input pipeline and callbacks on top", f"{100 * overhead:+.1f} %", "at most 5 %"],
+        ],
+    }
+
+
+def runtime(scratch: Path) -> dict:
+    """Import time, wheel size, memory, and what ``Classifier`` adds to the bare engine."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", scratch, ROOT / "runtime"], check=True
+    )
+    (wheel,) = scratch.glob("*.whl")
+    imports = []
+    for _ in range(15):
+        empty, full = (_seconds(f"import {module}") for module in ("sys", "vitsd_runtime"))
+        imports.append(full - empty)
+    overhead = _classifier_overhead(_export("vit-small-ds", scratch, ["none"])["none"])
+    tiny = _export("tiny", scratch, ["int8"])["int8"]
+    rss = _predict_rss(tiny, scratch)
+    return {
+        "import_seconds": imports,
+        "wheel_bytes": wheel.stat().st_size,
+        "predict_peak_rss_mb": rss,
+        **overhead,
+        "summary": [
+            ["import vitsd_runtime, median", f"{np.median(imports):.3f} s", "under 0.15 s"],
+            ["wheel", f"{wheel.stat().st_size / 1000:.1f} kB", "under 100 kB"],
+            ["peak RSS of vitsd-predict, tiny int8", f"{rss:.0f} MB", "under 120 MB"],
+            [
+                "Classifier on top of engine + preprocessing, batch 1, vit-small-ds",
+                f"{100 * overhead['classifier_overhead']:+.2f} %",
+                "under 10 %",
+            ],
+        ],
+    }
+
+
+def latency(scratch: Path) -> dict:
+    """Latency of the exported formats, batch 1, one thread."""
+    from vitsd_runtime.cli.bench import measure
+
+    results = []
+    for preset in ("tiny", "vit-small-ds"):
+        paths = _export(preset, scratch, ["none", "dynamic", "int8"])
+        results += measure([*paths.values(), _export_onnx(preset, scratch)], threads=1, batch_size=1, seconds=3)
+    return {
+        "results": results,
+        "summary": [[f"{r['model']}, median of {r['runs']}", f"{r['p50_ms']:.2f} ms", ""] for r in results],
+    }
+
+
+SECTIONS = {"latency": latency, "runtime": runtime, "training": training}
+
+
+def _writer(preset_name: str):
+    import keras
+
+    from vitsd.model import build_vit
+    from vitsd.presets import get_preset
+    from vitsd_export.writing import Writer
+    from vitsd_runtime.spec import ModelSpec
+
+    keras.utils.set_random_seed(0)
+    config = get_preset(preset_name).config
+    channels = config.input_size[2]
+    spec = ModelSpec(
+        name=preset_name,
+        class_names=[str(i) for i in range(config.num_classes)],
+        input_size=config.input_size,
+        image_size=config.image_size,
+        mean=[120.0] * channels,
+        variance=[4000.0] * channels,
+        architecture=config.to_dict(),
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (32, *config.input_size), dtype=np.uint8)
+    return Writer(build_vit(config), spec, pixels), spec
+
+
+def _export(preset_name: str, scratch: Path, quantizations: list[str]) -> dict[str, Path]:
+    from vitsd_export.exporting import artifact_name
+    from vitsd_runtime.artifacts import write_spec
+
+    writer, spec = _writer(preset_name)
+    paths = {}
+    with writer:
+        for quantization in quantizations:
+            path = scratch / artifact_name(preset_name, "tflite", quantization)
+            if not path.exists():
+                info = writer.write(path, "tflite", quantization)
+                write_spec(path, spec.replace(export=info))
+            paths[quantization] = path
+    return paths
+
+
+def _export_onnx(preset_name: str, scratch: Path) -> Path:
+    from vitsd_runtime.artifacts import write_spec
+
+    writer, spec = _writer(preset_name)
+    path = scratch / f"{preset_name}.onnx"
+    with writer:
+        write_spec(path, spec.replace(export=writer.write(path, "onnx", "none")))
+    return path
+
+
+def _classifier_overhead(model: Path) -> dict:
+    """``Classifier.logits`` of one image against preprocessing and the interpreter called by hand."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    from vitsd_runtime import Classifier, preprocess
+
+    classifier = Classifier.load(model, num_threads=1)
+    interpreter = Interpreter(str(model), num_threads=1)
+    interpreter.allocate_tensors()
+    inputs, outputs = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+    def by_hand():
+        interpreter.set_tensor(inputs, preprocess(image[None], classifier.spec))
+        interpreter.invoke()
+        return interpreter.get_tensor(outputs)
+
+    def with_classifier():
+        return classifier.logits(image)
+
+    np.testing.assert_allclose(by_hand(), with_classifier(), atol=1e-4)
+    times: dict = {by_hand: [], with_classifier: []}
+    for _ in range(300):
+        for function, measured in times.items():
+            start = time.perf_counter()
+            function()
+            measured.append(time.perf_counter() - start)
+    bare, ours = (1e3 * float(np.median(measured)) for measured in times.values())
+    return {"engine_and_preprocessing_ms": bare, "classifier_ms": ours, "classifier_overhead": ours / bare - 1}
+
+
+def _predict_rss(model: Path, scratch: Path) -> float:
+    """Peak resident memory of the process of ``vitsd-predict``, in MB."""
+    from PIL import Image
+
+    picture = scratch / "picture.png"
+    Image.new("L", (640, 480), 90).save(picture)
+    code = (
+        "import sys; from vitsd_runtime.cli.predict import main; from vitsd_runtime.hardware import peak_rss_mb; "
+        f"main([{str(model)!r}, {str(picture)!r}]); print(peak_rss_mb())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def _seconds(code: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What the files are made of, seen with the engines' and formats' own tools."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from vitsd_runtime import preprocess, read_spec
+
+TFLITE = ["float32", "float16", "dynamic", "int8"]
+
+
+def run_tflite(path, images):
+    interpreter = Interpreter(str(path))
+    runner = interpreter.get_signature_runner("serving_default")
+    return runner(images=images)["logits"]
+
+
+@pytest.fixture(scope="module")
+def batch(exported, digits):
+    return preprocess(digits.images[:5], read_spec(exported / "digits.onnx"))
+
+
+@pytest.mark.parametrize("quantization", TFLITE)
+def test_tflite_signature_and_dynamic_batch(exported, batch, quantization):
+    path = exported / f"digits-{quantization}.tflite"
+    interpreter = Interpreter(str(path))
+    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["images"], "outputs": ["logits"]}}
+    details = interpreter.get_input_details()[0]
+    assert details["shape_signature"].tolist() == [-1, 24, 24, 1]
+    assert details["dtype"] == np.float32
+    together = run_tflite(path, batch)
+    single = np.concatenate([run_tflite(path, image[None]) for image in batch])
+    np.testing.assert_allclose(together, single, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantization", TFLITE)
+def test_tflite_has_builtin_operations_only_and_no_variables(exported, quantization):
+    interpreter = Interpreter(str(exported / f"digits-{quantization}.tflite"))
+    names = {op["op_name"] for op in interpreter._get_ops_details()}
+    assert not [name for name in names if name.startswith("Flex") or name in ("CUSTOM", "VAR_HANDLE", "READ_VARIABLE")]
+    assert "FULLY_CONNECTED" in names
+    assert "GELU" in names  # the erf form was recognised
+    assert "WHILE" not in names
+
+
+def test_int8_means_int8_dense_layers_and_float_attention(exported):
+    interpreter = Interpreter(str(exported / "digits-int8.tflite"))
+    dtypes = {t["index"]: np.dtype(t["dtype"]) for t in interpreter.get_tensor_details()}
+    for op in interpreter._get_ops_details():
+        if op["op_name"] == "FULLY_CONNECTED":
+            assert dtypes[op["inputs"][0]] == np.int8
+        if op["op_name"] in ("BATCH_MATMUL", "SOFTMAX", "RSQRT"):
+            assert dtypes[op["inputs"][0]] == np.float32
+
+
+def test_quantised_files_are_smaller(exported):
+    def size(ending):
+        return (exported / f"digits{ending}").stat().st_size
+
+    assert size("-float16.tflite") < 0.65 * size("-float32.tflite")
+    assert size("-dynamic.tflite") < 0.45 * size("-float32.tflite")
+    assert size("-int8.tflite") < 0.5 * size("-float32.tflite")
+    assert size("-dynamic.onnx") < 0.45 * size(".onnx")
+
+
+def test_onnx_is_checked_named_dynamic_and_folded(exported, batch):
+    model = onnx.load(exported / "digits.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    for tensors, name, shape in (
+        (model.graph.input, "images", ["batch", 24, 24, 1]),
+        (model.graph.output, "logits", ["batch", 10]),
+    ):
+        assert [t.name for t in tensors] == [name]
+        dims = [d.dim_param or d.dim_value for d in tensors[0].type.tensor_type.shape.dim]
+        assert dims == shape
+    # Constant-folded: every operation depends on the input.
+    known = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        assert not set(node.input) <= known, f"{node.op_type} could have been computed at export"
+        assert node.op_type not in ("Identity", "Constant", "Cast", "Shape")
+    session = onnxruntime.InferenceSession(str(exported / "digits.onnx"))
+    together = session.run(["logits"], {"images": batch})[0]
+    single = np.concatenate([session.run(["logits"], {"images": image[None]})[0] for image in batch])
+    np.testing.assert_allclose(together, single, atol=1e-4)
+    assert "vitsd.json" in session.get_modelmeta().custom_metadata_map
+
+
+def test_saved_model_serves_in_tensorflow_servings_layout(exported, batch):
+    folder = exported / "digits_saved_model"
+    assert (folder / "1" / "saved_model.pb").is_file()
+    assert (folder / "1" / "assets.extra" / "vitsd.json").is_file()
+    loaded = tf.saved_model.load(str(folder / "1"))
+    assert list(loaded.signatures) == ["serving_default"]
+    signature = loaded.signatures["serving_default"]
+    assert signature.structured_input_signature[1]["images"].shape.as_list() == [None, 24, 24, 1]
+    assert signature.structured_outputs["logits"].shape.as_list() == [None, 10]
+    assert not signature.variables
+    logits = signature(images=tf.constant(batch))["logits"]
+    np.testing.assert_allclose(logits, run_tflite(exported / "digits-float32.tflite", batch), atol=1e-3)

@@ -1,0 +1,207 @@
+"""vitsd-export: names, defaults, the gate, and what is left when it fails."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitsd import load_model, save_model
+from vitsd_export import export
+from vitsd_export.exporting import artifact_name, plan
+from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
+
+
+@pytest.fixture
+def model(trained, tmp_path):
+    """The trained model alone in a folder."""
+    return Path(shutil.copy(trained / "model.keras", tmp_path / "model.keras"))
+
+
+def test_names_are_predictable(exported):
+    assert {path.name for path in exported.iterdir()} == {
+        "digits_saved_model",
+        "digits-float32.tflite",
+        "digits-float16.tflite",
+        "digits-dynamic.tflite",
+        "digits-int8.tflite",
+        "digits.onnx",
+        "digits-dynamic.onnx",
+    }
+
+
+@pytest.mark.parametrize(
+    ("formats", "quantize", "expected"),
+    [
+        (["tflite"], ["none"], {"n-float32.tflite"}),
+        (["litert", "tflite"], ["int8"], {"n-int8.tflite"}),
+        (["tf_saved_model"], ["none"], {"n_saved_model"}),
+        (["onnx", "tflite"], ["dynamic"], {"n-dynamic.onnx", "n-dynamic.tflite"}),
+        (["all"], ["none", "int8"], {"n_saved_model", "n-float32.tflite", "n-int8.tflite", "n.onnx"}),
+    ],
+)
+def test_plans(formats, quantize, expected):
+    assert {path.name for path in plan(formats, quantize, "n", Path()).values()} == expected
+    assert artifact_name("n", "onnx", "none") == "n.onnx"
+
+
+@pytest.mark.parametrize(
+    ("formats", "quantize", "message"),
+    [
+        (["coreml"], ["none"], "Unknown format 'coreml'"),
+        (["tflite"], ["int2"], "Unknown quantisation 'int2'"),
+        (["onnx"], ["int8"], "onnx can't be quantised as int8"),
+        (["all"], ["int8"], "saved_model can't be quantised"),
+        (["onnx"], ["none", "float16"], "None of onnx can be quantised as float16"),
+    ],
+)
+def test_impossible_plans_are_refused(formats, quantize, message):
+    with pytest.raises(UsageError, match=message):
+        plan(formats, quantize, "n", Path())
+
+
+def test_the_bare_command_exports_the_newest_run(command, trained, tmp_path):
+    for name, age in (("old", 100), ("new", 0)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        copy = shutil.copy(trained / "model.keras", tmp_path / "runs" / name / "model.keras")
+        os.utime(copy, (time.time() - age, time.time() - age))
+    done = command("vitsd-export", "--format", "tflite", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "newest run: runs/new/model.keras" in done.stdout
+    assert (tmp_path / "runs" / "new" / "digits-float32.tflite").is_file()
+    again = command("vitsd-export", "--format", "tflite", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    assert command("vitsd-export", "--format", "tflite", "--overwrite", "--json", cwd=tmp_path).returncode == 0
+
+
+def test_json_tells_what_was_found(command, model):
+    done = command("vitsd-export", model, "--format", "litert", "--quantize", "dynamic", "--json")
+    (artifact,) = json.loads(done.stdout)["artifacts"]
+    assert artifact["passed"]
+    assert artifact["images"] == 359
+    assert artifact["agreement"] > 0.97
+    assert artifact["export"]["parity"]["agreement"] == artifact["agreement"]
+
+
+@pytest.mark.parametrize("quantize", ["none", "dynamic", "int8"])
+def test_embedded_preprocessing_takes_raw_pixels(model, trained, digits, quantize):
+    formats = {"none": ["all"], "dynamic": ["tflite", "onnx"], "int8": ["tflite"]}[quantize]
+    artifacts = export(model, formats, quantize, model.parent / "embedded", embed_preprocessing=True)
+    expected = load_model(trained / "model.keras")[0].predict(digits.images, verbose=0)
+    for artifact in artifacts:
+        classifier = Classifier.load(artifact.path)
+        assert classifier.engine.input_dtype == np.uint8
+        assert classifier.engine.input_shape == (8, 8, 1)
+        logits = classifier.logits(digits.images)
+        if quantize == "none":
+            np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
+        assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.95
+        with pytest.raises(UsageError, match="embed-preprocessing"):
+            classifier.predict(digits.images[0], tta=3)
+
+
+@pytest.fixture
+def wrong_graph(monkeypatch):
+    """A converter that loses the position embedding: a plausible bug that only real answers show."""
+    import dataclasses
+
+    from vitsd_export import writing
+
+    real = writing.fold
+
+    def fold(weights, config):
+        folded = real(weights, config)
+        return dataclasses.replace(folded, position_embedding=np.zeros_like(folded.position_embedding))
+
+    monkeypatch.setattr(writing, "fold", fold)
+
+
+def test_what_fails_the_gate_is_not_kept(model, wrong_graph):
+    with pytest.raises(VitsdError, match=r"digits-float32.tflite: largest logit difference .*--keep-failing|keep-failing"):
+        export(model, ["tflite"], overwrite=True)
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_a_failing_file_does_not_take_the_place_of_a_good_one(model, wrong_graph):
+    good = model.parent / "digits-float32.tflite"
+    good.write_bytes(b"a good one")
+    with pytest.raises(VitsdError, match="parity gate"):
+        export(model, ["tflite"], overwrite=True)
+    assert good.read_bytes() == b"a good one"
+
+
+def test_failing_files_can_be_kept_and_say_so(model, wrong_graph):
+    (artifact,) = export(model, ["tflite"], keep_failing=True)
+    assert not artifact.comparison.passed
+    assert read_spec(artifact.path).export["parity"]["passed"] is False
+
+
+def test_an_interrupted_export_leaves_nothing_half_written(model):
+    tool = Path(sys.executable).parent / "vitsd-export"
+    process = subprocess.Popen(
+        [tool, model, "--format", "all"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=model.parent
+    )
+    deadline = time.monotonic() + 120
+    while not list(model.parent.glob(".tmp-*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not list(model.parent.glob(".*"))
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(model, monkeypatch, capsys):
+    import errno
+
+    from vitsd_export import converters
+    from vitsd_export.cli.export import main
+
+    def write_tflite(saved_model, path, *rest):
+        path.write_bytes(b"half of a mo")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(converters, "write_tflite", write_tflite)
+    assert main([str(model), "--format", "tflite"]) == 1
+    assert "disk is full" in capsys.readouterr().err
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
+    keras_model, spec = load_model(model)
+    save_model(keras_model, tmp_path / "b.keras", spec.replace(provenance={}))
+    with pytest.raises(UsageError, match="--data"):
+        export(tmp_path / "b.keras", ["tflite"])
+    assert export(tmp_path / "b.keras", ["tflite"], data="digits")[0].comparison.passed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.keras"], "no model at none.keras"),
+        (["other.tflite"], "not a .keras file"),
+        (["MODEL", "--format", "coreml"], "Unknown format"),
+        (["MODEL", "--quantize", "int8", "--format", "onnx"], "can't be quantised"),
+        (["MODEL", "--io", "int8"], "need --quantize int8"),
+        (["MODEL", "--io", "int8", "--quantize", "int8", "--embed-preprocessing"], "leave out --io int8"),
+        (["MODEL", "--data", "cifar1000"], "There is no dataset"),
+        (["MODEL", "--output", "MODEL"], "not a folder"),
+        ([], "none under runs/"),
+    ],
+)
+def test_misuse_ends_with_a_message(command, model, arguments, message):
+    (model.parent / "other.tflite").touch()
+    before = set(model.parent.iterdir())
+    done = command("vitsd-export", *(model if a == "MODEL" else a for a in arguments), cwd=model.parent)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(model.parent.iterdir()) == before

@@ -1,0 +1,112 @@
+"""Folding changes nothing: for random architectures, with norms and temperatures as after training."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitsd import VitConfig, build_vit, load_model
+from vitsd_export.folding import fold, merging_pays
+from vitsd_export.graph import build_logits
+from vitsd_export.weights import read_weights
+from vitsd_runtime import VitsdError
+
+
+@st.composite
+def configs(draw):
+    width, spt = draw(st.sampled_from([8, 12, 24])), draw(st.booleans())
+    patch = draw(st.integers(2 if spt else 1, 4))
+    side = draw(st.integers(2, 4))
+    return VitConfig(
+        input_size=(patch * side, patch * side, draw(st.sampled_from([1, 3]))),
+        num_classes=draw(st.integers(2, 7)),
+        image_size=patch * side,
+        patch_size=patch,
+        width=width,
+        depth=draw(st.integers(1, 3)),
+        num_heads=draw(st.integers(1, 4)),
+        key_dim=draw(st.sampled_from([2, 5, 16, 40])),
+        mlp_units=draw(st.sampled_from([(width,), (2 * width, width), (5, 7, width)])),
+        head_units=draw(st.sampled_from([(), (11,), (9, 6)])),
+        pooling=draw(st.sampled_from(["flatten", "gap"])),
+        activation=draw(st.sampled_from(["gelu", "relu"])),
+        spt=spt,
+        lsa=draw(st.booleans()),
+    )
+
+
+def randomise(model, seed):
+    """Give every weight a value of its own, as training would: scales around 1, temperatures around their start."""
+    random = np.random.default_rng(seed)
+    for weight in model.trainable_variables:
+        if weight.name in ("gamma", "tau"):
+            weight.assign(weight * random.uniform(0.5, 1.5, weight.shape))
+        else:
+            weight.assign(weight + 0.1 * random.normal(size=weight.shape))
+
+
+def logits_after_preprocessing(model, images):
+    tokenization = model.get_layer("tokenization")
+    return np.asarray(keras.Model(tokenization.input, model.output)(images, training=False))
+
+
+@given(configs(), st.integers(0, 2**32 - 1), st.sampled_from([None, True, False]))
+@settings(max_examples=40)
+def test_folded_equals_keras(config, seed, merge):
+    keras.backend.clear_session()
+    model = build_vit(config)
+    randomise(model, seed)
+    images = np.random.default_rng(seed).normal(size=(3, config.image_size, config.image_size, config.input_size[2]))
+    images = images.astype("float32")
+    expected = logits_after_preprocessing(model, images)
+    folded = fold(read_weights(model, config), config, merge=merge)
+    result = build_logits(tf.constant(images), folded).numpy()
+    assert (folded.blocks[0].attention.key is None) == (merging_pays(config) if merge is None else merge)
+    np.testing.assert_allclose(result, expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+def test_both_sides_of_the_merge_rule_are_met():
+    assert merging_pays(VitConfig())  # vit-small-ds
+    assert not merging_pays(VitConfig(key_dim=16))
+    # d (d + tokens) < k (2 d + tokens), one step to either side
+    config = VitConfig(width=64, image_size=72, patch_size=6)
+    border = 64 * (64 + 144) / (2 * 64 + 144)
+    assert merging_pays(dataclasses.replace(config, key_dim=int(border) + 1))
+    assert not merging_pays(dataclasses.replace(config, key_dim=int(border)))
+
+
+def test_folded_equals_keras_for_the_trained_model(trained, digits):
+    model, spec = load_model(trained / "model.keras")
+    config = VitConfig.from_dict(spec.architecture)
+    preprocessed = keras.Model(model.input, model.get_layer("tokenization").input)(digits.images[:50], training=False)
+    expected = logits_after_preprocessing(model, preprocessed)
+    result = build_logits(preprocessed, fold(read_weights(model, config), config)).numpy()
+    # Blank patches divide rounding errors by sqrt(1e-6); Keras itself has them too.
+    np.testing.assert_allclose(result, expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_folding_leaves_no_temperature_scale_or_key_bias_behind():
+    config = VitConfig(image_size=12, depth=1, head_units=())
+    folded = fold(read_weights(build_vit(config), config), config)
+    assert folded.blocks[0].attention.key is None
+    for matrix in (folded.tokenization.kernel, folded.position_embedding, folded.blocks[0].attention.output.kernel):
+        np.testing.assert_allclose(matrix.mean(axis=1), 0, atol=1e-12)
+        assert matrix.dtype == np.float64
+
+
+def test_weights_of_another_architecture_are_refused():
+    config = VitConfig(image_size=12, depth=1, head_units=())
+    with pytest.raises(VitsdError, match=r"block_1_"):
+        read_weights(build_vit(dataclasses.replace(config, depth=2)), config)
+
+
+def test_weights_that_are_nan_are_refused():
+    config = VitConfig(image_size=12, depth=1, head_units=())
+    model = build_vit(config)
+    model.get_layer("logits").bias.assign(np.full(100, np.nan))
+    with pytest.raises(VitsdError, match="NaN"):
+        read_weights(model, config)
