@@ -47,7 +47,7 @@ def test_a_cut_off_copy_is_named(artifact, ending, keep):
     path = artifact(ending)
     size = path.stat().st_size
     os.truncate(path, size - 1 if keep == "one byte less" else int(keep * size))
-    with pytest.raises(VitsdError, match="cut off|empty|not a TFLite model"):
+    with pytest.raises(VitsdError, match=r"cut off|empty|not a TFLite model"):
         Classifier.load(path)
 
 
@@ -75,7 +75,7 @@ def test_a_cut_off_keras_file_is_named(trained, tmp_path, keep):
     content = (trained / "model.keras").read_bytes()
     path = tmp_path / "model.keras"
     path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(VitsdError, match="cut off|empty"):
+    with pytest.raises(VitsdError, match=r"cut off|empty"):
         read_spec(path)
 
 

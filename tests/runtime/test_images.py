@@ -108,7 +108,7 @@ def test_unreadable_files_are_named(tmp_path, spec, picture, damage):
     else:
         content = {"empty": b"", "text": b"not an image", "cut": path.read_bytes()[:400]}[damage]
         path.write_bytes(content)
-    with pytest.raises(VitsdError, match="a.jpg"):
+    with pytest.raises(VitsdError, match=r"a\.jpg"):
         load_image(path, spec)
 
 

@@ -136,10 +136,9 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, tmp_path):
         train(CONFIG, RECIPE, small, tmp_path / "run")
     with pytest.raises(UsageError, match=r"recipe.epochs was 1, now 4"):
         train(CONFIG, RECIPE, small, tmp_path / "run", resume=True)
+    deeper, shorter = dataclasses.replace(CONFIG, depth=2), dataclasses.replace(RECIPE, epochs=1)
     with pytest.raises(UsageError, match=r"config.depth was 1, now 2"):
-        train(
-            dataclasses.replace(CONFIG, depth=2), dataclasses.replace(RECIPE, epochs=1), small, tmp_path / "run", resume=True
-        )
+        train(deeper, shorter, small, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="no run to resume"):
         train(CONFIG, RECIPE, small, tmp_path / "none", resume=True)
 

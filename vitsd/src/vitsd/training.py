@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import random
 import re
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def train(
     }
     open_run(output, description, resume)
 
-    keras.utils.set_random_seed(recipe.seed)
+    # Keras takes the seeds that it is not given from this generator; keras.utils.set_random_seed would import TensorFlow.
+    random.seed(recipe.seed)
     model = build_vit(config, mean=mean, variance=variance, augmentation=model_augmentation(recipe), dtype=recipe.precision)
     batches = Batches(dataset.train, config.num_classes, recipe.batch_size, recipe.seed, BatchAugmentation(recipe))
     compile_model(model, recipe, steps_per_epoch=len(batches))
