@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -88,8 +89,8 @@ def _convert_int8(converter, calibration: np.ndarray, integer_io: bool) -> bytes
     return modify_model_io_type(content, tf.int8, tf.int8) if integer_io else content
 
 
-def write_onnx(module: tf.Module, path: Path, quantize: str = "none", opset: int = ONNX_OPSET) -> None:
-    """Convert with tf2onnx; ``quantize="dynamic"`` also quantises the weights with onnxruntime."""
+def to_onnx(module: tf.Module, opset: int = ONNX_OPSET) -> onnx.ModelProto:
+    """Convert with tf2onnx; checked, with a dynamic batch and named input and output."""
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
@@ -108,11 +109,24 @@ def write_onnx(module: tf.Module, path: Path, quantize: str = "none", opset: int
     names = [t.name for t in (*model.graph.input, *model.graph.output)]
     if names != [INPUT_NAME, OUTPUT_NAME]:
         raise VitsdError(f"tf2onnx named the model's tensors {names}; expected {INPUT_NAME} and {OUTPUT_NAME}.")
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise VitsdError(f"The ONNX checker refused the converted graph: {error}") from error
+    return model
+
+
+def write_onnx(model: onnx.ModelProto, path: Path, quantize: str = "none") -> None:
+    """Write a model of :func:`to_onnx`; ``quantize="dynamic"`` rounds its weights to int8 with onnxruntime."""
     if quantize == "none":
         path.write_bytes(model.SerializeToString())
         return
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)  # it advises on the root logger
-    quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # the quantiser gives advice there
+    try:  # on a copy, because it works in place
+        quantize_dynamic(copy.deepcopy(model), path, weight_type=QuantType.QInt8, per_channel=True)
+    finally:
+        root.setLevel(level)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import onnx
 import tensorflow as tf
 
 from vitsd.config import VitConfig
@@ -66,7 +67,7 @@ class Writer:
             converters.write_saved_model(self._module, path)
         elif kind == "onnx":
             info["opset"] = self._opset
-            converters.write_onnx(self._module, path, quantization, self._opset)
+            converters.write_onnx(self._onnx, path, quantization)
         else:
             inputs = None
             if quantization == "int8":
@@ -80,6 +81,10 @@ class Writer:
     @cached_property
     def _module(self) -> tf.Module:
         return inference_module(self._folded, self._spec, self._embed_preprocessing)
+
+    @cached_property
+    def _onnx(self) -> onnx.ModelProto:
+        return converters.to_onnx(self._module, self._opset)
 
     @cached_property
     def _saved_model(self) -> Path:

@@ -10,9 +10,13 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from vitsd_runtime.errors import UsageError, VitsdError
+
+T = TypeVar("T")
 
 
 def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv=None) -> int:
@@ -105,6 +109,21 @@ def read_spec_option(path: str | None):
         raise UsageError(f"The spec {path} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"The spec {path} is not a text file.") from error
+
+
+def progress(items: Iterable[T], label: str) -> Iterator[T]:
+    """Pass the items on; on a terminal, show on stderr how many are done and the time left."""
+    items = list(items)
+    start = shown = time.perf_counter()
+    for done, item in enumerate(items):
+        now = time.perf_counter()
+        if done and sys.stderr.isatty() and now - shown > 0.2:
+            shown = now
+            left = (now - start) / done * (len(items) - done)
+            print(f"\r{label}: {100 * done // len(items)} %, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+        yield item
+    if shown > start:
+        print(f"\r{' ' * (len(label) + 24)}\r", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

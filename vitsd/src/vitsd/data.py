@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitsd_runtime.console import progress
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images import EXTENSIONS, load_image
 
@@ -335,7 +336,7 @@ def _read_class_folders(folder: Path, class_names, target) -> Split:
     if needed > _memory_limit():
         raise VitsdError(f"{folder}: {len(files)} images of {target.input_size} need {needed:,} bytes of memory.")
     images, labels, unreadable = [], [], []
-    for path, label in files:
+    for path, label in progress(files, str(folder)):
         try:
             images.append(load_image(path, target))
             labels.append(label)

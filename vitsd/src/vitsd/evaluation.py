@@ -9,8 +9,11 @@ import numpy as np
 
 from vitsd.data import Dataset, Split, align_labels, load_dataset, to_input_size
 from vitsd.metrics import accuracy_report
+from vitsd_runtime import Classifier
 from vitsd_runtime.artifacts import detect_format, read_spec
+from vitsd_runtime.console import progress
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.hardware import available_cores
 from vitsd_runtime.spec import ModelSpec
 
 
@@ -60,7 +63,11 @@ def model_logits(model_path: str | os.PathLike, images: np.ndarray, batch_size: 
         from vitsd.saving import load_model
         from vitsd.training import predict_logits
 
-        return predict_logits(load_model(model_path)[0], images)
-    from vitsd_runtime import Classifier
+        model = load_model(model_path)[0]
 
-    return Classifier.load(Path(model_path), batch_size=batch_size).logits(images)
+        def run(batch):
+            return predict_logits(model, batch)
+    else:
+        run = Classifier.load(model_path, batch_size=batch_size, num_threads=available_cores()).logits
+    starts = progress(range(0, len(images), 4 * batch_size), Path(model_path).name)
+    return np.concatenate([run(images[start : start + 4 * batch_size]) for start in starts])
