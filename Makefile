@@ -5,16 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PROJECTS := runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
-.PHONY: demo test test-all bench dist lint clean
+.PHONY: demo test bench dist lint clean
 
 demo: $(VENV)/.installed  ## train on handwritten digits, export, check, predict
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py
 
 test: $(VENV)/.installed-tests  ## the test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
-
-test-all: $(VENV)/.installed-tests  ## with the slow tests: bare installs, the other backends
-	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed  ## what is promised about speed and size, measured; writes benchmarks/results/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py

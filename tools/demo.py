@@ -55,6 +55,9 @@ def main() -> int:
     )
     print(f"Pictures: {RUN}/curves.png (training), {RUN}/confusion.png (errors), {RUN}/images/ (the images above)")
     print(f"Done in {time.perf_counter() - start:.0f} s.")
+    if min(row["top1"] for row in parity["models"]) < 0.95:
+        print("A model is below 95 % top-1: something is wrong.", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from vitsd import load_model, save_model
 from vitsd_export import export
-from vitsd_export.exporting import artifact_name, plan
+from vitsd_export.exporting import ParityError, artifact_name, plan
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
 
 
@@ -81,13 +81,20 @@ def test_the_bare_command_exports_the_newest_run(command, trained, tmp_path):
     assert command("vitsd-export", "--format", "tflite", "--overwrite", "--json", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+def test_every_opset_that_is_offered_works(model, opset):
+    (artifact,) = export(model, "onnx", opset=opset)
+    assert artifact.spec.export["opset"] == opset
+
+
 def test_json_tells_what_was_found(command, model):
     done = command("vitsd-export", model, "--format", "litert", "--quantize", "dynamic", "--json")
     (artifact,) = json.loads(done.stdout)["artifacts"]
     assert artifact["passed"]
     assert artifact["images"] == 359
     assert artifact["agreement"] > 0.97
-    assert artifact["export"]["parity"]["agreement"] == artifact["agreement"]
+    spec = read_spec(model.parent / "digits-dynamic.tflite")
+    assert spec.export["parity"]["agreement"] == artifact["agreement"]
 
 
 @pytest.mark.parametrize("quantize", ["none", "dynamic", "int8"])
@@ -124,9 +131,22 @@ def wrong_graph(monkeypatch):
 
 
 def test_what_fails_the_gate_is_not_kept(model, wrong_graph):
-    with pytest.raises(VitsdError, match=r"digits-float32.tflite: largest logit difference .*--keep-failing|keep-failing"):
-        export(model, ["tflite"], overwrite=True)
+    with pytest.raises(ParityError, match=r"keep-failing.*digits-float32.tflite: largest logit difference") as raised:
+        export(model, "all", ["none", "dynamic"], overwrite=True)
     assert list(model.parent.iterdir()) == [model]
+    assert len(raised.value.comparisons) == 5
+    assert not any(c.passed for c in raised.value.comparisons if c.quantization == "none")
+
+
+def test_the_command_shows_the_comparison_of_what_failed(model, wrong_graph, capsys):
+    from vitsd_export.cli.export import main
+
+    assert main([str(model), "--format", "tflite", "--json"]) == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out)["artifacts"][0]["passed"] is False
+    assert "--keep-failing" in output.err
+    assert main([str(model), "--format", "tflite", "--keep-failing"]) == 1
+    assert "FAIL" in capsys.readouterr().out
 
 
 def test_a_failing_file_does_not_take_the_place_of_a_good_one(model, wrong_graph):
@@ -191,6 +211,7 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         (["MODEL", "--format", "coreml"], "Unknown format"),
         (["MODEL", "--quantize", "int8", "--format", "onnx"], "can't be quantised"),
         (["MODEL", "--io", "int8"], "need --quantize int8"),
+        (["MODEL", "--format", "onnx", "--opset", "7"], "opset must be 13 to 18"),
         (["MODEL", "--io", "int8", "--quantize", "int8", "--embed-preprocessing"], "leave out --io int8"),
         (["MODEL", "--data", "cifar1000"], "There is no dataset"),
         (["MODEL", "--output", "MODEL"], "not a folder"),

@@ -10,37 +10,75 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitsd_runtime import read_spec
+
 ROOT = Path(__file__).parents[2]
+EXTRAS = {"ai-edge-litert": "tflite", "tflite-runtime": "tflite-runtime", "onnxruntime": "onnx"}
+needs_tflite_runtime = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime has no wheel for it")
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A function from an engine's name to a runner of commands in an environment with only the runtime and that engine."""
+
+    def environment(engine):
+        folder = tmp_path_factory.getbasetemp() / f"bare-{engine}"
+        if not folder.exists():
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
+            subprocess.run([*install, f"{ROOT / 'runtime'}[{EXTRAS[engine]}]"], check=True)
+        # PYTHONPATH would let the development environment in.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+        def run(tool, *arguments):
+            command = [folder / "bin" / tool, *map(str, arguments)]
+            return subprocess.run(command, capture_output=True, text=True, env=clean)
+
+        return run
+
+    return environment
+
+
 @pytest.mark.parametrize(
     ("engine", "ending"),
     [
         ("ai-edge-litert", "-float32.tflite"),
         ("ai-edge-litert", "-int8.tflite"),
-        ("tflite-runtime", "-float32.tflite"),
+        pytest.param("tflite-runtime", "-float32.tflite", marks=needs_tflite_runtime),
         ("onnxruntime", ".onnx"),
     ],
 )
-def test_a_bare_environment_predicts(exported, digits, tmp_path, tmp_path_factory, engine, ending):
-    if engine == "tflite-runtime" and sys.version_info >= (3, 12):
-        pytest.skip("tflite-runtime has no wheel for this Python")
-    environment = tmp_path_factory.getbasetemp() / f"bare-{engine}"
-    python = environment / "bin" / "python"
-    if not python.exists():
-        extra = {"ai-edge-litert": "tflite", "tflite-runtime": "tflite-runtime", "onnxruntime": "onnx"}[engine]
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", f"{ROOT / 'runtime'}[{extra}]"], check=True)
+def test_a_bare_environment_predicts(exported, digits, tmp_path, bare, engine, ending):
+    environment = bare(engine)
     for i in range(20):
         Image.fromarray(digits.images[i, ..., 0]).save(tmp_path / f"{i:02}.png")
-    arguments = [environment / "bin" / "vitsd-predict", exported / f"digits{ending}", tmp_path, "--json", "--top-k", "1"]
-    # PYTHONPATH would let the development environment in.
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=clean)
+    done = environment("vitsd-predict", exported / f"digits{ending}", tmp_path, "--json", "--top-k", "1")
     assert done.returncode == 0, done.stderr
     labels = [json.loads(line)["predictions"][0]["index"] for line in done.stdout.splitlines()]
     assert np.mean(np.array(labels) == digits.labels[:20]) > 0.8
-    packages = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True).stdout.lower()
+    packages = environment("pip", "list").stdout.lower()
     assert "tensorflow" not in packages
     assert "keras" not in packages
+
+
+@needs_tflite_runtime
+def test_an_operation_that_an_engine_refuses_is_named_with_the_way_out(exported, digits, tmp_path, bare):
+    Image.fromarray(digits.images[0, ..., 0]).save(tmp_path / "a.png")
+    done = bare("tflite-runtime")("vitsd-predict", exported / "digits-dynamic.tflite", tmp_path / "a.png")
+    assert done.returncode == 1
+    assert "FULLY_CONNECTED" in done.stderr
+    assert "install ai-edge-litert" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_tflite_runtime
+@pytest.mark.parametrize("keep", [0.01, 0.5, 0.9])
+def test_a_cut_off_file_does_not_crash_the_engine_that_does_not_check(artifact, tmp_path, bare, keep):
+    # With --spec the file is used although its own spec is gone; tflite-runtime would read beyond its end.
+    path = artifact("-float32.tflite")
+    (tmp_path / "spec.json").write_text(read_spec(path).to_json())
+    os.truncate(path, int(keep * path.stat().st_size))
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    done = bare("tflite-runtime")("vitsd-predict", path, tmp_path / "a.png", "--spec", tmp_path / "spec.json")
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert "cut off" in done.stderr

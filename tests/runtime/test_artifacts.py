@@ -1,6 +1,7 @@
 """The spec travels inside every kind of model file, and damage is named as what it is."""
 
 import os
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -136,3 +137,30 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
             raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_spec_that_unpacks_to_gigabytes_is_not_unpacked(artifact):
+    path = artifact("-float32.tflite")
+    os.truncate(path, read_spec(path).integrity["size"])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("vitsd.json", b" " * 200_000_000)
+    content = bytearray(path.read_bytes())
+    record = content.rindex(b"PK\x01\x02")
+    content[record + 24 : record + 28] = (1000).to_bytes(4, "little")  # and it lies about its size
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(VitsdError):
+        read_spec(path)
+    assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_unusual_compression_is_refused(artifact, method):
+    path = artifact("-float32.tflite")
+    spec = read_spec(path)
+    os.truncate(path, spec.integrity["size"])
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("vitsd.json", spec.to_json())
+    with pytest.raises(VitsdError, match="does not use"):
+        read_spec(path)

@@ -3,12 +3,13 @@
 import builtins
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vitsd_runtime import Classifier, UsageError, VitsdError
+from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
 from vitsd_runtime.classifier import softmax
 
 ALL = ["-float32.tflite", "-float16.tflite", "-dynamic.tflite", "-int8.tflite", ".onnx", "-dynamic.onnx", "_saved_model"]
@@ -137,8 +138,19 @@ def test_onnx_dynamic_runs_images_alone_because_neighbours_would_change_answers(
     assert Classifier.load(exported / "digits-dynamic.onnx", batch_size=8).batch_size == 1
 
 
-def test_threads_are_chosen_by_measuring(exported):
-    assert Classifier.load(exported / "digits-float32.tflite").num_threads >= 1
+@pytest.mark.parametrize("faster", [1, 3])
+def test_threads_are_chosen_by_measuring(exported, monkeypatch, faster):
+    from vitsd_runtime import classifier, engines
+
+    def load_engine(path, kind, num_threads, batch_size):
+        engine = engines.load_engine(path, kind, 1, batch_size)
+        run = engine.run
+        engine.run = lambda batch: (time.sleep(0 if num_threads == faster else 0.02), run(batch))[1]
+        return engine
+
+    monkeypatch.setattr(classifier, "available_cores", lambda: 3)
+    monkeypatch.setattr(classifier, "load_engine", load_engine)
+    assert Classifier.load(exported / "digits-float32.tflite").num_threads == faster
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_threads": 0}])
@@ -184,16 +196,22 @@ def test_missing_pillow_is_named(exported, classifier, digits, monkeypatch, tmp_
     assert len(classifier.predict(digits.images[0])) == 1  # arrays need no Pillow
 
 
-def test_an_operation_that_an_engine_refuses_is_named_with_the_way_out():
-    from pathlib import Path
+def test_a_foreign_onnx_model_with_a_fixed_batch_works_and_one_of_another_dtype_is_refused(exported, digits, tmp_path):
+    import onnx
 
-    from vitsd_runtime.engines import _refusal
+    spec = read_spec(exported / "digits.onnx")
+    model = onnx.load(exported / "digits.onnx")
+    del model.metadata_props[:]
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "fixed.onnx")
+    classifier = Classifier.load(tmp_path / "fixed.onnx", spec=spec, batch_size=4)
+    expected = Classifier.load(exported / "digits.onnx").logits(digits.images[:6])
+    np.testing.assert_allclose(classifier.logits(digits.images[:6]), expected, atol=1e-3)
 
-    error = ValueError("Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'. An older version ...\nmore")
-    message = _refusal(Path("m.tflite"), "tflite-runtime 2.14", error)
-    assert "FULLY_CONNECTED" in message
-    assert "ai-edge-litert" in message
-    assert "float32" in message
+    raw = spec.replace(input_size=(24, 24, 1), export={"preprocessing_embedded": True})
+    with pytest.raises(VitsdError, match="raw pixels"):
+        Classifier.load(tmp_path / "fixed.onnx", spec=raw)
 
 
 def test_softmax_does_not_overflow():

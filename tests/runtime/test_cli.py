@@ -55,9 +55,59 @@ def test_a_closed_pipe_is_no_crash(command, exported, pictures):
     import sys
 
     tool = os.path.join(os.path.dirname(sys.executable), "vitsd-predict")
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with os.fdopen(write, "wb") as closed:
-        done = subprocess.run([tool, model, pictures], stdout=closed, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([tool, model, pictures], stdout=closed, stderr=subprocess.PIPE, text=True, env=buffered)
+    assert done.returncode == 141
     assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_output_to_a_full_disk_is_reported(exported, pictures):
+    import subprocess
+    import sys
+
+    tool = os.path.join(os.path.dirname(sys.executable), "vitsd-predict")
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [tool, exported / "digits-float32.tflite", pictures],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=buffered,
+        )
+    assert done.returncode == 1
+    assert "disk is full" in done.stderr
+
+
+def test_file_names_that_are_not_text_can_be_printed(command, exported, pictures):
+    os.rename(next(pictures.iterdir()), os.fsencode(pictures) + b"/caf\xe9.png")
+    done = command("vitsd-predict", exported / "digits-float32.tflite", pictures, env={"PYTHONIOENCODING": "utf-8"})
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 5
+
+
+def test_native_output_is_held_back_by_threads_in_turn(capfd):
+    import threading
+
+    from vitsd_runtime.console import quiet_stderr
+
+    def work():
+        for _ in range(20):
+            with quiet_stderr():
+                os.write(2, b"noise")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.write(2, b"heard")
+    with pytest.raises(RuntimeError), quiet_stderr():
+        os.write(2, b" reason")
+        raise RuntimeError
+    assert capfd.readouterr().err == "heard reason"
 
 
 def test_bench_measures_every_setting(command, exported):

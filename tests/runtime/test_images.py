@@ -78,6 +78,22 @@ def test_photos_are_turned_upright(tmp_path, spec, picture, orientation):
     np.testing.assert_array_equal(load_image(tmp_path / "a.png", spec), np.asarray(picture))
 
 
+def test_broken_orientation_data_do_not_matter(tmp_path, spec, picture):
+    picture.save(tmp_path / "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01\x12garbage")
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png", spec), np.asarray(picture))
+
+
+def test_formats_that_start_other_programs_are_not_opened(tmp_path, spec):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(VitsdError, match="can't be read as an image"):
+        load_image(tmp_path / "a.png", spec)
+
+
+def test_an_unknown_fit_is_refused(spec, picture):
+    with pytest.raises(UsageError, match="stretch, crop"):
+        load_image(picture, spec, "squash")
+
+
 def test_grey_models_get_grey_images(tmp_path, spec, picture):
     grey = spec.replace(input_size=(32, 24, 1), mean=(1.0,), variance=(1.0,))
     picture.save(tmp_path / "a.png")

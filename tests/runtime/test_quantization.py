@@ -28,7 +28,7 @@ def integer_model(trained, tmp_path_factory):
     from vitsd_export import export
 
     output = tmp_path_factory.mktemp("int8_io")
-    return export(trained / "model.keras", ["tflite"], "int8", output, integer_io=True)[0].path
+    return export(trained / "model.keras", ["tflite"], "int8", output, io="int8")[0].path
 
 
 def test_a_model_with_integer_tensors_answers_like_the_one_with_float_tensors(integer_model, exported, digits):

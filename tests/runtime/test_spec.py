@@ -1,6 +1,9 @@
+import dataclasses
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vitsd_runtime import ModelSpec, VitsdError
 from vitsd_runtime.spec import MAX_JSON_BYTES
@@ -42,6 +45,15 @@ def test_a_newer_schema_is_named_with_the_way_out(spec):
         {"fit": "squash"},
         {"export": "none"},
         {"schema_version": "1"},
+        {"image_size": float("inf")},
+        {"mean": [10**400, 1, 1]},
+        {"integrity": {"size": "1", "sha256": "x"}},
+        {"augmentation": {"rotation": "x"}},
+        {"export": {"quantization": "int3"}},
+        {"provenance": {"recipe": 3}},
+        {"class_names": ["a", "a"]},
+        {"class_names": ["a", "\u001b[2J"]},
+        {"class_names": ["a", "\ud800"]},
     ],
 )
 def test_unusable_values_are_refused(spec, changes):
@@ -60,3 +72,21 @@ def test_a_missing_field_is_named(spec):
     del values["mean"]
     with pytest.raises(VitsdError, match="mean"):
         ModelSpec.from_json(json.dumps(values))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_whatever_a_field_holds_the_spec_is_read_or_refused(data):
+    base = ModelSpec("x", ("a", "b"), (8, 8, 3), 8, (0.0,) * 3, (1.0,) * 3)
+    name = data.draw(st.sampled_from([field.name for field in dataclasses.fields(ModelSpec)]))
+    try:
+        ModelSpec.from_json(changed(base, **{name: data.draw(json_values)}))
+    except VitsdError:
+        pass

@@ -24,6 +24,11 @@ def test_train_then_evaluate(command, tmp_path):
     assert f"Test accuracy: {100 * report['top1']:.2f}%" in lines
     assert len(report["per_class"]) == 10
 
+    broken = command("vitsd-evaluate", model, "--data", "digits", env={"KERAS_BACKEND": "tensorflw"})
+    assert broken.returncode == 2
+    assert "KERAS_BACKEND" in broken.stderr
+    assert "Traceback" not in broken.stderr
+
     again = command("vitsd-train", "--resume", "--output", "runs/tiny-digits", "--epochs", "5", cwd=tmp_path)
     assert again.returncode == 2
     assert "epochs was 3, now 5" in again.stderr
@@ -60,6 +65,13 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
     assert "Resuming" in done.stdout
 
 
+def test_a_place_that_cannot_be_written_to_is_named(command, tmp_path):
+    done = command("vitsd-train", *"--preset tiny --data digits --output /proc/none/run".split(), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "/proc/none" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_folder_of_photos(command, tmp_path):
     for split, count in (("train", 12), ("val", 4)):
         for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
@@ -92,6 +104,8 @@ def test_a_folder_of_photos(command, tmp_path):
         (["vitsd-train", "--resume"], "no run under runs/"),
         (["vitsd-train", "--resume", "--output", "none"], "no run in none"),
         (["vitsd-train", "--data", "empty"], "no class folders"),
+        (["vitsd-train", "--data", "digits", "--input-size", "0"], "whole number from 1"),
+        (["vitsd-train", "--data", "digits", "--input-size", "32"], "is for folders"),
         (["vitsd-train", "--data", "digits", "--output", "file/run"], "not a folder"),
         (["vitsd-evaluate", "none.keras", "--data", "digits"], "no model at"),
         (["vitsd-evaluate", "MODEL", "--data", "colour.npz"], "3 channels"),

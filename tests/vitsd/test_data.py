@@ -128,6 +128,8 @@ def test_npz(tmp_path):
         ({"y_train": np.zeros(30, int), "y_test": np.zeros(9, int)}, "1 class"),
         ({"y_train": np.arange(30) % 3 - 1}, "from 0; the smallest is -1"),
         ({"y_test": np.arange(9) % 5}, "classes that the training split lacks"),
+        ({"y_train": np.arange(30) % 3 * 10**10}, "number the classes from 0"),
+        ({"class_names": np.array(["x", "y", "x"])}, "must differ"),
         ({"class_names": np.array(["x", "y"])}, "labels reach from 0 to 2"),
         ({"y_train": np.linspace(0, 1, 30)}, "whole numbers"),
         ({"x_train": np.zeros((0, 8, 8, 3), np.uint8), "y_train": np.zeros(0, int)}, "no training images"),
@@ -152,6 +154,35 @@ def test_a_damaged_archive_is_named(tmp_path):
         load_dataset(path)
 
 
+def test_unusual_compression_is_refused(tmp_path):
+    import zipfile
+
+    npz(tmp_path / "a.npz")
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz") as source,
+        zipfile.ZipFile(tmp_path / "b.npz", "w", zipfile.ZIP_BZIP2) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(VitsdError, match="does not use"):
+        load_dataset(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_flipped_bits_never_end_in_a_traceback(tmp_path, seed):
+    random = np.random.default_rng(seed)
+    x, y = random.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8), np.arange(30) % 3
+    np.savez_compressed(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    for position in random.integers(0, len(content), 3):
+        content[position] ^= 1 << random.integers(8)
+    (tmp_path / "a.npz").write_bytes(content)
+    try:
+        load_dataset(tmp_path / "a.npz")
+    except VitsdError:
+        pass
+
+
 @pytest.mark.parametrize("source", ["mnist", "none/such", "a.npz"])
 def test_unknown_sources_are_refused(source):
     with pytest.raises(UsageError, match="There is no dataset"):
@@ -165,6 +196,16 @@ def test_statistics_equal_those_of_keras_normalization():
     layer.adapt(images.astype("float32"))
     np.testing.assert_allclose(mean, np.ravel(layer.mean), rtol=1e-4)
     np.testing.assert_allclose(variance, np.ravel(layer.variance), rtol=1e-4)
+
+
+def test_every_class_is_in_both_parts_of_a_split():
+    from vitsd.data import Dataset, Split
+
+    split = Split(np.zeros((9, 2, 2, 1), np.uint8), np.array([0, 0, 1, 1, 2, 2, 3, 3, 4]))
+    for fraction in (0.1, 0.6, 0.9):
+        held = Dataset("x", tuple("abcde"), split, split).with_validation(fraction)
+        assert set(held.train.labels) == {0, 1, 2, 3, 4}
+        assert set(held.val.labels) == {0, 1, 2, 3}
 
 
 def test_labels_follow_the_models_class_names(folder):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd import VitConfig, build_vit, get_preset, list_presets, load_model, save_model
-from vitsd_runtime import ModelSpec, UsageError, VitsdError
+from vitsd_runtime import ModelSpec, UsageError, VitsdError, preprocess
 
 SMALL = VitConfig(
     input_size=(12, 12, 3),
@@ -86,7 +86,9 @@ def test_presets_build_and_explain_themselves(name):
 
     preset = get_preset(name)
     assert build_vit(preset.config).count_params() == preset.config.parameter_count()
-    assert len(importlib.import_module(f"vitsd.presets.{name.replace('-', '_')}").__doc__) > 100
+    explanation = importlib.import_module(f"vitsd.presets.{name.replace('-', '_')}").__doc__
+    assert f"{preset.config.parameter_count():,}" in explanation
+    assert " %" in explanation
 
 
 def test_an_unknown_preset_suggests_the_nearest():
@@ -112,6 +114,11 @@ def test_an_unknown_preset_suggests_the_nearest():
         ({"patch_size": 72}, "at least 2 tokens"),
         ({"patch_size": 1}, "half a patch"),
         ({"input_size": (32, 32)}, "input_size"),
+        ({"depth": 2.5}, "depth must be of type int"),
+        ({"num_heads": "4"}, "num_heads"),
+        ({"depth": True}, "depth"),
+        ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon"),
+        ({"head_units": ("many",)}, "head_units"),
     ],
 )
 def test_impossible_architectures_are_refused_with_the_reason(changes, message):
@@ -201,5 +208,6 @@ def test_inputs_are_raw_pixels_of_the_dataset():
     config = dataclasses.replace(SMALL, input_size=(7, 9, 3))
     mean, variance = [100.0, 110.0, 120.0], [3000.0, 3100.0, 3200.0]
     model = build_vit(config, mean=mean, variance=variance)
-    preprocessed = keras.Model(model.input, model.get_layer("resizing").output)
-    assert preprocessed(images(2, (7, 9, 3))).shape == (2, 12, 12, 3)
+    preprocessed = np.asarray(keras.Model(model.input, model.get_layer("resizing").output)(images(2, (7, 9, 3))))
+    spec = ModelSpec("x", ("a", "b"), config.input_size, 12, mean, variance)
+    np.testing.assert_allclose(preprocessed, preprocess(images(2, (7, 9, 3)), spec), atol=1e-4)

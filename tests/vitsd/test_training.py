@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from vitsd import load_model
+from vitsd import callbacks, load_model
 from vitsd.batches import Batches
 from vitsd.callbacks import read_history
 from vitsd.config import VitConfig
@@ -103,15 +103,12 @@ def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
 def test_interrupted_and_resumed_is_the_same_as_uninterrupted(small, tmp_path, monkeypatch):
     train(CONFIG, RECIPE, small, tmp_path / "whole", name="x")
 
-    from vitsd import callbacks
-
-    original = callbacks.Progress
-    monkeypatch.setattr(callbacks, "Progress", lambda *a: Interrupt(2))
-    with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, RECIPE, small, tmp_path / "parts", name="x")
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "Progress", lambda *a: Interrupt(2))
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, RECIPE, small, tmp_path / "parts", name="x")
     assert not (tmp_path / "parts" / "model.keras").exists()
     assert len(read_history(tmp_path / "parts" / "metrics.csv")) == 2
-    monkeypatch.setattr(callbacks, "Progress", original)
     train(CONFIG, RECIPE, small, tmp_path / "parts", name="x", resume=True)
 
     whole, parts = (read_history(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
@@ -119,6 +116,48 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(small, tmp_path, m
     for a, b in zip(whole, parts, strict=True):
         assert b["learning_rate"] == a["learning_rate"]
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)  # the same images, draws and optimizer state
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"precision": "mixed_float16"}], ids=["ema", "mixed_float16"])
+def test_resuming_restores_averages_and_loss_scales(small, tmp_path, monkeypatch, changes):
+    recipe = dataclasses.replace(RECIPE, **changes)
+    train(CONFIG, recipe, small, tmp_path / "whole", name="x")
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "Progress", lambda *a: Interrupt(2))
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, recipe, small, tmp_path / "parts", name="x")
+    train(CONFIG, recipe, small, tmp_path / "parts", name="x", resume=True)
+    whole, parts = (read_history(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
+    for a, b in zip(whole, parts, strict=True):
+        assert (b["step"], b["learning_rate"]) == (a["step"], a["learning_rate"])
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-2)
+        assert b["val_loss"] == pytest.approx(a["val_loss"], rel=2e-2)
+
+
+@pytest.mark.parametrize("callback", ["BestWeights", "LastCheckpoint"])
+def test_a_run_that_dies_while_it_saves_can_be_resumed(small, tmp_path, monkeypatch, callback):
+    real = getattr(callbacks, callback).on_epoch_end
+
+    def full_disk(self, epoch, logs=None):
+        if epoch == 1:
+            raise OSError(28, "No space left on device")
+        real(self, epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(callbacks, callback), "on_epoch_end", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            train(CONFIG, RECIPE, small, tmp_path / "run")
+    results = train(CONFIG, RECIPE, small, tmp_path / "run", resume=True)
+    rows = read_history(tmp_path / "run" / "metrics.csv")
+    assert len(rows) == RECIPE.epochs
+    assert rows[results["epoch"] - 1]["val_top1"] == max(row["val_top1"] for row in rows)
+
+
+def test_names_become_file_names(small, tmp_path):
+    one = dataclasses.replace(RECIPE, epochs=1)
+    for folder in ("(-x", "n" * 120):
+        train(CONFIG, one, small, tmp_path / folder)
+        assert read_spec(tmp_path / folder / "model.keras").name in ("x", "n" * 100)
 
 
 def test_resuming_a_finished_run_trains_no_more(small, tmp_path):
@@ -201,9 +240,15 @@ def test_weight_decay_is_on_matrices_only():
 
 
 def test_gradients_are_clipped():
-    model = build_vit(dataclasses.replace(CONFIG, input_size=(8, 8, 3)))
-    compile_model(model, Recipe(clip_norm=1.0), 10)
-    assert model.optimizer.global_clipnorm == 1.0
+    def first_moments(clip_norm):
+        model = build_vit(dataclasses.replace(CONFIG, input_size=(8, 8, 3)))
+        compile_model(model, Recipe(clip_norm=clip_norm), 10)
+        model.optimizer.build(model.trainable_variables)
+        model.optimizer.apply([keras.ops.ones_like(w) for w in model.trainable_variables])
+        return np.sqrt(sum(float((np.array(m) ** 2).sum()) for m in model.optimizer._momentums))
+
+    assert first_moments(1.0) == pytest.approx(0.1, rel=1e-3)  # Adam's first moment is a tenth of the gradient
+    assert first_moments(0.0) > 1
 
 
 def test_a_diverging_run_says_so(small, tmp_path):

@@ -17,8 +17,6 @@ from vitsd_export.graph import INPUT_NAME, OUTPUT_NAME
 from vitsd_runtime.console import quiet_stderr
 from vitsd_runtime.errors import VitsdError
 
-ONNX_OPSET = 17
-"""Runs in onnxruntime 1.12 and newer; nothing in the graph needs a later one."""
 FLOAT_IN_INT8 = (
     "BATCH_MATMUL",
     "SOFTMAX",
@@ -89,7 +87,7 @@ def _convert_int8(converter, calibration: np.ndarray, integer_io: bool) -> bytes
     return modify_model_io_type(content, tf.int8, tf.int8) if integer_io else content
 
 
-def to_onnx(module: tf.Module, opset: int = ONNX_OPSET) -> onnx.ModelProto:
+def to_onnx(module: tf.Module, opset: int) -> onnx.ModelProto:
     """Convert with tf2onnx; checked, with a dynamic batch and named input and output."""
     import tf2onnx
 
@@ -97,7 +95,7 @@ def to_onnx(module: tf.Module, opset: int = ONNX_OPSET) -> onnx.ModelProto:
     signature = module.serve.input_signature
     try:
         model, _ = tf2onnx.convert.from_function(module.serve, input_signature=signature, opset=opset)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # of any kind
         raise VitsdError(f"tf2onnx refused the graph: {error}") from error
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"

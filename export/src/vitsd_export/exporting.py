@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -24,6 +25,10 @@ QUANTIZATIONS = {
 }
 ALIASES = {"tf_saved_model": "saved_model", "litert": "tflite"}
 """Keras' own names of the formats."""
+OPSETS = range(13, 19)
+"""ONNX operator sets that the graph can be written in: Softmax over one axis came with 13, tf2onnx ends at 18."""
+DEFAULT_OPSET = 17
+"""Runs in onnxruntime 1.12 and newer; nothing in the graph needs a later one."""
 CALIBRATION_IMAGES = 256
 PARITY_IMAGES = 1000
 
@@ -79,31 +84,31 @@ def artifact_name(name: str, kind: str, quantization: str) -> str:
 
 
 def export(
-    model: str | os.PathLike,
-    formats: Sequence[str] = ("tflite",),
-    quantize: Sequence[str] | str = ("none",),
+    model: str | os.PathLike | None = None,
+    format: str | Sequence[str] = "tflite",
+    quantize: str | Sequence[str] = "none",
     output: str | os.PathLike | None = None,
     data: str | None = None,
     *,
     embed_preprocessing: bool = False,
-    integer_io: bool = False,
-    opset: int | None = None,
+    io: str = "float32",
+    opset: int = DEFAULT_OPSET,
     overwrite: bool = False,
     keep_failing: bool = False,
     report: Callable[[str], None] = lambda message: None,
 ) -> list[Artifact]:
-    """Export a ``.keras`` model made by vitsd.
+    """Export a ``.keras`` model made by vitsd; names and defaults are those of ``vitsd-export``.
 
     Args:
-        model: the file.
-        formats: of ``saved_model``, ``tflite``, ``onnx``, ``all``.
-        quantize: of ``none``, ``float16``, ``dynamic``, ``int8``; a format gets those that it knows.
+        model: the file; by default that of the newest run under ``runs/``.
+        format: one or several of ``saved_model``, ``tflite``, ``onnx``, ``all``.
+        quantize: one or several of ``none``, ``float16``, ``dynamic``, ``int8``; a format gets those that it knows.
         output: folder for the files; by default that of the model.
         data: labelled images: training images calibrate ``int8``, test images pass the parity gate. By default what the
             model was trained on.
         embed_preprocessing: the graph takes uint8 images of the input size and normalises and resizes them itself.
-        integer_io: int8 input and output tensors, for ``int8``.
-        opset: of ONNX; by default :data:`vitsd_export.converters.ONNX_OPSET`.
+        io: ``float32`` or ``int8`` input and output tensors of ``int8`` TFLite files.
+        opset: of ONNX.
         overwrite: replace files that are there.
         keep_failing: keep files that fail the parity gate.
         report: called with a line of text about what is being done.
@@ -113,16 +118,22 @@ def export(
 
     Raises:
         UsageError: a wrong option, a file in the way, no usable data.
-        VitsdError: a converter refused the graph, or a file failed the parity gate (after all others were written).
+        ParityError: files failed the parity gate (after all others were written); it carries all comparisons.
+        VitsdError: a converter refused the graph.
     """
     from vitsd.evaluation import labelled_images
     from vitsd.saving import load_model
     from vitsd.training import predict_logits
 
-    quantize = (quantize,) if isinstance(quantize, str) else quantize
+    model = newest_model() if model is None else model
     keras_model, spec = load_model(model)
     output = Path(output) if output is not None else Path(model).parent
-    targets = plan(formats, quantize, spec.name, output)
+    targets = plan(_as_list(format), _as_list(quantize), spec.name, output)
+    integer_io = io == "int8"
+    if io not in ("float32", "int8"):
+        raise UsageError(f"io must be float32 or int8; got {io!r}.")
+    if opset not in OPSETS:
+        raise UsageError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}; got {opset}.")
     if integer_io and not any(q == "int8" for _, q in targets):
         raise UsageError("int8 input and output need --quantize int8.")
     if integer_io and embed_preprocessing:
@@ -141,35 +152,55 @@ def export(
     calibration = None
     if any(q == "int8" for _, q in targets):
         calibration = labelled_images(source, spec, "train", CALIBRATION_IMAGES)[0].images
-    artifacts, failed = [], []
+    kept, comparisons = [], []
     with Writer(keras_model, spec, calibration, embed_preprocessing, integer_io, opset) as writer:
         for (kind, quantization), path in targets.items():
             report(f"{path.name} ...")
-            try:
-                with replacing(path) as temporary:
-                    info = writer.write(temporary, kind, quantization)
-                    carried = write_spec(temporary, spec.replace(export=info, provenance=_portable(spec.provenance)))
-                    comparison = compare(temporary, carried, test.images, test.labels, reference)
-                    info["parity"] = {"data": dataset.name, **comparison.figures()}
-                    carried = write_spec(temporary, carried.replace(export=info))
-                    if not comparison.passed:
-                        failed.append(f"{path.name}: {'; '.join(comparison.failures)}")
-                        if not keep_failing:
-                            raise _Rejected  # inside, so that the temporary file is removed
-            except _Rejected:
-                continue
-            artifacts.append(Artifact(path, carried, dataclasses.replace(comparison, path=str(path))))
-    if failed and not keep_failing:
-        raise VitsdError(
+            with contextlib.suppress(_Rejected), replacing(path) as temporary:
+                info = writer.write(temporary, kind, quantization)
+                carried = write_spec(temporary, spec.replace(export=info, provenance=_portable(spec.provenance)))
+                comparison = compare(temporary, carried, test.images, test.labels, reference)
+                comparison = dataclasses.replace(comparison, path=str(path))
+                comparisons.append(comparison)
+                info["parity"] = {"data": dataset.name, **comparison.figures()}
+                carried = write_spec(temporary, carried.replace(export=info))
+                if not comparison.passed and not keep_failing:
+                    raise _Rejected  # inside, so that the temporary file is removed
+                kept.append(Artifact(path, carried, comparison))
+    if len(kept) < len(comparisons):
+        raise ParityError(comparisons)
+    return kept
+
+
+class ParityError(VitsdError):
+    """Files failed the parity gate and were not kept. ``comparisons`` holds those of all files, good and bad."""
+
+    def __init__(self, comparisons: list[Comparison]):
+        self.comparisons = comparisons
+        failed = [f"{Path(c.path).name}: {'; '.join(c.failures)}" for c in comparisons if not c.passed]
+        super().__init__(
             "Beyond the tolerance of the parity gate, so not kept (--keep-failing keeps them): " + " | ".join(failed)
         )
-    return artifacts
+
+
+class _Rejected(Exception):
+    """A file failed the parity gate."""
+
+
+def newest_model(root: str | os.PathLike = "runs") -> Path:
+    """The ``model.keras`` under ``root`` that was written last. Raises UsageError if there is none."""
+    models = sorted(Path(root).glob("*/model.keras"), key=lambda path: path.stat().st_mtime)
+    if not models:
+        raise UsageError(
+            f"No model was given and there is none under {root}/ (a finished run leaves {root}/NAME/model.keras)."
+        )
+    return models[-1]
+
+
+def _as_list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _portable(provenance: dict) -> dict:
     """Without what is true on the training machine only."""
     return {key: value for key, value in provenance.items() if key not in ("source", "options")}
-
-
-class _Rejected(Exception):
-    """A file failed the parity gate."""

@@ -48,9 +48,10 @@ class Comparison:
     top1: float
     top5: float
     agreement: float
-    max_difference: float
-    mean_difference: float
-    relative_difference: float
+    max_difference: float | None
+    """None if a logit is NaN or infinite, also in the two below."""
+    mean_difference: float | None
+    relative_difference: float | None
     """``max_difference`` in standard deviations of the reference's logits."""
     top1_change: tuple[float, float, float]
     """Top-1 minus that of the reference, with its 95 % interval (paired)."""
@@ -102,12 +103,16 @@ def compare(
         top1=float(hits.mean()),
         top5=float(top_k_hits(logits, labels, 5).mean()),
         agreement=agreement,
-        max_difference=float(difference.max()),
-        mean_difference=float(difference.mean()),
-        relative_difference=relative,
+        max_difference=_finite(difference.max()),
+        mean_difference=_finite(difference.mean()),
+        relative_difference=_finite(relative),
         top1_change=change,
         failures=tuple(_failures(TOLERANCES[quantization], agreement, relative, change[0])),
     )
+
+
+def _finite(value) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _failures(tolerance: Tolerance, agreement: float, relative: float, change: float):
@@ -153,7 +158,6 @@ def table_row(comparison: Comparison) -> list[str]:
         f"{100 * comparison.top5:.2f}",
         f"{change:+.2f} ({low:+.2f} to {high:+.2f})",
         f"{100 * comparison.agreement:.2f}",
-        f"{comparison.max_difference:.2g}",
-        f"{comparison.mean_difference:.2g}",
+        *("n/a" if d is None else f"{d:.2g}" for d in (comparison.max_difference, comparison.mean_difference)),
         "ok" if comparison.passed else "FAIL",
     ]

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from vitsd.config import VitConfig
 from vitsd_export import converters
+from vitsd_export.exporting import DEFAULT_OPSET
 from vitsd_export.folding import fold
 from vitsd_export.graph import inference_module
 from vitsd_export.weights import read_weights
@@ -38,11 +39,11 @@ class Writer:
         calibration: np.ndarray | None = None,
         embed_preprocessing: bool = False,
         integer_io: bool = False,
-        opset: int | None = None,
+        opset: int = DEFAULT_OPSET,
     ):
         self._spec, self._calibration = spec, calibration
         self._embed_preprocessing, self._integer_io = embed_preprocessing, integer_io
-        self._opset = opset or converters.ONNX_OPSET
+        self._opset = opset
         self._config = VitConfig.from_dict(spec.architecture)
         self._folded = fold(read_weights(model, self._config), self._config)
 

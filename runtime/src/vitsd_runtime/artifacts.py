@@ -17,17 +17,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.files import replacing
 from vitsd_runtime.spec import MAX_JSON_BYTES, ModelSpec
 
 SPEC_NAME = "vitsd.json"
 FORMATS = ("tflite", "onnx", "saved_model", "keras")
 _KERAS_WEIGHTS = "model.weights.h5"
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError)
+"""What the standard library raises for damaged, encrypted or incomplete archives."""
 
 
 def detect_format(path: str | os.PathLike) -> str:
@@ -149,13 +152,21 @@ def _read_zip_spec(path: Path) -> bytes | None:
         with zipfile.ZipFile(path) as archive:
             if SPEC_NAME not in archive.namelist():
                 return None
-            if archive.getinfo(SPEC_NAME).file_size > MAX_JSON_BYTES:
-                raise VitsdError(f"{path}: its {SPEC_NAME} is too large to be a spec.")
-            return archive.read(SPEC_NAME)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+            with _open_member(archive, SPEC_NAME) as member:
+                content = member.read(MAX_JSON_BYTES + 1)  # not what the archive says about its size, which may be a lie
+    except PermissionError:
+        raise
+    except (*_ZIP_ERRORS, OSError) as error:
         raise VitsdError(f"{path} is damaged or cut off ({error}): copy it again.") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise VitsdError(f"{path}: its {SPEC_NAME} is too large to be a spec.")
+    return content
+
+
+def _open_member(archive: zipfile.ZipFile, name: str):
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{name} is packed in a way that vitsd does not use")  # such as bz2 bombs
+    return archive.open(name)
 
 
 def _read_tflite_spec(path: Path) -> bytes | None:
@@ -271,11 +282,11 @@ def _digest_member(archive: zipfile.ZipFile) -> dict:
     digest = hashlib.sha256()
     size = 0
     try:
-        with archive.open(_KERAS_WEIGHTS) as member:
+        with _open_member(archive, _KERAS_WEIGHTS) as member:
             while chunk := member.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
-    except (KeyError, zipfile.BadZipFile) as error:
+    except _ZIP_ERRORS as error:
         raise VitsdError(f"The .keras archive is damaged ({error}): copy it again.") from error
     return {"size": size, "sha256": digest.hexdigest()}
 
@@ -285,13 +296,10 @@ def _write_keras_spec(path: Path, spec: ModelSpec) -> ModelSpec:
         spec = spec.replace(integrity=_digest_member(archive))
         has_spec = SPEC_NAME in archive.namelist()
     if has_spec:  # zip can't replace a member: copy the others
-        copy = path.with_name(path.name + ".copy")
-        with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        with replacing(path) as copy, zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
             for member in source.infolist():
                 if member.filename != SPEC_NAME:
-                    with source.open(member) as reader, target.open(member, "w", force_zip64=True) as writer:
-                        shutil.copyfileobj(reader, writer)
-        os.replace(copy, path)
+                    target.writestr(member, source.read(member))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(SPEC_NAME, spec.to_json())
     return spec

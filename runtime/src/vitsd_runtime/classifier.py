@@ -81,7 +81,7 @@ class Classifier:
         if spec is None:
             raise UsageError(
                 f"{path} carries no vitsd spec: it is cut off, or was not exported by vitsd. In the second case say how its "
-                "images are prepared: spec=ModelSpec(...) in Python, --spec FILE.json on the command line."
+                "images are prepared: spec=ModelSpec(...) in Python, --spec FILE.json for vitsd-predict and vitsd-bench."
             )
         if not spec.export.get("batch_invariant", True):
             batch_size = 1  # its activations are quantised by the range of the whole batch: neighbours would matter
@@ -226,5 +226,11 @@ def _check_fit(engine: Engine, spec: ModelSpec, path: Path) -> None:
     expected = spec.input_size if spec.preprocessing_embedded else (size, size, spec.input_size[2])
     if engine.input_shape != expected:
         raise VitsdError(f"{path} takes images of shape {engine.input_shape}, but its spec says {expected}.")
+    possible = (np.uint8,) if spec.preprocessing_embedded else (np.float32, np.int8, np.uint8)
+    if engine.input_dtype not in possible:
+        raise VitsdError(
+            f"{path} takes {engine.input_dtype} images, but its spec says that it takes "
+            f"{'raw pixels (uint8)' if spec.preprocessing_embedded else 'preprocessed ones (float32)'}."
+        )
     if engine.num_classes != spec.num_classes:
         raise VitsdError(f"{path} has {engine.num_classes} outputs, but its spec names {spec.num_classes} classes.")

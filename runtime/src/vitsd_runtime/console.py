@@ -17,6 +17,7 @@ from typing import TypeVar
 from vitsd_runtime.errors import UsageError, VitsdError
 
 T = TypeVar("T")
+_stderr_lock = threading.RLock()
 
 
 def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv=None) -> int:
@@ -27,25 +28,40 @@ def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.Argum
     arguments = parser.parse_args(argv)
     if threading.current_thread() is threading.main_thread():
         # Ended from outside, leave like Ctrl-C does: through `finally`, so that nothing half-written stays.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+            signal.signal(number, lambda received, frame: sys.exit(128 + received))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be valid text
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return main(arguments) or 0
+        code = main(arguments) or 0
+        sys.stdout.flush()  # here, where a full disk or a closed pipe is still handled
+        return code
     except VitsdError as error:
         return _fail(parser, str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail(parser, "interrupted", 130)
     except BrokenPipeError:  # `vitsd-predict ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_unwritten_output()
         return 128 + getattr(signal, "SIGPIPE", 13)
     except MemoryError:
-        return _fail(parser, "out of memory; try a smaller --batch-size", 1)
+        return _fail(parser, "out of memory; try fewer or smaller images at once", 1)
     except OSError as error:
+        _drop_unwritten_output()
         return _fail(parser, _explain_os_error(error), 1)
 
 
 def _fail(parser, message: str, code: int) -> int:
     print(f"{parser.prog}: error: {message}", file=sys.stderr)
     return code
+
+
+def _drop_unwritten_output() -> None:
+    """What stdout still holds can't be written; the interpreter would try once more at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain_os_error(error: OSError) -> str:
@@ -128,21 +144,24 @@ def progress(items: Iterable[T], label: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Hold back what native libraries print to stderr; it is shown if an exception leaves the block.
+    """Hold back what native libraries print to stderr; it is shown if an error leaves the block.
 
-    TensorFlow logs to the file descriptor while it is imported, before any of its settings takes effect.
+    TensorFlow logs to the file descriptor while it is imported, before any of its settings takes effect. The descriptor
+    belongs to the process, so threads take turns.
     """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with _stderr_lock, tempfile.TemporaryFile() as held:
+        try:
+            saved = os.dup(2)
+        except OSError:  # there is no stderr
+            yield
+            return
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(saved, held.read()[-20_000:])
             raise
         finally:
-            sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)

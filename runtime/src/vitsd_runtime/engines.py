@@ -29,7 +29,8 @@ class Engine:
     """Of one image: height, width, channels."""
     input_dtype: np.dtype
     """Of the model's own input tensor; float batches are quantised to it if it is int8 or quantised uint8."""
-    num_classes: int
+    num_classes: int | None
+    """None where the model does not say."""
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -111,11 +112,17 @@ class TFLiteEngine(Engine):
         scale, zero_point = inputs["quantization"]
         if scale and batch.dtype != inputs["dtype"]:
             batch = quantize(batch, scale, zero_point, inputs["dtype"])
-        interpreter.set_tensor(inputs["index"], batch)
-        interpreter.invoke()
+        try:
+            interpreter.set_tensor(inputs["index"], batch)
+            interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise VitsdError(f"{self.name} failed to run {self._path.name}: {error}") from error
         logits = interpreter.get_tensor(outputs["index"])
         scale, zero_point = outputs["quantization"]
         return dequantize(logits, scale, zero_point) if scale else logits.astype(np.float32)
+
+
+_ONNX_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16}
 
 
 class OnnxEngine(Engine):
@@ -133,14 +140,26 @@ class OnnxEngine(Engine):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions share no public base class
             raise VitsdError(_refusal(path, self.name, error)) from error
-        inputs, outputs = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        inputs, *others = self._session.get_inputs()
+        outputs = self._session.get_outputs()[0]
+        if others:
+            raise VitsdError(f"{path} has {len(others) + 1} inputs; an image classifier has one.")
         self._input_name = inputs.name
+        self._fixed_batch = inputs.shape[0] if inputs.shape and isinstance(inputs.shape[0], int) else None
         self.input_shape = tuple(inputs.shape[1:])
-        self.input_dtype = np.dtype(np.uint8 if "uint8" in inputs.type else np.float32)
-        self.num_classes = int(outputs.shape[-1])
+        self.input_dtype = np.dtype(_ONNX_DTYPES.get(inputs.type, np.object_))
+        self.num_classes = outputs.shape[-1] if outputs.shape else None
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {self._input_name: batch})[0]
+        if self._fixed_batch == 1:
+            return np.concatenate([self._run(batch[i : i + 1]) for i in range(len(batch))])
+        return self._run(batch)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        try:
+            return self._session.run(None, {self._input_name: batch})[0]
+        except Exception as error:
+            raise VitsdError(f"{self.name} failed to run the model: {str(error).splitlines()[0]}") from error
 
 
 class SavedModelEngine(Engine):
@@ -150,13 +169,14 @@ class SavedModelEngine(Engine):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         with quiet_stderr():
             tensorflow = _optional("tensorflow")
-        if not tensorflow:
-            raise VitsdError(f'No engine for {path.name} is installed: pip install "vitsd-runtime[tensorflow]".')
+            if not tensorflow:
+                raise VitsdError(f'No engine for {path.name} is installed: pip install "vitsd-runtime[tensorflow]".')
+            # TensorFlow's threads are a setting of the process, possible only before its first operation.
+            with contextlib.suppress(RuntimeError):
+                tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
+            tensorflow.constant(0)  # looks for devices and logs what it finds
         self.name = f"tensorflow {tensorflow.__version__}"
         self._tensorflow = tensorflow
-        # TensorFlow's threads are a setting of the process, possible only before its first operation.
-        with contextlib.suppress(RuntimeError):
-            tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
         try:
             self._model = tensorflow.saved_model.load(str(saved_model_folder(path)))
             self._function = self._model.signatures["serving_default"]
@@ -169,7 +189,7 @@ class SavedModelEngine(Engine):
         self._input_name = name
         self.input_shape = tuple(tensor.shape[1:])
         self.input_dtype = np.dtype(tensor.dtype.as_numpy_dtype)
-        self.num_classes = int(output.shape[-1])
+        self.num_classes = output.shape[-1]
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         return self._function(**{self._input_name: self._tensorflow.constant(batch)})[self._output_name].numpy()

@@ -27,15 +27,27 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
+        _sync(temporary)  # else a power cut after the renaming could leave an empty file
         if temporary.is_dir() and path.is_dir():  # a folder can't be replaced in one step: move the old one aside
             old = path.with_name(f".old-{secrets.token_hex(4)}-{path.name}")
             os.rename(path, old)
-            os.rename(temporary, path)
+            try:
+                os.rename(temporary, path)
+            except BaseException:
+                os.rename(old, path)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)
     finally:
         remove(temporary)
+
+
+def _sync(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
 
 
 def remove(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,10 +10,16 @@ import numpy as np
 
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.preprocessing import antialiased_resize_matrix
+from vitsd_runtime.spec import FITS
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Pillow knows more, some of which start other programs (EPS)."""
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to gigabytes."""
+
+
+_MAX_SIDE = 100_000
 
 
 def load_image(source, spec, fit: str | None = None) -> np.ndarray:
@@ -34,6 +41,8 @@ def load_image(source, spec, fit: str | None = None) -> np.ndarray:
         UsageError: the array has a wrong dtype or shape, or the path does not exist.
     """
     fit = fit or spec.fit
+    if fit not in FITS:
+        raise UsageError(f"fit must be one of {', '.join(FITS)}; got {fit!r}.")
     if isinstance(source, (str, os.PathLike)):
         return _fit_pil(open_image(source), spec, fit)
     if isinstance(source, np.ndarray):
@@ -65,7 +74,7 @@ def open_image(path: str | os.PathLike):
     try:
         if path.stat().st_size == 0:
             raise VitsdError(f"{path} is empty (0 bytes).")
-        image = Image.open(path)
+        image = Image.open(path, formats=_FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise VitsdError(f"{path} has {width}x{height} pixels; more than {MAX_PIXELS:,} are refused.")
@@ -85,7 +94,8 @@ def _fit_pil(image, spec, fit: str) -> np.ndarray:
     if image.size[0] * image.size[1] > MAX_PIXELS:
         raise VitsdError(f"The image has {image.size[0]}x{image.size[1]} pixels; more than {MAX_PIXELS:,} are refused.")
     height, width, channels = spec.input_size
-    image = ImageOps.exif_transpose(image)
+    with contextlib.suppress(Exception):  # broken EXIF data raise many kinds of errors; then the image is taken as it is
+        image = ImageOps.exif_transpose(image)
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I"):  # 16 bits a pixel, as "I;16" or widened to 32; Pillow's own conversion would clip
         array = np.asarray(image).astype(np.int64)
@@ -119,17 +129,16 @@ def _fit_array(array: np.ndarray, spec, fit: str) -> np.ndarray:
             f"An image array must be (height, width, {channels}); got shape {array.shape}."
             + (" The model sees grey images: convert them first." if channels == 1 else "")
         )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise VitsdError(f"The image has {array.shape[1]}x{array.shape[0]} pixels; more than {MAX_PIXELS:,} are refused.")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS or max(array.shape) > _MAX_SIDE:
+        raise VitsdError(f"The image has {array.shape[1]}x{array.shape[0]} pixels; that is too many.")
     if array.shape[2] != channels:  # a grey image for a colour model
         array = np.repeat(array, channels, axis=2)
     if array.shape[:2] != (height, width):
-        if fit == "crop":
-            left, top, right, bottom = (round(edge) for edge in _crop_box(*array.shape[:2], height, width))
-            array = array[top:bottom, left:right]
-        rows = antialiased_resize_matrix(array.shape[0], height)
-        columns = antialiased_resize_matrix(array.shape[1], width)
         old_height, old_width, _ = array.shape
+        whole = (0.0, 0.0, float(old_width), float(old_height))
+        left, top, right, bottom = _crop_box(old_height, old_width, height, width) if fit == "crop" else whole
+        rows = antialiased_resize_matrix(old_height, height, top, bottom)
+        columns = antialiased_resize_matrix(old_width, width, left, right)
         narrow = rows @ array.reshape(old_height, old_width * channels).astype(np.float32)
         array = columns @ narrow.reshape(height, old_width, channels)
         array = np.clip(np.rint(array), 0, 255).astype(np.uint8)

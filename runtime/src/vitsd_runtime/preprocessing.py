@@ -13,19 +13,22 @@ def resize_matrix(size: int, new_size: int) -> np.ndarray:
 
     Half-pixel centres, edges clamped, no antialiasing: ``keras.layers.Resizing(interpolation="bilinear")``.
     """
-    return _interpolation(size, new_size, support=1.0)
+    return _interpolation(size, new_size, 0.0, float(size), support=1.0)
 
 
 @lru_cache(maxsize=64)
-def antialiased_resize_matrix(size: int, new_size: int) -> np.ndarray:
-    """Like :func:`resize_matrix`, but when shrinking, the triangle filter widens with the scale, as Pillow's does."""
-    return _interpolation(size, new_size, support=max(1.0, size / new_size))
+def antialiased_resize_matrix(size: int, new_size: int, start: float, stop: float) -> np.ndarray:
+    """Like :func:`resize_matrix`, for the part from ``start`` to ``stop`` of the axis; as ``PIL.Image.resize(box=...)``.
+
+    When shrinking, the triangle filter widens with the scale.
+    """
+    return _interpolation(size, new_size, start, stop, support=max(1.0, (stop - start) / new_size))
 
 
-def _interpolation(size: int, new_size: int, support: float) -> np.ndarray:
-    centres = (np.arange(new_size) + 0.5) * size / new_size
+def _interpolation(size: int, new_size: int, start: float, stop: float, support: float) -> np.ndarray:
     pixels = np.arange(size) + 0.5
-    # Without antialiasing, positions beyond the outermost pixel centres take that pixel's value.
+    centres = start + (np.arange(new_size) + 0.5) * (stop - start) / new_size
+    # Positions beyond the outermost pixel centres take that pixel's value.
     if support == 1.0:
         centres = np.clip(centres, pixels[0], pixels[-1])
     matrix = np.maximum(0.0, 1.0 - np.abs(centres[:, None] - pixels) / support)

@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 MAX_JSON_BYTES = 8 * 2**20  # a spec comes out of an untrusted file
 MAX_SIDE = 8192  # pixels; larger sizes in a spec are an attack or a mistake
 FITS = ("stretch", "crop")
+QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ModelSpec:
     def __post_init__(self):
         try:
             self._normalise()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise VitsdError(f"The model's spec is unusable: {error}") from error
 
     def _normalise(self):
@@ -71,7 +72,9 @@ class ModelSpec:
             f"name must be letters, digits, '.', '_' and '-' (it becomes part of file names); got {self.name!r}",
         )
         put("class_names", tuple(self.class_names))
-        check(all(isinstance(name, str) for name in self.class_names), "class_names must be strings")
+        # Printable, because they end up on terminals and come out of untrusted files.
+        check(all(isinstance(n, str) and n.isprintable() for n in self.class_names), "class_names must be printable strings")
+        check(len(set(self.class_names)) == len(self.class_names), "class_names must differ from each other")
         check(len(self.class_names) >= 2, "at least two class names are needed")
         put("input_size", tuple(int(n) for n in self.input_size))
         put("image_size", int(self.image_size))
@@ -88,6 +91,16 @@ class ModelSpec:
         check(self.fit in FITS, f"fit must be one of {', '.join(FITS)}; got {self.fit!r}")
         for name in ("augmentation", "architecture", "provenance", "export", "integrity"):
             check(isinstance(getattr(self, name), dict), f"{name} must be an object")
+        for name in ("rotation", "zoom"):
+            value = self.augmentation.get(name, 0.0)
+            check(isinstance(value, (int, float)) and 0 <= value < 1, f"augmentation.{name} must be in [0, 1)")
+        check(self.augmentation.get("flip") in (None, "horizontal"), 'augmentation.flip must be "horizontal" or absent')
+        quantization = self.export.get("quantization", "none")
+        check(quantization in QUANTIZATIONS, f"export.quantization must be one of {', '.join(QUANTIZATIONS)}")
+        check(isinstance(self.provenance.get("recipe", {}), dict), "provenance.recipe must be an object")
+        if self.integrity:
+            size, sha256 = self.integrity.get("size"), self.integrity.get("sha256")
+            check(isinstance(size, int) and size >= 0 and isinstance(sha256, str), "integrity must give size and sha256")
 
     @property
     def num_classes(self) -> int:
@@ -135,5 +148,5 @@ class ModelSpec:
         fields = {f.name for f in dataclasses.fields(cls)}
         try:
             return cls(**{name: value for name, value in values.items() if name in fields})
-        except TypeError as error:  # a required field is missing
+        except (TypeError, OverflowError) as error:  # a required field is missing
             raise VitsdError(f"The model's spec is incomplete: {error}") from error

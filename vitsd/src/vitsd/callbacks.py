@@ -6,6 +6,7 @@ import csv
 import math
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import keras
@@ -93,11 +94,14 @@ def read_history(path: Path) -> list[dict]:
     """The rows of a ``metrics.csv``; numbers as numbers, absent values as None."""
     if not path.is_file():
         return []
-    with open(path, newline="") as file:
-        return [
-            {k: int(v) if k in ("epoch", "step") else float(v) if v else None for k, v in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with open(path, newline="") as file:
+            return [
+                {k: int(v) if k in ("epoch", "step") else float(v) if v else None for k, v in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise VitsdError(f"{path} is damaged ({error}); delete the run and start anew.") from error
 
 
 class LastCheckpoint(keras.callbacks.Callback):
@@ -113,29 +117,39 @@ class LastCheckpoint(keras.callbacks.Callback):
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Weights of the epoch with the best validation top-1 (without validation: the latest)."""
+    """Keep the weights of the epoch with the best validation top-1 (without validation: the latest).
 
-    def __init__(self, path: Path, best: float):
+    Args:
+        path: of an ``.npz`` file with the weights, the epoch and its score; one that is there counts as the best so far.
+        swap: Keras' callback that swaps in the moving average of the weights, if it is that what counts.
+    """
+
+    def __init__(self, path: Path, swap: keras.callbacks.SwapEMAWeights | None = None):
         super().__init__()
-        self._path, self._best = path, best
+        self._path, self._swap = path, swap
+        self._best = read_best(path)[1] if path.exists() else -1.0
 
     def on_epoch_end(self, epoch, logs=None):
-        score = logs.get("val_top1", epoch)
-        if score >= self._best:
-            self._best = score
-            save_arrays(self._path, self.model.get_weights())
+        score = float(logs.get("val_top1", epoch))
+        if score < self._best:
+            return
+        self._best = score
+        if self._swap:
+            self._swap.on_test_begin()
+        with replacing(self._path) as temporary:
+            np.savez(temporary, *self.model.get_weights(), epoch=epoch + 1, score=score)
+        if self._swap:
+            self._swap.on_test_end()
 
 
-def save_arrays(path: Path, arrays) -> None:
-    """Write a list of arrays as one ``.npz`` file."""
-    with replacing(path) as temporary:
-        np.savez(temporary, *arrays)
-
-
-def load_arrays(path: Path) -> list:
-    """What :func:`save_arrays` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return [stored[f"arr_{i}"] for i in range(len(stored.files))]
+def read_best(path: Path) -> tuple[int, float, list[np.ndarray]]:
+    """Epoch, score and weights that :class:`BestWeights` kept."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            weights = [stored[f"arr_{i}"] for i in range(len(stored.files) - 2)]
+            return int(stored["epoch"]), float(stored["score"]), weights
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise VitsdError(f"{path} is damaged or missing ({error}); delete the run and start anew.") from error
 
 
 class Progress(keras.callbacks.Callback):

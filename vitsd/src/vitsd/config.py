@@ -52,8 +52,13 @@ class VitConfig:
     layer_norm_epsilon: float = 1e-6
 
     def __post_init__(self):
-        for name in ("input_size", "mlp_units", "head_units"):
-            object.__setattr__(self, name, tuple(int(value) for value in getattr(self, name)))
+        for field in dataclasses.fields(self):  # a config may come from an untrusted file
+            value = getattr(self, field.name)
+            if field.type.startswith("tuple") and isinstance(value, (list, tuple)):
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            if not _is_a(field.type, value):
+                raise UsageError(f"{field.name} must be of type {field.type}; got {value!r}.")
         if len(self.input_size) != 3 or min(self.input_size) < 1:
             raise UsageError(f"input_size must be (height, width, channels), all positive; got {self.input_size}.")
         for name in ("num_classes", "image_size", "patch_size", "width", "depth", "num_heads", "key_dim"):
@@ -82,6 +87,8 @@ class VitConfig:
             raise UsageError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {self.activation!r}.")
         if self.lsa and self.tokens < 2:
             raise UsageError("Locality Self-Attention needs at least 2 tokens: make patch_size smaller than image_size.")
+        if not 0 < self.layer_norm_epsilon < 1:
+            raise UsageError(f"layer_norm_epsilon must be in (0, 1); got {self.layer_norm_epsilon}.")
         for name in ("attention_dropout", "mlp_dropout", "head_dropout", "stochastic_depth"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UsageError(f"{name} must be in [0, 1); got {getattr(self, name)}.")
@@ -124,5 +131,15 @@ class VitConfig:
             raise UsageError(f"Unknown architecture options: {', '.join(unknown)}.")
         try:
             return cls(**values)
-        except (TypeError, ValueError) as error:
+        except TypeError as error:  # not a mapping of names
             raise UsageError(f"Unusable architecture: {error}") from error
+
+
+def _is_a(annotation: str, value) -> bool:
+    if annotation.startswith("tuple"):
+        return isinstance(value, tuple) and all(_is_a("int", item) for item in value)
+    if annotation == "float":
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, {"int": int, "bool": bool, "str": str}[annotation]) and (
+        annotation == "bool" or not isinstance(value, bool)
+    )

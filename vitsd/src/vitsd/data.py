@@ -6,7 +6,9 @@ import dataclasses
 import gzip
 import os
 import sys
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +117,10 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     What ``keras.layers.Normalization(axis=-1).adapt`` computes, but exact and without a float copy of the images.
     """
     levels = np.arange(256)
-    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), 1024):  # bincount works on a copy in 64 bits
+        for channel in range(images.shape[-1]):
+            counts[channel] += np.bincount(images[start : start + 1024, ..., channel].ravel(), minlength=256)
     total = counts.sum(axis=1)
     mean = counts @ levels / total
     return mean, (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / total
@@ -144,23 +149,23 @@ def align_labels(dataset: Dataset, class_names: tuple[str, ...]) -> np.ndarray:
 
 
 def _hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
-    """Split at random, class by class, so that no class is missing from either part if it has two images."""
+    """Split at random, class by class; a class of two or more images is in both parts."""
     random = np.random.default_rng(SPLIT_SEED)
     held_out = []
     for label in np.unique(split.labels):
         members = random.permutation(np.flatnonzero(split.labels == label))
-        held_out.append(members[: round(fraction * len(members))])
+        held_out.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
     held_out = np.sort(np.concatenate(held_out))
-    if len(held_out) == 0:  # a tiny dataset
-        held_out = random.permutation(len(split))[:1]
-    if len(held_out) == len(split):
-        raise UsageError(f"{len(split)} training images are too few to hold some out; add images.")
+    if len(held_out) == 0:
+        raise UsageError("There is one training image per class, too few to hold some out; add images.")
     return split.take(np.setdiff1d(np.arange(len(split)), held_out)), split.take(held_out)
 
 
 def _check(dataset: Dataset) -> None:
     if dataset.num_classes < 2:
         raise UsageError(f"{dataset.name} has {dataset.num_classes} class; a classifier needs at least two.")
+    if len(set(dataset.class_names)) < dataset.num_classes:
+        raise UsageError(f"{dataset.name} names two classes alike; class names must differ.")
     for name in SPLITS:
         split = getattr(dataset, name)
         if split is None:
@@ -237,7 +242,10 @@ def _download(name: str):
 def _npz(path: Path) -> Dataset:
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
+            members = archive.infolist()
+        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+            raise VitsdError(f"{path} is packed in a way that NumPy does not use; save it with numpy.savez.")
+        unpacked = sum(member.file_size for member in members)
         if unpacked > _memory_limit():
             raise VitsdError(f"{path} unpacks to {unpacked:,} bytes, more than this machine can hold.")
         with np.load(path, allow_pickle=False) as arrays:
@@ -252,7 +260,7 @@ def _npz(path: Path) -> Dataset:
                 )
                 for part in ("train", "test")
             )
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, SyntaxError, tokenize.TokenError) as error:
         raise VitsdError(f"{path} can't be read: {error}") from error
     if len(train) == 0:
         raise UsageError(f"{path} has no training images.")
@@ -260,8 +268,13 @@ def _npz(path: Path) -> Dataset:
         counts = [len(np.unique(split.labels)) for split in (train, test)]
         if counts[1] > counts[0] or (len(test) and test.labels.max() > train.labels.max()):
             raise UsageError(f"{path}: the test split has classes that the training split lacks.")
+        if train.labels.max() >= len(train):
+            raise UsageError(
+                f"{path}: y_train reaches {train.labels.max()} with {len(train)} images; number the classes from 0."
+            )
         names = [str(i) for i in range(int(train.labels.max()) + 1)]
-    return Dataset(path.stem, tuple(str(name) for name in np.ravel(names)), train, test)
+    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in np.ravel(names)]
+    return Dataset(path.stem, tuple(names), train, test)
 
 
 def _npz_images(path, name, array) -> np.ndarray:
@@ -305,7 +318,9 @@ class _Target:
 def _folder(root: Path, input_size: tuple[int, int], fit: str) -> Dataset:
     has_splits = (root / "train").is_dir()
     train_folder = root / "train" if has_splits else root
-    class_names = tuple(sorted(p.name for p in train_folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if not has_splits and (root / "test").is_dir() and (root / "val").is_dir():
+        raise UsageError(f"{root} has test/ and val/ but no train/ folder.")
+    class_names = _class_folders(train_folder)
     if not class_names:
         raise UsageError(f"{train_folder} has no class folders: expected {train_folder}/CLASS/*.png.")
     target = _Target((*input_size, 3), fit)
@@ -313,7 +328,7 @@ def _folder(root: Path, input_size: tuple[int, int], fit: str) -> Dataset:
     for name in ("val", "test"):
         folder = root / name
         if has_splits and folder.is_dir():
-            if unknown := sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in class_names):
+            if unknown := [name for name in _class_folders(folder) if name not in class_names]:
                 raise UsageError(
                     f"{folder} has classes that {train_folder} lacks: {', '.join(unknown)}. Every split must have the same."
                 )
@@ -321,6 +336,10 @@ def _folder(root: Path, input_size: tuple[int, int], fit: str) -> Dataset:
     if "test" not in splits:
         splits["train"], splits["test"] = _hold_out(splits["train"], _TEST_FRACTION)
     return Dataset(root.resolve().name, class_names, **splits)
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
 
 
 def _read_class_folders(folder: Path, class_names, target) -> Split:
@@ -335,10 +354,11 @@ def _read_class_folders(folder: Path, class_names, target) -> Split:
     needed = len(files) * int(np.prod(target.input_size))
     if needed > _memory_limit():
         raise VitsdError(f"{folder}: {len(files)} images of {target.input_size} need {needed:,} bytes of memory.")
-    images, labels, unreadable = [], [], []
+    images = np.empty((len(files), *target.input_size), np.uint8)
+    labels, unreadable = [], []
     for path, label in progress(files, str(folder)):
         try:
-            images.append(load_image(path, target))
+            images[len(labels)] = load_image(path, target)
             labels.append(label)
         except VitsdError as error:
             unreadable.append(str(error))
@@ -348,4 +368,4 @@ def _read_class_folders(folder: Path, class_names, target) -> Split:
             print(f"  {message}", file=sys.stderr)
     if set(labels) != set(range(len(class_names))):
         raise VitsdError(f"{folder}: a class has no readable image.")
-    return Split(np.stack(images), np.array(labels, np.int64))
+    return Split(images[: len(labels)], np.array(labels, np.int64))

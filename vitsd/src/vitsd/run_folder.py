@@ -44,9 +44,12 @@ def read_run(output: str | Path) -> dict:
     if not path.is_file():
         raise UsageError(f"There is no run in {output} (no run.json).")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(run, dict) or not isinstance(run.get("origin", {}).get("options", {}), dict):
+            raise ValueError("it does not describe a run")
+    except (ValueError, AttributeError) as error:
         raise VitsdError(f"{path} is damaged: {error}") from error
+    return run
 
 
 def _differences(found: dict, wanted: dict, prefix: str = ""):

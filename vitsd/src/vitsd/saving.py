@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 from vitsd.config import VitConfig
@@ -40,8 +39,7 @@ def load_model(path: str | os.PathLike):
     if spec is None:
         raise UsageError(f"{path} carries no vitsd spec: save it with vitsd.save_model, or train with vitsd-train.")
     config = VitConfig.from_dict(spec.architecture)
-    with zipfile.ZipFile(path) as archive:
-        stored = archive.getinfo("model.weights.h5").file_size
+    stored = path.stat().st_size
     if config.parameter_count() * 2 > stored:  # float16 is the smallest that weights are stored in
         raise VitsdError(
             f"{path}: its architecture has {config.parameter_count():,} weights, but the file holds only {stored:,} bytes."

@@ -66,7 +66,8 @@ def train(
         VitsdError: the loss became NaN.
     """
     output = Path(output)
-    name = name or re.sub(r"[^\w.\-]|^[\W_]+", "", output.resolve().name) or "model"
+    # It becomes part of file names.
+    name = re.sub(r"[^\w.\-]", "", name or output.resolve().name).lstrip("._-")[:100] or "model"
     dataset = dataset.with_validation(recipe.validation)
     config = config.for_data(dataset.image_shape, dataset.num_classes)
     mean, variance = pixel_statistics(dataset.train.images)
@@ -84,6 +85,17 @@ def train(
         },
         "origin": origin or {},
     }
+    spec = ModelSpec(  # made first: what is wrong with it should not come out after hours of training
+        name=name,
+        class_names=dataset.class_names,
+        input_size=config.input_size,
+        image_size=config.image_size,
+        mean=mean,
+        variance=variance,
+        fit=fit,
+        augmentation=describe(recipe),
+        architecture=config.to_dict(),
+    )
     open_run(output, description, resume)
 
     # Keras takes the seeds that it is not given from this generator; keras.utils.set_random_seed would import TensorFlow.
@@ -95,22 +107,26 @@ def train(
     history, best_path, last_path = [], output / "best.npz", output / "last.weights.h5"
     if resume and last_path.exists():
         _load_checkpoint(model, last_path)
-        epochs_done = int(model.optimizer.iterations) // len(batches)
-        # A run killed between the two writes has a row more than its checkpoint.
-        history = cb.read_history(output / "metrics.csv")[:epochs_done]
-        print(f"Resuming {output} after epoch {epochs_done} of {recipe.epochs}.")
+        history = cb.read_history(output / "metrics.csv")
+        # A run killed between the two writes has a row more than its checkpoint. (Epochs are not counted by steps,
+        # because mixed_float16 skips some.)
+        step = int(model.optimizer.iterations)
+        history = [row for row in history if row["step"] <= step]
+        if not history or history[-1]["step"] != step:
+            raise VitsdError(f"metrics.csv in {output} does not fit the checkpoint; delete the run and start anew.")
+        print(f"Resuming {output} after epoch {len(history)} of {recipe.epochs}.")
 
     batches.epoch = len(history)  # Keras fetches the first batches before the first epoch begins
     if len(history) < recipe.epochs:
-        best = max((row["val_top1"] for row in history if row.get("val_top1") is not None), default=-1.0)
         chain: list[keras.callbacks.Callback] = [
             cb.EpochSeeds(batches, recipe.seed),
             cb.MetricsLog(output / "metrics.csv", len(dataset.train), history),
-            cb.LastCheckpoint(last_path),
         ]
-        if recipe.ema:  # after the checkpoint, which must hold the weights as trained; before the best, which is averaged
-            chain.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-        chain += [cb.BestWeights(best_path, best), cb.Progress(len(batches), recipe.batch_size)]
+        swap = keras.callbacks.SwapEMAWeights() if recipe.ema else None  # validates with the averaged weights
+        chain += [swap] if swap else []
+        # The checkpoint comes last: a run that is killed before it repeats the epoch, and finds the same best weights.
+        chain += [cb.BestWeights(best_path, swap), cb.LastCheckpoint(last_path)]
+        chain.append(cb.Progress(len(batches), recipe.batch_size))
         if tensorboard:
             chain.append(keras.callbacks.TensorBoard(output / "tensorboard", profile_batch=0))
         model.fit(
@@ -125,38 +141,29 @@ def train(
 
     # A model as it is used: float32, without training's layers.
     final = build_vit(config, mean=mean, variance=variance)
-    final.set_weights(cb.load_arrays(best_path))
+    best_epoch, _, weights = cb.read_best(best_path)
+    final.set_weights(weights)
     logits = predict_logits(final, dataset.test.images)
     report = accuracy_report(logits, dataset.test.labels, dataset.class_names)
-    chosen = max(history, key=lambda row: (row.get("val_top1") or 0, row["epoch"]))
-    spec = ModelSpec(
-        name=name,
-        class_names=dataset.class_names,
-        input_size=config.input_size,
-        image_size=config.image_size,
-        mean=mean,
-        variance=variance,
-        fit=fit,
-        augmentation=describe(recipe),
-        architecture=config.to_dict(),
+    spec = spec.replace(
         provenance={
             **(origin or {}),
             "dataset": dataset.name,
             "images": description["data"]["images"],
             "recipe": recipe.to_dict(),
-            "epoch": chosen["epoch"],
-            "validation_top1": chosen.get("val_top1"),
+            "epoch": best_epoch,
+            "validation_top1": history[best_epoch - 1].get("val_top1"),
             "test_top1": report["top1"],
             "test_top5": report["top5"],
             "versions": versions(),
             "machine": describe_machine()["cpu"],
-        },
+        }
     )
     save_model(final, output / "model.keras", spec)
     plot_curves(history, output / "curves.png")
     matrix = confusion_matrix(logits.argmax(axis=1), dataset.test.labels, dataset.num_classes)
     plot_confusion(matrix, dataset.class_names, output / "confusion.png")
-    results = {"model": str(output / "model.keras"), "epoch": chosen["epoch"], **report}
+    results = {"model": str(output / "model.keras"), "epoch": best_epoch, **report}
     write_text(output / "results.json", json.dumps(results, indent=1))
     return results
 
@@ -213,5 +220,5 @@ def _load_checkpoint(model: keras.Model, path: Path) -> None:
     model.optimizer.build(model.trainable_variables)  # else its state in the file is passed over
     try:
         model.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise VitsdError(f"The checkpoint {path} can't be read ({error}); delete the run and start anew.") from error

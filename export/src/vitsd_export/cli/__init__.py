@@ -1,1 +1,17 @@
 """Command-line tools of the exporters."""
+
+from __future__ import annotations
+
+import sys
+
+from vitsd_runtime.console import table
+
+
+def print_comparisons(comparisons) -> None:
+    """The parity table, and on stderr what is beyond the tolerance."""
+    from vitsd_export.parity import HEADERS, table_row
+
+    print(table([table_row(c) for c in comparisons], HEADERS))
+    for comparison in comparisons:
+        for failure in comparison.failures:
+            print(f"{comparison.path} is beyond its tolerance: {failure}", file=sys.stderr)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from vitsd.cli import load_keras
-from vitsd_export.exporting import ALIASES, QUANTIZATIONS, export
+from vitsd_export.cli import print_comparisons
+from vitsd_export.exporting import ALIASES, DEFAULT_OPSET, QUANTIZATIONS, ParityError, export, newest_model
 from vitsd_runtime import console
-from vitsd_runtime.errors import UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="float32",
         help="input and output of int8 TFLite (default: float32)",
     )
-    parser.add_argument("--opset", type=console.positive_int, metavar="N", help="of ONNX (default: 17)")
+    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, metavar="N", help="of ONNX, 13 to 18 (default: 17)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--keep-failing", action="store_true", help="keep files that fail the parity gate; exit code 1")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -60,17 +60,9 @@ def main(argv=None) -> int:
     return console.run(_main, build_parser(), argv)
 
 
-def newest_model(root: str | Path = "runs") -> Path:
-    """The ``model.keras`` under ``root`` that was written last. Raises UsageError if there is none."""
-    models = sorted(Path(root).glob("*/model.keras"), key=lambda path: path.stat().st_mtime)
-    if not models:
-        raise UsageError(
-            f"No model was given and there is none under {root}/ (a finished run leaves {root}/NAME/model.keras)."
-        )
-    return models[-1]
-
-
 def _main(arguments) -> int:
+    load_keras()
+
     def report(message):
         if not arguments.json:
             print(message, flush=True)
@@ -79,33 +71,32 @@ def _main(arguments) -> int:
     if model is None:
         model = newest_model()
         report(f"Exporting the newest run: {model}")
-    load_keras()
-    artifacts = export(
-        model,
-        arguments.format,
-        arguments.quantize,
-        arguments.output,
-        arguments.data,
-        embed_preprocessing=arguments.embed_preprocessing,
-        integer_io=arguments.io == "int8",
-        opset=arguments.opset,
-        overwrite=arguments.overwrite,
-        keep_failing=arguments.keep_failing,
-        report=report,
-    )
-    if arguments.json:
-        rows = [{**a.comparison.to_dict(), "export": a.spec.export} for a in artifacts]
-        print(json.dumps({"model": str(model), "artifacts": rows}, indent=1))
-    else:
-        from vitsd_export.parity import HEADERS, table_row
-
+    failure = None
+    try:
+        artifacts = export(
+            model,
+            arguments.format,
+            arguments.quantize,
+            arguments.output,
+            arguments.data,
+            embed_preprocessing=arguments.embed_preprocessing,
+            io=arguments.io,
+            opset=arguments.opset,
+            overwrite=arguments.overwrite,
+            keep_failing=arguments.keep_failing,
+            report=report,
+        )
         comparisons = [artifact.comparison for artifact in artifacts]
-        print(console.table([table_row(c) for c in comparisons], HEADERS))
-        print(f"Compared with {model} on {comparisons[0].images} test images. Files: {artifacts[0].path.parent}/")
-        for c in comparisons:
-            for failure in c.failures:
-                print(f"{Path(c.path).name} is beyond its tolerance: {failure}", file=sys.stderr)
-    return 0 if all(artifact.comparison.passed for artifact in artifacts) else 1
+    except ParityError as error:
+        failure, comparisons = error, error.comparisons
+    if arguments.json:
+        print(json.dumps({"model": str(model), "artifacts": [c.to_dict() for c in comparisons]}, indent=1))
+    else:
+        print_comparisons(comparisons)
+        print(f"Compared with {model} on {comparisons[0].images} test images. Files: {Path(comparisons[0].path).parent}/")
+    if failure:
+        raise failure
+    return 0 if all(comparison.passed for comparison in comparisons) else 1
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 
 from vitsd.cli import load_keras
 from vitsd.data import BUILT_IN, SPLITS
+from vitsd_export.cli import print_comparisons
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
 
@@ -35,7 +36,7 @@ def _main(arguments) -> int:
         raise UsageError("Give at least two models: the reference first.")
     load_keras()
     from vitsd.evaluation import labelled_images, model_logits, require_spec
-    from vitsd_export.parity import HEADERS, compare, table_row
+    from vitsd_export.parity import compare
 
     specs = [require_spec(model) for model in arguments.models]
     for model, spec in zip(arguments.models, specs, strict=True):
@@ -50,11 +51,8 @@ def _main(arguments) -> int:
     if arguments.json:
         print(json.dumps({"reference": arguments.models[0], "models": [c.to_dict() for c in comparisons]}, indent=1))
     else:
-        print(console.table([table_row(c) for c in comparisons], HEADERS))
+        print_comparisons(comparisons)
         print(f"Reference: {arguments.models[0]}; {len(images)} {arguments.split} images of {arguments.data}")
-        for c in comparisons:
-            for failure in c.failures:
-                print(f"{c.path} is beyond its tolerance: {failure}", file=sys.stderr)
     return 0 if all(c.passed for c in comparisons) else 1
 
 

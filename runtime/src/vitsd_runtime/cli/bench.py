@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=console.positive_ints, metavar="N,N", help="thread counts (default: 1 and all)")
     parser.add_argument("--batch-sizes", type=console.positive_ints, default=[1, 8], metavar="N,N", help="default: 1,8")
     parser.add_argument("--seconds", type=float, default=2.0, help="per model and setting (default: 2)")
+    parser.add_argument("--spec", metavar="FILE", help="JSON spec for models that carry none")
     parser.add_argument("--no-verify", action="store_true", help="do not check the models' SHA-256")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -34,12 +35,13 @@ def _main(arguments) -> int:
     from vitsd_runtime.hardware import available_cores, describe_machine, peak_rss_mb
 
     threads = arguments.threads or sorted({1, available_cores()})
+    spec = console.read_spec_option(arguments.spec)
     results = []
     for count in threads:
         for batch_size in arguments.batch_sizes:
             if not arguments.json and sys.stderr.isatty():
                 print(f"\r{count} threads, batch {batch_size} ...", end="", file=sys.stderr, flush=True)
-            results += measure(arguments.models, count, batch_size, arguments.seconds, not arguments.no_verify)
+            results += measure(arguments.models, count, batch_size, arguments.seconds, not arguments.no_verify, spec)
     report = {"machine": describe_machine(), "peak_rss_mb": peak_rss_mb(), "results": results}
     if arguments.json:
         print(json.dumps(report, indent=1))
@@ -63,13 +65,13 @@ def _main(arguments) -> int:
             ["model", "engine", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "prep. ms", "images/s", "load ms"],
         )
     )
-    print("ms are per batch, of the engine alone; preprocessing is apart; images/s counts both.")
+    print("ms are for the images of a batch, of the engine alone; preprocessing is apart; images/s counts both.")
     if report["peak_rss_mb"]:
         print(f"Peak memory of this process (all models): {report['peak_rss_mb']:.0f} MB")
     return 0
 
 
-def measure(models, threads: int, batch_size: int, seconds: float, verify: bool = True) -> list[dict]:
+def measure(models, threads: int, batch_size: int, seconds: float, verify: bool = True, spec=None) -> list[dict]:
     """Latencies of several models, run in turns, for one thread count and batch size; a dict per model."""
     import numpy as np
 
@@ -78,7 +80,7 @@ def measure(models, threads: int, batch_size: int, seconds: float, verify: bool 
     runs = []
     for model in models:
         start = time.perf_counter()
-        classifier = Classifier.load(model, num_threads=threads, batch_size=batch_size, verify=verify)
+        classifier = Classifier.load(model, num_threads=threads, batch_size=batch_size, verify=verify, spec=spec)
         load_ms = 1e3 * (time.perf_counter() - start)
         pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *classifier.spec.input_size), dtype=np.uint8)
         for _ in range(3):  # warm up

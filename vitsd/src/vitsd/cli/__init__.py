@@ -17,7 +17,11 @@ def load_keras() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         with quiet_stderr():
-            import keras  # noqa: F401
+            import keras
+
+            keras.ops.zeros(())  # the first operation looks for devices, and TensorFlow logs that too
+    except ValueError as error:  # no such backend
+        raise UsageError(f"Keras can't start: {error} Set KERAS_BACKEND to tensorflow, jax or torch.") from error
     except ImportError as error:
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
         raise UsageError(f'Keras has no backend here ({error}): pip install "vitsd[{backend}]".') from error

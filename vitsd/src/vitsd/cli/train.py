@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -56,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--pooling", choices=POOLINGS)
     model.add_argument("--spt", action=argparse.BooleanOptionalAction, help="Shifted Patch Tokenization", default=None)
     model.add_argument("--lsa", action=argparse.BooleanOptionalAction, help="Locality Self-Attention", default=None)
-    model.add_argument("--input-size", type=int, metavar="N", help="side that images of a folder are brought to")
+    model.add_argument(
+        "--input-size", type=console.positive_int, metavar="N", help="side that images of a folder are brought to"
+    )
     model.add_argument("--fit", choices=("stretch", "crop"), help="how (default: stretch)")
     return parser
 
@@ -71,7 +74,7 @@ def _main(arguments) -> int:
     wanted = _wanted(arguments)
     if arguments.resume:
         output = Path(arguments.output) if arguments.output else newest_run()
-        stored = read_run(output)["origin"].get("options", {})
+        stored = read_run(output).get("origin", {}).get("options", {})
         if differing := [f"{k} was {stored.get(k)}, now {v}" for k, v in wanted.items() if stored.get(k) != v]:
             raise UsageError(
                 f"{output} was started differently, so it can't be resumed: {'; '.join(differing)}. Leave the options out "
@@ -87,28 +90,33 @@ def _main(arguments) -> int:
         if (output / "run.json").exists():  # before the data is read, which can take a while
             raise UsageError(f"{output} already holds a run: continue it with --resume, or choose another --output.")
 
+    if not Path(wanted["data"]).is_dir() and (fixed := [o for o in ("input_size", "fit") if o in wanted]):
+        raise UsageError(f"--{fixed[0].replace('_', '-')} is for folders of images; those of {wanted['data']} have a size.")
     side = wanted.get("input_size", preset.config.image_size)
     fit = wanted.get("fit", "stretch")
     dataset = load_dataset(wanted["data"], input_size=(side, side), fit=fit)
+    progress = sys.stderr if arguments.json else sys.stdout
     print(
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.test)} test images of {dataset.image_shape}, "
         f"{dataset.num_classes} classes. Run folder: {output}",
+        file=progress,
         flush=True,
     )
     load_keras()
     from vitsd.training import train
 
     try:
-        results = train(
-            preset.config,
-            preset.recipe,
-            dataset,
-            output,
-            fit=fit,
-            resume=arguments.resume,
-            tensorboard=arguments.tensorboard,
-            origin={"preset": preset_name, "source": wanted["data"], "options": wanted},
-        )
+        with contextlib.redirect_stdout(progress):
+            results = train(
+                preset.config,
+                preset.recipe,
+                dataset,
+                output,
+                fit=fit,
+                resume=arguments.resume,
+                tensorboard=arguments.tensorboard,
+                origin={"preset": preset_name, "source": wanted["data"], "options": wanted},
+            )
     except KeyboardInterrupt:
         print(f"\nInterrupted. Continue with: vitsd-train --resume --output {output}", file=sys.stderr)
         return 130
