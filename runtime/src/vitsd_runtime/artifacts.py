@@ -86,6 +86,11 @@ def read_spec(path: str | os.PathLike, verify: bool = True) -> ModelSpec | None:
     return spec
 
 
+def check_complete(path: str | os.PathLike) -> None:
+    """Raise VitsdError if the file is visibly cut off, whether or not it carries a spec."""
+    _READERS[detect_format(path)](Path(path))
+
+
 def write_spec(path: str | os.PathLike, spec: ModelSpec) -> ModelSpec:
     """Put ``spec`` into the model at ``path``, replacing one that is there; returns it with its integrity filled in.
 

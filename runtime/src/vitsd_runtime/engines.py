@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitsd_runtime.artifacts import saved_model_folder
+from vitsd_runtime.artifacts import check_complete, saved_model_folder
 from vitsd_runtime.console import quiet_stderr
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.quantization import dequantize, quantize
@@ -71,6 +71,7 @@ class TFLiteEngine(Engine):
                 f'No engine for {path.name} is installed: pip install "vitsd-runtime[tflite]" '
                 '(on 32-bit Arm or Python 3.9: "vitsd-runtime[tflite-runtime]").'
             )
+        check_complete(path)  # tflite-runtime would read beyond the end of the file, and crash
         self._lock = threading.Lock()  # an interpreter's tensors are shared state
         self._compiled: dict[int, tuple] = {}
         _, details, outputs = self._interpreter(1)
