@@ -32,5 +32,5 @@ $(VENV)/.installed: $(PROJECTS)
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) pytest pytest-timeout hypothesis "jax[cpu]" ruff
+	$(PIP) pytest pytest-timeout hypothesis "jax[cpu]" tensorboard ruff
 	touch $@

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import math
 
@@ -158,6 +159,16 @@ def test_names_become_file_names(small, tmp_path):
     for folder in ("(-x", "n" * 120):
         train(CONFIG, one, small, tmp_path / folder)
         assert read_spec(tmp_path / folder / "model.keras").name in ("x", "n" * 100)
+
+
+def test_tensorboard_logs_are_written_on_request(small, tmp_path, monkeypatch):
+    one = dataclasses.replace(RECIPE, epochs=1)
+    train(CONFIG, one, small, tmp_path / "run", tensorboard=True)
+    assert list((tmp_path / "run" / "tensorboard" / "train").glob("events*"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"vitsd\[tensorboard"):
+        train(CONFIG, one, small, tmp_path / "other", tensorboard=True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_resuming_a_finished_run_trains_no_more(small, tmp_path):

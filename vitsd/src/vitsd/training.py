@@ -6,6 +6,7 @@ A run folder holds ``run.json`` (what is trained, on what, how), ``metrics.csv``
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 import random
@@ -27,7 +28,7 @@ from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import Recipe
 from vitsd.run_folder import open_run
 from vitsd.saving import save_model
-from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.files import write_text
 from vitsd_runtime.hardware import describe_machine
 from vitsd_runtime.spec import ModelSpec
@@ -96,74 +97,93 @@ def train(
         augmentation=describe(recipe),
         architecture=config.to_dict(),
     )
+    if tensorboard and not all(importlib.util.find_spec(module) for module in ("tensorboard", "tensorflow")):
+        raise UsageError('TensorBoard logs need tensorboard and tensorflow: pip install "vitsd[tensorboard,tensorflow]".')
     open_run(output, description, resume)
+    history = _fit(config, recipe, dataset, spec, output, resume, tensorboard)
+    provenance = {**(origin or {}), "images": description["data"]["images"], "recipe": recipe.to_dict()}
+    return _finish(config, dataset, spec.replace(provenance=provenance), output, history)
 
+
+def _fit(config, recipe, dataset, spec, output: Path, resume: bool, tensorboard: bool) -> list[dict]:
+    """Train for the epochs that are left; returns the rows of ``metrics.csv``."""
     # Keras takes the seeds that it is not given from this generator; keras.utils.set_random_seed would import TensorFlow.
     random.seed(recipe.seed)
-    model = build_vit(config, mean=mean, variance=variance, augmentation=model_augmentation(recipe), dtype=recipe.precision)
+    augmentation = model_augmentation(recipe)
+    model = build_vit(config, mean=spec.mean, variance=spec.variance, augmentation=augmentation, dtype=recipe.precision)
     batches = Batches(dataset.train, config.num_classes, recipe.batch_size, recipe.seed, BatchAugmentation(recipe))
     compile_model(model, recipe, steps_per_epoch=len(batches))
 
-    history, best_path, last_path = [], output / "best.npz", output / "last.weights.h5"
-    if resume and last_path.exists():
-        _load_checkpoint(model, last_path)
-        history = cb.read_history(output / "metrics.csv")
-        # A run killed between the two writes has a row more than its checkpoint. (Epochs are not counted by steps,
-        # because mixed_float16 skips some.)
-        step = int(model.optimizer.iterations)
-        history = [row for row in history if row["step"] <= step]
-        if not history or history[-1]["step"] != step:
-            raise VitsdError(f"metrics.csv in {output} does not fit the checkpoint; delete the run and start anew.")
+    checkpoint = output / "last.weights.h5"
+    history = _restore(model, checkpoint, output / "metrics.csv") if resume and checkpoint.exists() else []
+    if history:
         print(f"Resuming {output} after epoch {len(history)} of {recipe.epochs}.")
-
+    if len(history) == recipe.epochs:
+        return history
     batches.epoch = len(history)  # Keras fetches the first batches before the first epoch begins
-    if len(history) < recipe.epochs:
-        chain: list[keras.callbacks.Callback] = [
-            cb.EpochSeeds(batches, recipe.seed),
-            cb.MetricsLog(output / "metrics.csv", len(dataset.train), history),
-        ]
-        swap = keras.callbacks.SwapEMAWeights() if recipe.ema else None  # validates with the averaged weights
-        chain += [swap] if swap else []
-        # The checkpoint comes last: a run that is killed before it repeats the epoch, and finds the same best weights.
-        chain += [cb.BestWeights(best_path, swap), cb.LastCheckpoint(last_path)]
-        chain.append(cb.Progress(len(batches), recipe.batch_size))
-        if tensorboard:
-            chain.append(keras.callbacks.TensorBoard(output / "tensorboard", profile_batch=0))
-        model.fit(
-            batches,
-            validation_data=Batches(dataset.val, config.num_classes, recipe.batch_size) if dataset.val else None,
-            initial_epoch=len(history),
-            epochs=recipe.epochs,
-            shuffle=False,  # Batches shuffles by the seed; Keras would shuffle again, differently in a resumed run
-            verbose=0,
-            callbacks=chain,
-        )
 
-    # A model as it is used: float32, without training's layers.
-    final = build_vit(config, mean=mean, variance=variance)
-    best_epoch, _, weights = cb.read_best(best_path)
-    final.set_weights(weights)
-    logits = predict_logits(final, dataset.test.images)
-    report = accuracy_report(logits, dataset.test.labels, dataset.class_names)
-    spec = spec.replace(
-        provenance={
-            **(origin or {}),
-            "dataset": dataset.name,
-            "images": description["data"]["images"],
-            "recipe": recipe.to_dict(),
-            "epoch": best_epoch,
-            "validation_top1": history[best_epoch - 1].get("val_top1"),
-            "test_top1": report["top1"],
-            "test_top5": report["top5"],
-            "versions": versions(),
-            "machine": describe_machine()["cpu"],
-        }
+    swap = keras.callbacks.SwapEMAWeights() if recipe.ema else None  # validates with the averaged weights
+    chain = [
+        cb.EpochSeeds(batches, recipe.seed),
+        cb.MetricsLog(output / "metrics.csv", len(dataset.train), history),
+        swap,
+        cb.BestWeights(output / "best.npz", swap),
+        # Last of those that save: a run that is killed before it repeats the epoch, and finds the same best weights.
+        cb.LastCheckpoint(checkpoint),
+        cb.Progress(len(batches), recipe.batch_size),
+        keras.callbacks.TensorBoard(output / "tensorboard", profile_batch=0) if tensorboard else None,
+    ]
+    model.fit(
+        batches,
+        validation_data=Batches(dataset.val, config.num_classes, recipe.batch_size) if dataset.val else None,
+        initial_epoch=len(history),
+        epochs=recipe.epochs,
+        shuffle=False,  # Batches shuffles by the seed; Keras would shuffle again, differently in a resumed run
+        verbose=0,
+        callbacks=[callback for callback in chain if callback is not None],
     )
-    save_model(final, output / "model.keras", spec)
+    return history
+
+
+def _restore(model: keras.Model, checkpoint: Path, metrics: Path) -> list[dict]:
+    """Load weights and optimizer state; returns the rows of the epochs that they stand for."""
+    model.optimizer.build(model.trainable_variables)  # else its state in the file is passed over
+    try:
+        model.load_weights(checkpoint)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        message = f"The checkpoint {checkpoint} can't be read ({error}); delete the run and start anew."
+        raise VitsdError(message) from error
+    # A run killed between the two writes has a row more than its checkpoint. (Epochs are not counted by steps, because
+    # mixed_float16 skips some.)
+    step = int(model.optimizer.iterations)
+    history = [row for row in cb.read_history(metrics) if row["step"] <= step]
+    if not history or history[-1]["step"] != step:
+        raise VitsdError(f"{metrics} does not fit the checkpoint; delete the run and start anew.")
+    return history
+
+
+def _finish(config: VitConfig, dataset: Dataset, spec: ModelSpec, output: Path, history: list[dict]) -> dict:
+    """Save the best weights as a model as it is used: float32, without training's layers. Test it and draw pictures."""
+    epoch, _, weights = cb.read_best(output / "best.npz")
+    model = build_vit(config, mean=spec.mean, variance=spec.variance)
+    model.set_weights(weights)
+    logits = predict_logits(model, dataset.test.images)
+    report = accuracy_report(logits, dataset.test.labels, dataset.class_names)
+    provenance = {
+        **spec.provenance,
+        "dataset": dataset.name,
+        "epoch": epoch,
+        "validation_top1": history[epoch - 1].get("val_top1"),
+        "test_top1": report["top1"],
+        "test_top5": report["top5"],
+        "versions": versions(),
+        "machine": describe_machine()["cpu"],
+    }
+    save_model(model, output / "model.keras", spec.replace(provenance=provenance))
     plot_curves(history, output / "curves.png")
     matrix = confusion_matrix(logits.argmax(axis=1), dataset.test.labels, dataset.num_classes)
     plot_confusion(matrix, dataset.class_names, output / "confusion.png")
-    results = {"model": str(output / "model.keras"), "epoch": best_epoch, **report}
+    results = {"model": str(output / "model.keras"), "epoch": epoch, **report}
     write_text(output / "results.json", json.dumps(results, indent=1))
     return results
 
@@ -214,11 +234,3 @@ def versions() -> dict:
     backend = keras.backend.backend()
     found[backend] = __import__(backend).__version__
     return found
-
-
-def _load_checkpoint(model: keras.Model, path: Path) -> None:
-    model.optimizer.build(model.trainable_variables)  # else its state in the file is passed over
-    try:
-        model.load_weights(path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise VitsdError(f"The checkpoint {path} can't be read ({error}); delete the run and start anew.") from error
