@@ -210,6 +210,7 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         (["none.keras"], "no model at none.keras"),
         (["other.tflite"], "not a .keras file"),
         (["MODEL", "--format", "coreml"], "Unknown format"),
+        (["MODEL", "--format", "tflite", "other.keras"], "put the model before --format"),
         (["MODEL", "--quantize", "int8", "--format", "onnx"], "can't be quantised"),
         (["MODEL", "--io", "int8"], "need --quantize int8"),
         (["MODEL", "--format", "onnx", "--opset", "7"], "opset must be 13 to 18"),

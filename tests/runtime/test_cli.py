@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 
 import pytest
 from PIL import Image
@@ -42,9 +43,34 @@ def test_one_bad_image_among_many_is_reported_and_the_others_are_done(command, e
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 1
     assert sum("predictions" in record for record in records) == 5
+    assert [record["image"] for record in records] == sorted(record["image"] for record in records)
     assert {record["image"].rsplit("/")[-1] for record in records if "error" in record} == {"1_bad.png", "9_empty.jpg"}
     assert "2 of 7 images failed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_counts_although_its_exception_was_dropped(number, code):
+    import argparse
+
+    from vitsd_runtime import console
+
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def main(arguments):
+        try:
+            signal.raise_signal(number)
+        except BaseException:  # as native code does with what its callbacks raise
+            return 0
+
+    try:
+        assert console.run(main, argparse.ArgumentParser(), []) == code
+    except SystemExit as ended:
+        assert ended.code == code
+    finally:
+        console._received.clear()
+        for n, handler in handlers.items():
+            signal.signal(n, handler)
 
 
 def test_a_closed_pipe_is_no_crash(command, exported, pictures):

@@ -23,6 +23,11 @@ def test_train_then_evaluate(command, tmp_path):
     assert report["images"] == 359
     assert f"Test accuracy: {100 * report['top1']:.2f}%" in lines
     assert len(report["per_class"]) == 10
+    before = model.read_bytes()
+    finished = command("vitsd-train", "--resume", "--output", "runs/tiny-digits", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert "nothing is left to train" in finished.stdout
+    assert model.read_bytes() == before
 
     broken = command("vitsd-evaluate", model, "--data", "digits", env={"KERAS_BACKEND": "tensorflw"})
     assert broken.returncode == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitsd_runtime.artifacts import write_spec
+from vitsd_runtime.console import check_interrupted
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.files import replacing
 from vitsd_runtime.spec import ModelSpec
@@ -53,11 +54,15 @@ def plan(formats: Sequence[str], quantize: Sequence[str], name: str, output: Pat
     for item in formats:
         item = ALIASES.get(item, item)
         if item != "all" and item not in QUANTIZATIONS:
+            if item.endswith(".keras"):
+                raise UsageError(f"{item} was taken for a format: put the model before --format.")
             raise UsageError(f"Unknown format {item!r}; use {', '.join([*QUANTIZATIONS, *ALIASES, 'all'])}.")
         chosen += QUANTIZATIONS if item == "all" else [item]
     chosen = list(dict.fromkeys(chosen))
     known = QUANTIZATIONS["tflite"]
     if unknown := [q for q in quantize if q not in known]:
+        if unknown[0].endswith(".keras"):
+            raise UsageError(f"{unknown[0]} was taken for a quantisation: put the model before --quantize.")
         raise UsageError(f"Unknown quantisation {unknown[0]!r}; use {', '.join(known)}.")
     targets = {}
     for kind in chosen:
@@ -160,6 +165,7 @@ def export(
                 info = writer.write(temporary, kind, quantization)
                 carried = write_spec(temporary, spec.replace(export=info, provenance=_portable(spec.provenance)))
                 comparison = compare(temporary, carried, test.images, test.labels, reference)
+                check_interrupted()
                 comparison = dataclasses.replace(comparison, path=str(path))
                 comparisons.append(comparison)
                 info["parity"] = {"data": dataset.name, **comparison.figures()}

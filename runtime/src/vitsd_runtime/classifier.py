@@ -187,7 +187,7 @@ def _make_views(tta, spec: ModelSpec):
         return lambda batch: [batch]
     if spec.preprocessing_embedded:
         raise UsageError(
-            'The model normalises and resizes by itself, so random views can\'t be made as in training: use tta="flip", '
+            "The model normalises and resizes by itself, so random views can't be made as in training: use the view flip, "
             "or export without --embed-preprocessing."
         )
 

@@ -17,6 +17,8 @@ from typing import TypeVar
 from vitsd_runtime.errors import UsageError, VitsdError
 
 T = TypeVar("T")
+_received: list[int] = []
+"""Signals that this process was sent."""
 _stderr_lock = threading.RLock()
 
 
@@ -26,15 +28,14 @@ def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.Argum
     0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C. No traceback for errors that a person can act on.
     """
     arguments = parser.parse_args(argv)
-    if threading.current_thread() is threading.main_thread():
-        # Ended from outside, leave like Ctrl-C does: through `finally`, so that nothing half-written stays.
-        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
-            signal.signal(number, lambda received, frame: sys.exit(128 + received))
+    _catch_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names need not be valid text
             stream.reconfigure(errors="backslashreplace")
     try:
         code = main(arguments) or 0
+        if code == 0:
+            check_interrupted()
         sys.stdout.flush()  # here, where a full disk or a closed pipe is still handled
         return code
     except VitsdError as error:
@@ -54,6 +55,32 @@ def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.Argum
 def _fail(parser, message: str, code: int) -> int:
     print(f"{parser.prog}: error: {message}", file=sys.stderr)
     return code
+
+
+def check_interrupted() -> None:
+    """Raise again what Ctrl-C or a signal to end has raised already.
+
+    An exception that a signal raises can come up inside a callback of native code, which drops it. Long work asks here
+    between its steps.
+    """
+    if _received:
+        raise KeyboardInterrupt if _received[-1] == signal.SIGINT else SystemExit(128 + _received[-1])
+
+
+def _catch_signals() -> None:
+    """Leave through `finally` when ended from outside, so that nothing half-written stays."""
+    _received.clear()
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def on_signal(number, frame):
+        _received.append(number)
+        check_interrupted()
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a job in the background
+            signal.signal(number, on_signal)
 
 
 def _drop_unwritten_output() -> None:

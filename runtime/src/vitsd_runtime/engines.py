@@ -82,11 +82,12 @@ class TFLiteEngine(Engine):
     def _interpreter(self, batch: int):
         if batch not in self._compiled:
             try:
-                interpreter = self._interpreter_class(str(self._path), num_threads=self._num_threads)
-                details = interpreter.get_input_details()[0]
-                if details["shape"][0] != batch:
-                    interpreter.resize_tensor_input(details["index"], (batch, *details["shape"][1:]))
-                interpreter.allocate_tensors()
+                with quiet_stderr():  # it reports its delegate
+                    interpreter = self._interpreter_class(str(self._path), num_threads=self._num_threads)
+                    details = interpreter.get_input_details()[0]
+                    if details["shape"][0] != batch:
+                        interpreter.resize_tensor_input(details["index"], (batch, *details["shape"][1:]))
+                    interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
                 raise VitsdError(_refusal(self._path, self.name, error)) from error
             self._compiled[batch] = (

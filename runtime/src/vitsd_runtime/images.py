@@ -124,15 +124,14 @@ def _fit_array(array: np.ndarray, spec, fit: str) -> np.ndarray:
         )
     if array.ndim == 2:
         array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, channels) or 0 in array.shape:
-        raise UsageError(
-            f"An image array must be (height, width, {channels}); got shape {array.shape}."
-            + (" The model sees grey images: convert them first." if channels == 1 else "")
-        )
+    if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
+        raise UsageError(f"An image array must be (height, width[, 1 or 3]); got shape {array.shape}.")
     if array.shape[0] * array.shape[1] > MAX_PIXELS or max(array.shape) > _MAX_SIDE:
         raise VitsdError(f"The image has {array.shape[1]}x{array.shape[0]} pixels; that is too many.")
-    if array.shape[2] != channels:  # a grey image for a colour model
+    if array.shape[2] < channels:
         array = np.repeat(array, channels, axis=2)
+    elif array.shape[2] > channels:  # colour to grey with Pillow's weights (ITU-R 601)
+        array = ((array @ np.array([19595, 38470, 7471]) + 0x8000) >> 16).astype(np.uint8)[:, :, None]
     if array.shape[:2] != (height, width):
         old_height, old_width, _ = array.shape
         whole = (0.0, 0.0, float(old_width), float(old_height))

@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from vitsd_runtime.console import check_interrupted
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.files import replacing
 
@@ -28,6 +29,19 @@ COLUMNS = (
     "seconds",
     "images_per_second",
 )
+
+
+class Interruptible(keras.callbacks.Callback):
+    """Stop after the step in which Ctrl-C was pressed, wherever the exception was dropped."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        check_interrupted()
+
+    def on_test_batch_end(self, batch, logs=None):
+        check_interrupted()
+
+    def on_epoch_end(self, epoch, logs=None):
+        check_interrupted()
 
 
 class EpochSeeds(keras.callbacks.Callback):

@@ -100,6 +100,9 @@ def train(
     if tensorboard and not all(importlib.util.find_spec(module) for module in ("tensorboard", "tensorflow")):
         raise UsageError('TensorBoard logs need tensorboard and tensorflow: pip install "vitsd[tensorboard,tensorflow]".')
     open_run(output, description, resume)
+    if resume and (output / "results.json").exists() and (output / "model.keras").exists():
+        print(f"{output} is finished already; nothing is left to train.")
+        return json.loads((output / "results.json").read_text(encoding="utf-8"))
     history = _fit(config, recipe, dataset, spec, output, resume, tensorboard)
     provenance = {**(origin or {}), "images": description["data"]["images"], "recipe": recipe.to_dict()}
     return _finish(config, dataset, spec.replace(provenance=provenance), output, history)
@@ -124,6 +127,7 @@ def _fit(config, recipe, dataset, spec, output: Path, resume: bool, tensorboard:
 
     swap = keras.callbacks.SwapEMAWeights() if recipe.ema else None  # validates with the averaged weights
     chain = [
+        cb.Interruptible(),
         cb.EpochSeeds(batches, recipe.seed),
         cb.MetricsLog(output / "metrics.csv", len(dataset.train), history),
         swap,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import csv
 import json
 import sys
@@ -23,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     console.add_model_options(parser)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one JSON object per image and line")
-    output.add_argument("--csv", action="store_true", help="CSV: image, rank, label, index, probability")
+    output.add_argument("--csv", action="store_true", help="CSV: image, rank, label, index, probability, error")
     return parser
 
 
@@ -45,27 +46,34 @@ def _main(arguments) -> int:
         spec=console.read_spec_option(arguments.spec),
         verify=not arguments.no_verify,
     )
-    failures: dict[Path, str] = {}
     emit = _json if arguments.json else _Csv() if arguments.csv else _text
-    readable = _Readable(paths, classifier.spec, arguments.fit, failures)
+    readable = _Readable(paths, classifier.spec, arguments.fit)
+    failed = 0
+
+    def emit_failures():  # those whose turn it is
+        nonlocal failed
+        while readable.waiting and readable.waiting[0][1]:
+            path, message = readable.waiting.popleft()
+            failed += 1
+            print(f"vitsd-predict: error: {message}", file=sys.stderr)
+            emit(path, [], message)
+
     for predictions in classifier.stream(readable, arguments.top_k, tta=arguments.tta):
-        emit(readable.done.pop(0), predictions)
-    for path, message in failures.items():
-        print(f"vitsd-predict: error: {message}", file=sys.stderr)
-        if arguments.json:
-            print(json.dumps({"image": str(path), "error": message}))
-    if failures:
-        print(f"vitsd-predict: {len(failures)} of {len(paths)} images failed", file=sys.stderr)
-    return 1 if failures else 0
+        emit_failures()
+        emit(readable.waiting.popleft()[0], predictions)
+    emit_failures()
+    if failed:
+        print(f"vitsd-predict: {failed} of {len(paths)} images failed", file=sys.stderr)
+    return 1 if failed else 0
 
 
 class _Readable:
     """The images that can be read, one after the other; the others are noted and skipped."""
 
-    def __init__(self, paths, spec, fit, failures):
-        self._paths, self._spec, self._fit, self._failures = paths, spec, fit, failures
-        self.done: list[Path] = []
-        """Images handed out whose predictions are still to come."""
+    def __init__(self, paths, spec, fit):
+        self._paths, self._spec, self._fit = paths, spec, fit
+        self.waiting: collections.deque[tuple[Path, str]] = collections.deque()
+        """Images that are not answered yet, in order, with what is wrong with them (empty: nothing)."""
 
     def __iter__(self):
         from vitsd_runtime.images import load_image
@@ -74,34 +82,41 @@ class _Readable:
             try:
                 image = load_image(path, self._spec, self._fit)
             except VitsdError as error:
-                self._failures[path] = str(error)
+                self.waiting.append((path, str(error)))
                 if isinstance(error, UsageError) and len(self._paths) == 1:  # the only image named does not exist
                     raise
                 continue
-            self.done.append(path)
+            self.waiting.append((path, ""))
             yield image
 
 
-def _text(path, predictions):
-    print(f"{path}: " + ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in predictions))
+def _text(path, predictions, error=""):
+    if not error:
+        print(f"{path}: " + ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in predictions))
 
 
-def _json(path, predictions):
-    print(json.dumps({"image": str(path), "predictions": [vars(p) for p in predictions]}))
+def _json(path, predictions, error=""):
+    answer = {"error": error} if error else {"predictions": [vars(p) for p in predictions]}
+    print(json.dumps({"image": str(path), **answer}))
 
 
 class _Csv:
     def __init__(self):
         self._writer = csv.writer(sys.stdout)
-        self._writer.writerow(["image", "rank", "label", "index", "probability"])
+        self._writer.writerow(["image", "rank", "label", "index", "probability", "error"])
 
-    def __call__(self, path, predictions):
+    def __call__(self, path, predictions, error=""):
+        if error:
+            self._writer.writerow([path, "", "", "", "", error])
         for rank, p in enumerate(predictions, 1):
-            self._writer.writerow([path, rank, p.label, p.index, f"{p.probability:.6f}"])
+            self._writer.writerow([path, rank, p.label, p.index, f"{p.probability:.6f}", ""])
 
 
 def _tta(text: str):
-    return text if text == "flip" else console.positive_int(text)
+    try:
+        return text if text == "flip" else console.positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"must be flip or a whole number from 1; got {text!r}") from error
 
 
 if __name__ == "__main__":

@@ -44,8 +44,9 @@ def _main(arguments) -> int:
     print(console.table(rows, ["class", "images", "top-1 %", "precision %", "top-5 %"]))
     low, high = report["top1_interval"]
     print(f"\n{report['model']} on {report['images']} {report['split']} images of {report['data']}")
-    print(f"Test accuracy: {_percent(report['top1'])}% (95 % interval {_percent(low)} to {_percent(high)})")
-    print(f"Test top 5 accuracy: {_percent(report['top5'])}%")
+    split = report["split"].capitalize()
+    print(f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {_percent(low)} to {_percent(high)})")
+    print(f"{split} top 5 accuracy: {_percent(report['top5'])}%")
     return 0
 
 

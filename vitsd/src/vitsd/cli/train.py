@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import dataclasses
+import inspect
 import json
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from vitsd.cli import load_keras
@@ -18,6 +21,7 @@ from vitsd.recipe import PRECISIONS, Preset, Recipe
 from vitsd.run_folder import newest_run, read_run
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec import MAX_SIDE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,28 +42,31 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"), help="Keras backend (or KERAS_BACKEND)")
 
     recipe = parser.add_argument_group("recipe")
+    explain = _field_docstrings(Recipe)
     for field in dataclasses.fields(Recipe):
+        option, explanation = f"--{field.name.replace('_', '-')}", explain.get(field.name)
         if field.name == "precision":
-            recipe.add_argument("--precision", choices=PRECISIONS)
+            recipe.add_argument(option, choices=PRECISIONS, help=explanation)
         elif field.type == "bool":
-            recipe.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=None)
+            recipe.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=explanation)
         else:
-            kind = int if field.type == "int" else float
-            recipe.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar="N")
+            kind, unit = (int, "N") if field.type == "int" else (float, "X")
+            recipe.add_argument(option, type=kind, metavar=unit, help=explanation)
 
     model = parser.add_argument_group("architecture")
-    for name in ("image_size", "patch_size", "width", "depth", "num_heads", "key_dim"):
-        model.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
-    for name in ("mlp_units", "head_units"):
-        model.add_argument(f"--{name.replace('_', '-')}", type=_units, metavar="N,N")
-    for name in ("attention_dropout", "mlp_dropout", "head_dropout", "stochastic_depth"):
-        model.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="RATE")
-    model.add_argument("--pooling", choices=POOLINGS)
+    explain = _field_docstrings(VitConfig)
+    for names, kind, unit in (
+        (("image_size", "patch_size", "width", "depth", "num_heads", "key_dim"), int, "N"),
+        (("mlp_units", "head_units"), _units, "N,N"),
+        (("attention_dropout", "mlp_dropout", "head_dropout", "stochastic_depth"), float, "RATE"),
+    ):
+        for name in names:
+            model.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=unit, help=explain.get(name))
+    model.add_argument("--pooling", choices=POOLINGS, help=explain["pooling"])
     model.add_argument("--spt", action=argparse.BooleanOptionalAction, help="Shifted Patch Tokenization", default=None)
     model.add_argument("--lsa", action=argparse.BooleanOptionalAction, help="Locality Self-Attention", default=None)
-    model.add_argument(
-        "--input-size", type=console.positive_int, metavar="N", help="side that images of a folder are brought to"
-    )
+    side = "side that images of a folder are brought to before training (default: the image size)"
+    model.add_argument("--input-size", type=console.positive_int, metavar="N", help=side)
     model.add_argument("--fit", choices=("stretch", "crop"), help="how (default: stretch)")
     return parser
 
@@ -94,6 +101,8 @@ def _main(arguments) -> int:
         raise UsageError(f"--{fixed[0].replace('_', '-')} is for folders of images; those of {wanted['data']} have a size.")
     side = wanted.get("input_size", preset.config.image_size)
     fit = wanted.get("fit", "stretch")
+    if side > MAX_SIDE:
+        raise UsageError(f"--input-size must be at most {MAX_SIDE} pixels; got {side}.")
     dataset = load_dataset(wanted["data"], input_size=(side, side), fit=fit)
     progress = sys.stderr if arguments.json else sys.stdout
     print(
@@ -157,6 +166,16 @@ def _free_folder(preset: str, data: str) -> Path:
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder
+
+
+def _field_docstrings(cls) -> dict[str, str]:
+    """The docstrings below a dataclass's fields, as help texts."""
+    (definition,) = ast.parse(inspect.getsource(cls)).body
+    return {
+        field.target.id: " ".join(text.value.value.replace("``", "").replace("%", "%%").split())
+        for field, text in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
 
 
 def _units(text: str) -> list[int]:
