@@ -37,7 +37,8 @@ def _main(arguments) -> int:
     print(f"{path}: {kind}, {report['bytes']:,} bytes")
     for name in ("inputs", "outputs"):
         for tensor in report.get(name, ()):
-            print(f"  {name[:-1]:7} {tensor['name']}  {tensor['dtype']} {tensor['shape']}")
+            scale = f", scale {tensor['scale']:.6g}, zero point {tensor['zero_point']}" if "scale" in tensor else ""
+            print(f"  {name[:-1]:7} {tensor['name']}  {tensor['dtype']} {tensor['shape']}{scale}")
     if "operations" in report:
         total = sum(report["operations"].values())
         print(f"  {total} operations: " + ", ".join(f"{op} {n}" for op, n in report["operations"].items()))
@@ -50,6 +51,8 @@ def _main(arguments) -> int:
         return 0
     print(f"  spec of {spec.name!r}, {spec.num_classes} classes: {_shorten(', '.join(spec.class_names))}")
     print(f"  images {spec.input_size} -> {spec.image_size}x{spec.image_size}, {spec.resize_method}, fit {spec.fit}")
+    statistics = [", ".join(f"{value:.1f}" for value in values) for values in (spec.mean, spec.variance)]
+    print(f"  normalised by mean {statistics[0]} and variance {statistics[1]} (0-255 units)")
     for section in ("architecture", "augmentation", "provenance", "export"):
         for name, value in getattr(spec, section).items():
             print(f"  {section}.{name}: {_shorten(json.dumps(value))}")
