@@ -52,7 +52,15 @@ def test_evaluate_gives_the_same_for_an_artifact(command, trained, exported):
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
     tool = Path(sys.executable).parent / "vitsd-train"
     arguments = [tool, *"--preset tiny --data digits --depth 1 --epochs 6 --output run".split()]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "last.weights.h5").exists():
         assert time.monotonic() < deadline
