@@ -126,7 +126,7 @@ def export(
         ParityError: files failed the parity gate (after all others were written); it carries all comparisons.
         VitsdError: a converter refused the graph.
     """
-    from vitsd.evaluation import labelled_images
+    from vitsd.evaluation import labelled_images, load_matching
     from vitsd.saving import load_model
     from vitsd.training import predict_logits
 
@@ -148,7 +148,8 @@ def export(
     source = data or spec.provenance.get("source")
     if not source:
         raise UsageError("Say which images to check the files with: --data SOURCE.")
-    test, dataset = labelled_images(source, spec, "test", PARITY_IMAGES)
+    dataset = load_matching(source, spec)
+    test = labelled_images(dataset, spec, "test", PARITY_IMAGES)
 
     from vitsd_export.parity import compare  # TensorFlow is loaded when the request is known to be sound
     from vitsd_export.writing import Writer
@@ -156,7 +157,7 @@ def export(
     reference = predict_logits(keras_model, test.images)
     calibration = None
     if any(q == "int8" for _, q in targets):
-        calibration = labelled_images(source, spec, "train", CALIBRATION_IMAGES)[0].images
+        calibration = labelled_images(dataset, spec, "train", CALIBRATION_IMAGES).images
     kept, comparisons = [], []
     with Writer(keras_model, spec, calibration, embed_preprocessing, integer_io, opset) as writer:
         for (kind, quantization), path in targets.items():

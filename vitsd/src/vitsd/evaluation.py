@@ -30,7 +30,7 @@ def evaluate(model_path: str | os.PathLike, source: str, split: str = "test", li
         The report of :func:`vitsd.metrics.accuracy_report`, with ``model``, ``data`` and ``split``.
     """
     spec = require_spec(model_path)
-    chosen, _ = labelled_images(source, spec, split, limit)
+    chosen = labelled_images(load_matching(source, spec), spec, split, limit)
     logits = model_logits(model_path, chosen.images)
     report = accuracy_report(logits, chosen.labels, spec.class_names)
     return {"model": str(model_path), "data": str(source), "split": split, **report}
@@ -44,17 +44,22 @@ def require_spec(model_path: str | os.PathLike) -> ModelSpec:
     return spec
 
 
-def labelled_images(source: str, spec: ModelSpec, split: str, limit: int | None = None) -> tuple[Split, Dataset]:
-    """A split of a dataset, its images of the model's input size and its labels numbered as the model's classes."""
+def load_matching(source: str, spec: ModelSpec) -> Dataset:
+    """A dataset whose images have the model's channels. Raises UsageError if they have not."""
     dataset = load_dataset(source, input_size=spec.input_size[:2], fit=spec.fit)
     if dataset.image_shape[2] != spec.input_size[2]:
         raise UsageError(
             f"{dataset.name} has images with {dataset.image_shape[2]} channels, the model takes {spec.input_size[2]}."
         )
+    return dataset
+
+
+def labelled_images(dataset: Dataset, spec: ModelSpec, split: str, limit: int | None = None) -> Split:
+    """A split of a dataset, its images of the model's input size and its labels numbered as the model's classes."""
     numbers = align_labels(dataset, spec.class_names)
     validation = spec.provenance.get("recipe", {}).get("validation", 0.1)
     chosen = dataset.split(split, validation).sample(limit)
-    return Split(to_input_size(chosen.images, spec), numbers[chosen.labels]), dataset
+    return Split(to_input_size(chosen.images, spec), numbers[chosen.labels])
 
 
 def model_logits(model_path: str | os.PathLike, images: np.ndarray, batch_size: int = 64) -> np.ndarray:

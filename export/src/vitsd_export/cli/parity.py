@@ -6,8 +6,7 @@ import argparse
 import json
 import sys
 
-from vitsd.cli import load_keras
-from vitsd.data import BUILT_IN, SPLITS
+from vitsd.cli import add_data_options, load_keras
 from vitsd_export.cli import print_comparisons
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
@@ -20,9 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
         "tolerance of its quantisation.",
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help=".keras, .tflite, .onnx files and SavedModel folders")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
-    parser.add_argument("--limit", type=console.positive_int, metavar="N", help="use at most N images")
+    add_data_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -35,14 +32,14 @@ def _main(arguments) -> int:
     if len(arguments.models) < 2:
         raise UsageError("Give at least two models: the reference first.")
     load_keras()
-    from vitsd.evaluation import labelled_images, model_logits, require_spec
+    from vitsd.evaluation import labelled_images, load_matching, model_logits, require_spec
     from vitsd_export.parity import compare
 
     specs = [require_spec(model) for model in arguments.models]
     for model, spec in zip(arguments.models, specs, strict=True):
         if (spec.class_names, spec.input_size) != (specs[0].class_names, specs[0].input_size):
             raise UsageError(f"{model} has other classes or another input size than {arguments.models[0]}.")
-    images, _ = labelled_images(arguments.data, specs[0], arguments.split, arguments.limit)
+    images = labelled_images(load_matching(arguments.data, specs[0]), specs[0], arguments.split, arguments.limit)
     reference = model_logits(arguments.models[0], images.images)
     comparisons = [
         compare(model, spec, images.images, images.labels, reference, reference if i == 0 else None)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 
-from vitsd_runtime.console import quiet_stderr
+from vitsd.data import BUILT_IN, SPLITS
+from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every tool that judges models on labelled images."""
+    parser.add_argument("--data", required=True, metavar="SOURCE", help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument("--limit", type=console.positive_int, metavar="N", help="use at most N images")
 
 
 def load_keras() -> None:
@@ -16,7 +25,7 @@ def load_keras() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with quiet_stderr():
+        with console.quiet_stderr():
             import keras
 
             keras.ops.zeros(())  # the first operation looks for devices, and TensorFlow logs that too

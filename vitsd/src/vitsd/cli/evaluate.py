@@ -6,8 +6,7 @@ import argparse
 import json
 import sys
 
-from vitsd.cli import load_keras
-from vitsd.data import BUILT_IN, SPLITS
+from vitsd.cli import add_data_options, load_keras
 from vitsd_runtime import console
 from vitsd_runtime.artifacts import detect_format
 
@@ -17,9 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="vitsd-evaluate", description="Top-1, top-5 and per-class accuracy of a .keras file or an exported model."
     )
     parser.add_argument("model", metavar="MODEL", help=".keras, .tflite or .onnx file, or SavedModel folder")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
-    parser.add_argument("--limit", type=console.positive_int, metavar="N", help="use at most N images")
+    add_data_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
