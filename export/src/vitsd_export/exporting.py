@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitsd_export.recipe import read_recipe
+from vitsd_export.targets import get_target
 from vitsd_runtime.artifacts import write_spec
 from vitsd_runtime.console import check_interrupted
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import replacing
+from vitsd_runtime.files import replacing, write_text
 from vitsd_runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from vitsd_export.budget import Found
     from vitsd_export.parity import Comparison
 
 QUANTIZATIONS = {
     "saved_model": ("none",),
-    "tflite": ("none", "float16", "dynamic", "int8"),
-    "onnx": ("none", "dynamic"),
+    "tflite": ("none", "float16", "dynamic", "int8", "int8-full", "int4"),
+    "onnx": ("none", "dynamic", "int8"),
 }
+BUDGETED = ("dynamic", "int8", "int8-full", "int4")
+"""Quantisations that are searched within an accuracy budget."""
 ALIASES = {"tf_saved_model": "saved_model", "litert": "tflite"}
 """Keras' own names of the formats."""
 OPSETS = range(13, 19)
@@ -31,6 +37,9 @@ OPSETS = range(13, 19)
 DEFAULT_OPSET = 17
 """Runs in onnxruntime 1.12 and newer; nothing in the graph needs a later one."""
 CALIBRATION_IMAGES = 256
+HELD_OUT_IMAGES = 2000
+FEWEST_IMAGES = 32
+"""With fewer, neither ranges nor accuracy mean anything."""
 PARITY_IMAGES = 1000
 
 
@@ -42,6 +51,8 @@ class Artifact:
     spec: ModelSpec
     """As carried by the file; ``spec.export`` says format, quantisation and parity figures."""
     comparison: Comparison
+    found: Found | None = None
+    """What was searched, for a quantised file."""
 
 
 def plan(formats: Sequence[str], quantize: Sequence[str], name: str, output: Path) -> dict[tuple[str, str], Path]:
@@ -98,6 +109,10 @@ def export(
     embed_preprocessing: bool = False,
     io: str = "float32",
     opset: int = DEFAULT_OPSET,
+    target: str = "litert",
+    max_drop: float = 0.5,
+    recipe: str | os.PathLike | None = None,
+    calibration_images: int = CALIBRATION_IMAGES,
     overwrite: bool = False,
     keep_failing: bool = False,
     report: Callable[[str], None] = lambda message: None,
@@ -107,13 +122,19 @@ def export(
     Args:
         model: the file; by default that of the newest run under ``runs/``.
         format: one or several of ``saved_model``, ``tflite``, ``onnx``, ``all``.
-        quantize: one or several of ``none``, ``float16``, ``dynamic``, ``int8``; a format gets those that it knows.
+        quantize: one or several of ``none``, ``float16``, ``dynamic``, ``int8``, ``int8-full``, ``int4``; a format gets
+            those that it knows. Beside a quantised file go its recipe (``.recipe.json``) and a picture of what each layer
+            costs (``.sensitivity.png``).
         output: folder for the files; by default that of the model.
-        data: labelled images: training images calibrate ``int8``, test images pass the parity gate. By default what the
-            model was trained on.
+        data: labelled images: training images give the ranges of activations, validation images decide on precisions,
+            test images pass the parity gate. By default what the model was trained on.
         embed_preprocessing: the graph takes uint8 images of the input size and normalises and resizes them itself.
         io: ``float32`` or ``int8`` input and output tensors of ``int8`` TFLite files.
         opset: of ONNX.
+        target: runtime that the ``.tflite`` is for, one of :data:`vitsd_export.targets.TARGETS`.
+        max_drop: largest loss of top-1 accuracy that quantisation may cost on the validation images, in points.
+        recipe: a ``.recipe.json`` of an earlier export, to be replayed instead of a search.
+        calibration_images: how many training images the ranges of activations are taken from.
         overwrite: replace files that are there.
         keep_failing: keep files that fail the parity gate.
         report: called with a line of text about what is being done.
@@ -124,11 +145,13 @@ def export(
     Raises:
         UsageError: a wrong option, a file in the way, no usable data.
         ParityError: files failed the parity gate (after all others were written); it carries all comparisons.
+        BudgetError: no quantised model within the budget was found; nothing of it is kept.
         VitsdError: a converter refused the graph.
     """
     from vitsd.evaluation import labelled_images, load_matching
     from vitsd.saving import load_model
     from vitsd.training import predict_logits
+    from vitsd_export.budget import BudgetError
 
     model = newest_model() if model is None else model
     keras_model, spec = load_model(model)
@@ -139,8 +162,24 @@ def export(
         raise UsageError(f"io must be float32 or int8; got {io!r}.")
     if opset not in OPSETS:
         raise UsageError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}; got {opset}.")
-    if integer_io and not any(q == "int8" for _, q in targets):
-        raise UsageError("int8 input and output need --quantize int8.")
+    if integer_io and ("tflite", "int8") not in targets:
+        raise UsageError("int8 input and output need --format tflite --quantize int8 (int8-full has them anyway).")
+    if embed_preprocessing and any(q == "int8-full" for _, q in targets):
+        raise UsageError("An int8-full graph takes int8 inputs, so it can't embed the preprocessing of uint8 pixels.")
+    known = get_target(target).quantizations
+    if refused := [q for kind, q in targets if kind == "tflite" and q not in known]:
+        raise UsageError(f"{target} can't run {refused[0]} files; it takes {', '.join(known)}.")
+    if not 0 <= max_drop <= 100:
+        raise UsageError(f"max_drop must be 0 to 100 points; got {max_drop:g}.")
+    if calibration_images < FEWEST_IMAGES:
+        raise UsageError(f"Calibration needs at least {FEWEST_IMAGES} images; got {calibration_images}.")
+    replayed = None
+    if recipe is not None:
+        if len(targets) != 1 or (quantization := next(iter(targets))[1]) not in BUDGETED:
+            raise UsageError(f"--recipe needs a single --format and one --quantize of {', '.join(BUDGETED)}.")
+        replayed = read_recipe(recipe)
+        (kind, quantization), *_ = targets
+        replayed.check(quantization, kind, "onnxruntime" if kind == "onnx" else target, spec.architecture)
     if integer_io and embed_preprocessing:
         raise UsageError("A graph with embedded preprocessing takes uint8 pixels: leave out --io int8.")
     if not overwrite and (present := [path for path in targets.values() if path.exists()]):
@@ -152,18 +191,33 @@ def export(
     test = labelled_images(dataset, spec, "test", PARITY_IMAGES)
 
     from vitsd_export.parity import compare  # TensorFlow is loaded when the request is known to be sound
-    from vitsd_export.writing import Writer
+    from vitsd_export.writing import Evidence, Options, Writer
 
+    evidence = None
+    if any(q in BUDGETED for _, q in targets):
+        calibration = labelled_images(dataset, spec, "train", calibration_images)
+        held_out = labelled_images(dataset, spec, "val", HELD_OUT_IMAGES)
+        for split, images in (("training", calibration), ("validation", held_out)):
+            if len(images) < FEWEST_IMAGES:
+                raise UsageError(
+                    f"{dataset.name} has {len(images)} {split} images; quantisation needs at least {FEWEST_IMAGES}. Give "
+                    "more with --data, or export without --quantize."
+                )
+        evidence = Evidence(
+            calibration.images, held_out.images, held_out.labels, predict_logits(keras_model, held_out.images)
+        )
+    options = Options(embed_preprocessing, integer_io, opset, target, max_drop / 100, replayed, report)
     reference = predict_logits(keras_model, test.images)
-    calibration = None
-    if any(q == "int8" for _, q in targets):
-        calibration = labelled_images(dataset, spec, "train", CALIBRATION_IMAGES).images
-    kept, comparisons = [], []
-    with Writer(keras_model, spec, calibration, embed_preprocessing, integer_io, opset) as writer:
+    kept, comparisons, over_budget = [], [], []
+    with Writer(keras_model, spec, evidence, options) as writer:
         for (kind, quantization), path in targets.items():
             report(f"{path.name} ...")
             with contextlib.suppress(_Rejected), replacing(path) as temporary:
-                info = writer.write(temporary, kind, quantization)
+                try:
+                    info, found = writer.write(temporary, kind, quantization)
+                except BudgetError as error:
+                    over_budget.append(error)
+                    raise _Rejected from error
                 carried = write_spec(temporary, spec.replace(export=info, provenance=_portable(spec.provenance)))
                 comparison = compare(temporary, carried, test.images, test.labels, reference)
                 check_interrupted()
@@ -173,17 +227,38 @@ def export(
                 carried = write_spec(temporary, carried.replace(export=info))
                 if not comparison.passed and not keep_failing:
                     raise _Rejected  # inside, so that the temporary file is removed
-                kept.append(Artifact(path, carried, comparison))
+                kept.append(Artifact(path, carried, comparison, found))
+            if kept and kept[-1].path == path and found:
+                _write_companions(path, info["recipe"], found)
+    if over_budget:
+        raise over_budget[0]
     if len(kept) < len(comparisons):
-        raise ParityError(comparisons)
+        raise ParityError(comparisons, kept)
     return kept
 
 
-class ParityError(VitsdError):
-    """Files failed the parity gate and were not kept. ``comparisons`` holds those of all files, good and bad."""
+def companions(path: Path) -> tuple[Path, Path]:
+    """Where the recipe and the picture of a quantised file go."""
+    return path.with_name(f"{path.name}.recipe.json"), path.with_name(f"{path.name}.sensitivity.png")
 
-    def __init__(self, comparisons: list[Comparison]):
-        self.comparisons = comparisons
+
+def _write_companions(path: Path, recipe: dict, found: Found) -> None:
+    from vitsd_export.plots import plot_sensitivity
+
+    recipe_path, picture = companions(path)
+    write_text(recipe_path, json.dumps(recipe, indent=1))
+    if found.divergence:
+        plot_sensitivity(found, f"{path.name}: what each layer costs", picture)
+
+
+class ParityError(VitsdError):
+    """Files failed the parity gate and were not kept.
+
+    ``comparisons`` holds those of all files, good and bad; ``artifacts`` the good files.
+    """
+
+    def __init__(self, comparisons: list[Comparison], artifacts: list[Artifact]):
+        self.comparisons, self.artifacts = comparisons, artifacts
         failed = [f"{Path(c.path).name}: {'; '.join(c.failures)}" for c in comparisons if not c.passed]
         super().__init__(
             "Beyond the tolerance of the parity gate, so not kept (--keep-failing keeps them): " + " | ".join(failed)

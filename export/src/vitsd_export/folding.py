@@ -51,9 +51,9 @@ class Attention:
 
     query: Dense
     """``(width, heads * d)``, the temperature divided in; d is ``width`` if merged, else ``key_dim``."""
-    key: np.ndarray | None
-    """``(width, heads * key_dim)``; no bias is left."""
-    value: np.ndarray | None
+    key: Dense | None
+    """``(width, heads * key_dim)``; its bias is zero, as is that of the value."""
+    value: Dense | None
     output: Dense
     """``(heads * d, width)``, centred."""
 
@@ -82,6 +82,22 @@ def merging_pays(config: VitConfig) -> bool:
     """Whether the merged products cost fewer multiplications per token: ``d (d + tokens) < k (2 d + tokens)``."""
     width, key_dim = config.width, config.key_dim
     return width * (width + config.tokens) < key_dim * (2 * width + config.tokens)
+
+
+def score_bounds(attention: Attention, config: VitConfig) -> np.ndarray:
+    """For each head a bound of the absolute scores that no input can exceed, ``(heads,)``.
+
+    A score is ``n_i A n_j + c n_j`` (see step 4), and a normalised token is no longer than ``sqrt(width)``.
+    """
+    width, heads = config.width, config.num_heads
+    queries = attention.query.kernel.reshape(width, heads, -1).transpose(1, 0, 2)
+    offsets = attention.query.bias.reshape(heads, -1)
+    if attention.key is not None:
+        keys = attention.key.kernel.reshape(width, heads, -1).transpose(1, 2, 0)
+        queries, offsets = queries @ keys, np.einsum("hk,hkw->hw", offsets, keys)
+    centre = np.eye(width) - 1 / width  # normalised tokens have no mean
+    largest = np.linalg.norm(centre @ queries @ centre, ord=2, axis=(1, 2))
+    return width * largest + np.sqrt(width) * np.linalg.norm(offsets @ centre, axis=1)
 
 
 def fold(weights: dict[str, np.ndarray], config: VitConfig, merge: bool | None = None) -> FoldedVit:
@@ -144,7 +160,8 @@ def _fold_attention(weights, name, scale, shift, config: VitConfig, merge: bool)
     output = Dense(weights[f"{name}/projection/kernel"].reshape(heads * key_dim, width), weights[f"{name}/projection/bias"])
     output = Dense(output.kernel, output.bias + value.bias @ output.kernel).centred()
     if not merge:
-        return Attention(query, key.kernel, value.kernel, output)
+        none = np.zeros(heads * key_dim)
+        return Attention(query, Dense(key.kernel, none), Dense(value.kernel, none), output)
 
     def per_head(matrix):  # (width, heads * key_dim) -> (heads, width, key_dim)
         return matrix.reshape(width, heads, key_dim).transpose(1, 0, 2)

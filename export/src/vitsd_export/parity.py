@@ -30,11 +30,12 @@ TOLERANCES = {
     "none": Tolerance(1e-3, 1.0, 0.0),
     "float16": Tolerance(None, 0.995, 0.005),
     "dynamic": Tolerance(None, 0.97, 0.01),
-    "int8": Tolerance(None, 0.90, 0.02),
+    "int8": Tolerance(None, 0.96, 0.015),
+    "int8-full": Tolerance(None, 0.94, 0.015),
+    "int4": Tolerance(None, 0.90, 0.015),
 }
-"""By quantisation. Rounding weights to 8 bits moves few answers (in our measurements 1 % of a weakly trained model's);
-static int8 also rounds every activation, so more is allowed; a model that loses more than 2 points is better exported as
-``dynamic``."""
+"""By quantisation. The searched ones (see :mod:`vitsd_export.budget`) met a stricter budget on validation images before; the
+rest is for the chance of other images."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 MAX_JSON_BYTES = 8 * 2**20  # a spec comes out of an untrusted file
 MAX_SIDE = 8192  # pixels; larger sizes in a spec are an attack or a mistake
 FITS = ("stretch", "crop")
-QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
+QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int8-full", "int4")
 
 
 @dataclass(frozen=True)

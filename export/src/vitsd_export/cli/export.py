@@ -9,7 +9,18 @@ from pathlib import Path
 
 from vitsd.cli import load_keras
 from vitsd_export.cli import print_comparisons
-from vitsd_export.exporting import ALIASES, DEFAULT_OPSET, QUANTIZATIONS, ParityError, export, newest_model
+from vitsd_export.exporting import (
+    ALIASES,
+    CALIBRATION_IMAGES,
+    DEFAULT_OPSET,
+    QUANTIZATIONS,
+    Artifact,
+    ParityError,
+    companions,
+    export,
+    newest_model,
+)
+from vitsd_export.targets import TARGETS
 from vitsd_runtime import console
 
 
@@ -32,7 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["none"],
         metavar="Q",
-        help="none, float16, dynamic, int8 for TFLite; none, dynamic for ONNX (default: none)",
+        help="none, float16, dynamic, int8, int8-full, int4 for TFLite; none, dynamic, int8 for ONNX (default: none). "
+        "Raspberry Pi and other CPUs: int8",
     )
     parser.add_argument("--output", metavar="DIR", help="folder for the files (default: the model's)")
     parser.add_argument(
@@ -50,6 +62,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="input and output of int8 TFLite (default: float32)",
     )
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, metavar="N", help="of ONNX, 13 to 18 (default: 17)")
+    parser.add_argument(
+        "--target", default="litert", metavar="T", help=f"runtime of .tflite files: {', '.join(TARGETS)} (default: litert)"
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="top-1 accuracy that quantisation may cost on validation images; layers that cost more stay more exact "
+        "(default: 0.5)",
+    )
+    parser.add_argument("--recipe", metavar="FILE", help="replay the .recipe.json of an earlier export, without a search")
+    parser.add_argument(
+        "--calibration-images",
+        type=int,
+        default=CALIBRATION_IMAGES,
+        metavar="N",
+        help=f"training images that give the ranges of activations (default: {CALIBRATION_IMAGES})",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--keep-failing", action="store_true", help="keep files that fail the parity gate; exit code 1")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -82,6 +113,10 @@ def _main(arguments) -> int:
             embed_preprocessing=arguments.embed_preprocessing,
             io=arguments.io,
             opset=arguments.opset,
+            target=arguments.target,
+            max_drop=arguments.max_drop,
+            recipe=arguments.recipe,
+            calibration_images=arguments.calibration_images,
             overwrite=arguments.overwrite,
             keep_failing=arguments.keep_failing,
             report=report,
@@ -89,14 +124,31 @@ def _main(arguments) -> int:
         comparisons = [artifact.comparison for artifact in artifacts]
     except ParityError as error:
         failure, comparisons = error, error.comparisons
+        artifacts = error.artifacts
+    found = {str(a.path): a.found for a in artifacts if a.found}
     if arguments.json:
-        print(json.dumps({"model": str(model), "artifacts": [c.to_dict() for c in comparisons]}, indent=1))
+        rows = [
+            {**c.to_dict(), **({"quantization_search": found[c.path].measured()} if c.path in found else {})}
+            for c in comparisons
+        ]
+        print(json.dumps({"model": str(model), "artifacts": rows}, indent=1))
     else:
+        for artifact in artifacts:
+            if artifact.found and artifact.found.divergence:
+                _print_choices(artifact)
         print_comparisons(comparisons)
         print(f"Compared with {model} on {comparisons[0].images} test images. Files: {Path(comparisons[0].path).parent}/")
     if failure:
         raise failure
     return 0 if all(comparison.passed for comparison in comparisons) else 1
+
+
+def _print_choices(artifact: Artifact) -> None:
+    from vitsd_export.budget import CHOICE_HEADERS, describe_choices
+
+    recipe, picture = companions(artifact.path)
+    print(f"\n{artifact.path.name}, layer by layer (again with --recipe {recipe}; picture: {picture}):")
+    print(console.table(describe_choices(artifact.found), CHOICE_HEADERS) + "\n")
 
 
 if __name__ == "__main__":
