@@ -14,7 +14,7 @@ test: $(VENV)/.installed-tests  ## the test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed  ## what is promised about speed and size, measured; writes benchmarks/results/
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 dist: $(VENV)/.installed  ## wheels of the three distributions in dist/
 	for d in runtime vitsd export; do $(BIN)/python -m pip wheel --quiet --no-deps -w dist ./$$d || exit 1; done

@@ -1,7 +1,8 @@
 """``make bench``: what is promised about speed and size, measured on this machine.
 
 Writes benchmarks/results/MACHINE.json and prints a table. What is compared is run in turns, because machines are noisy;
-judge by the ratios. Latency does not depend on the weights' values, so the models here are untrained.
+judge by the ratios. Latency does not depend on the weights' values, so the models are untrained, except in the section
+``quantization``, which needs a model trained with ``vitsd-train`` and its dataset.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from vitsd_runtime.console import table
 from vitsd_runtime.hardware import describe_machine
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=sorted(SECTIONS), default=sorted(SECTIONS), help="sections to run")
+    parser.add_argument("--model", type=Path, help="trained model.keras for the section quantization (else it is left out)")
+    parser.add_argument("--data", help="its dataset (default: what it was trained on)")
     parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/MACHINE.json)")
     arguments = parser.parse_args()
     machine = describe_machine()
@@ -41,7 +45,13 @@ def main() -> int:
         load_keras()
         for section in arguments.only:
             print(f"{section} ...", flush=True)
-            report[section] = SECTIONS[section](Path(scratch))
+            if section == "quantization":
+                if not arguments.model:
+                    print("left out: it needs --model, a model.keras trained with vitsd-train")
+                    continue
+                report[section] = quantization(Path(scratch), arguments.model, arguments.data)
+            else:
+                report[section] = SECTIONS[section](Path(scratch))
             rows += [[section, *row] for row in report[section]["summary"]]
     output.parent.mkdir(exist_ok=True)
     output.write_text(json.dumps(report, indent=1) + "\n")
@@ -127,8 +137,8 @@ def runtime(scratch: Path) -> dict:
     for _ in range(15):
         empty, full = (_seconds(f"import {module}") for module in ("sys", "vitsd_runtime"))
         imports.append(full - empty)
-    overhead = _classifier_overhead(_export("vit-small-ds", scratch, ["none"])["none"])
-    tiny = _export("tiny", scratch, ["int8"])["int8"]
+    overhead = _classifier_overhead(_export("vit-small-ds", scratch, ["tflite none"])["tflite none"])
+    tiny = _export("tiny", scratch, ["tflite int8"])["tflite int8"]
     rss = _predict_rss(tiny, scratch)
     return {
         "import_seconds": imports,
@@ -149,28 +159,59 @@ def runtime(scratch: Path) -> dict:
 
 
 def latency(scratch: Path) -> dict:
-    """Latency of the exported formats, batch 1, one thread."""
+    """Latency of the exported formats and of the plain graph, batch 1, one thread."""
     from vitsd_runtime.cli.bench import measure
 
-    results = []
-    for preset in ("tiny", "vit-small-ds"):
-        paths = _export(preset, scratch, ["none", "dynamic", "int8"])
-        results += measure([*paths.values(), _export_onnx(preset, scratch)], threads=1, batch_size=1, seconds=3)
-    return {
-        "results": results,
-        "summary": [[f"{r['model']}, median of {r['runs']}", f"{r['p50_ms']:.2f} ms", ""] for r in results],
-    }
+    results, summary = [], []
+    for preset in ("tiny", "vit-gap-ds", "vit-small-ds"):
+        paths = {**_plain(preset, scratch), **_export(preset, scratch)}
+        measured = dict(zip(paths, measure(list(paths.values()), threads=1, batch_size=1, seconds=3), strict=True))
+        for name, row in measured.items():
+            plain = measured["plain onnx" if "onnx" in name else "plain tflite"]["p50_ms"]
+            row |= {"preset": preset, "name": name, "bytes": paths[name].stat().st_size, "faster": plain / row["p50_ms"]}
+            size = f"{row['bytes'] / 1e6:.2f} MB"
+            summary.append([f"{preset}, {name}", f"{row['p50_ms']:.3f} ms, {row['faster']:.2f}x plain, {size}", ""])
+        results += measured.values()
+    return {"results": results, "summary": summary}
 
 
-SECTIONS = {"latency": latency, "runtime": runtime, "training": training}
+def quantization(scratch: Path, model: Path, source: str | None) -> dict:
+    """Every export of a trained model against the converters' defaults."""
+    from benchmarks.quantization import compare, promises
+
+    from vitsd.saving import load_model
+
+    spec = load_model(model)[1]
+    report = compare(model, source or spec.provenance["source"], scratch)
+    headers = ["file", "MB", "p50 ms", "top-1 %", "change (95 %)", "agreement %", "max |diff|"]
+    cells = []
+    for row in report["rows"]:
+        change, low, high = (100 * value for value in row["top1_change"])
+        cells.append(
+            [
+                row["name"],
+                f"{row['bytes'] / 1e6:.2f}",
+                f"{row['p50_ms']:.3f}",
+                f"{100 * row['top1']:.2f}",
+                f"{change:+.2f} ({low:+.2f} to {high:+.2f})",
+                f"{100 * row['agreement']:.2f}",
+                f"{row['largest_difference']:.2g}",
+            ]
+        )
+    print(table(cells, headers))
+    previous = {"model_provenance": {k: v for k, v in spec.provenance.items() if k not in ("source", "options")}}
+    return {**report, **previous, "summary": promises(report)}
 
 
-def _writer(preset_name: str):
+SECTIONS = {"latency": latency, "quantization": quantization, "runtime": runtime, "training": training}
+
+
+def _model(preset_name: str):
+    """An untrained model and its spec."""
     import keras
 
     from vitsd.model import build_vit
     from vitsd.presets import get_preset
-    from vitsd_export.writing import Writer
     from vitsd_runtime.spec import ModelSpec
 
     keras.utils.set_random_seed(0)
@@ -185,34 +226,54 @@ def _writer(preset_name: str):
         variance=[4000.0] * channels,
         architecture=config.to_dict(),
     )
-    pixels = np.random.default_rng(0).integers(0, 256, (32, *config.input_size), dtype=np.uint8)
-    return Writer(build_vit(config), spec, pixels), spec
+    return build_vit(config), spec
 
 
-def _export(preset_name: str, scratch: Path, quantizations: list[str]) -> dict[str, Path]:
+def _export(
+    preset_name: str, scratch: Path, kinds=("tflite none", "tflite dynamic", "tflite int8", "tflite int4", "onnx none")
+):
+    """Files by format and quantisation. All layers take their lowest precision: there is no accuracy to keep."""
     from vitsd_export.exporting import artifact_name
+    from vitsd_export.recipe import LayerChoice
+    from vitsd_export.tflite import TFLiteQuantizer
+    from vitsd_export.writing import Writer
     from vitsd_runtime.artifacts import write_spec
 
-    writer, spec = _writer(preset_name)
+    model, spec = _model(preset_name)
+    images = np.random.default_rng(0).normal(size=(16, spec.image_size, spec.image_size, spec.input_size[2]))
     paths = {}
-    with writer:
-        for quantization in quantizations:
-            path = scratch / artifact_name(preset_name, "tflite", quantization)
-            if not path.exists():
-                info = writer.write(path, "tflite", quantization)
-                write_spec(path, spec.replace(export=info))
-            paths[quantization] = path
+    with Writer(model, spec) as writer:
+        for kind, quantization in (entry.split() for entry in kinds):
+            path = scratch / artifact_name(preset_name, kind, quantization)
+            if quantization == "none":
+                info, _ = writer.write(path, kind, quantization)
+            else:
+                quantizer = TFLiteQuantizer(writer.float_tflite(), list(writer.layers), images.astype(np.float32))
+                precision = {"int8": "static"}.get(quantization, quantization)
+                path.write_bytes(quantizer.build(dict.fromkeys(writer.layers, LayerChoice(precision))))
+                info = {"format": kind, "quantization": quantization, "batch_invariant": True}
+            write_spec(path, spec.replace(export=info))
+            paths[f"{kind} {quantization}"] = path
     return paths
 
 
-def _export_onnx(preset_name: str, scratch: Path) -> Path:
+def _plain(preset_name: str, scratch: Path) -> dict[str, Path]:
+    from benchmarks import baselines
+
+    from vitsd.config import VitConfig
     from vitsd_runtime.artifacts import write_spec
 
-    writer, spec = _writer(preset_name)
-    path = scratch / f"{preset_name}.onnx"
-    with writer:
-        write_spec(path, spec.replace(export=writer.write(path, "onnx", "none")))
-    return path
+    model, spec = _model(preset_name)
+    function = baselines.plain_function(model, VitConfig.from_dict(spec.architecture), None)
+    paths = {name: scratch / f"{preset_name}-{name.replace(' ', '-')}" for name in ("plain tflite", "plain tflite dynamic")}
+    paths = {name: path.with_suffix(".tflite") for name, path in paths.items()}
+    paths["plain tflite"].write_bytes(baselines.tflite(function))
+    paths["plain tflite dynamic"].write_bytes(baselines.tflite(function, optimise=True))
+    paths["plain onnx"] = scratch / f"{preset_name}-plain.onnx"
+    baselines.onnx(function, paths["plain onnx"])
+    for path in paths.values():
+        write_spec(path, spec.replace(export={"quantization": "none", "batch_invariant": True}))
+    return paths
 
 
 def _classifier_overhead(model: Path) -> dict:

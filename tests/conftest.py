@@ -45,7 +45,7 @@ def exported(trained) -> Path:
     from vitsd_export import export
 
     output = trained / "exported"
-    export(trained / "model.keras", ["all"], ["none", "float16", "dynamic", "int8"], output)
+    export(trained / "model.keras", ["all"], ["none", "float16", "dynamic", "int8", "int8-full", "int4"], output)
     return output
 
 

@@ -25,15 +25,23 @@ def model(trained, tmp_path):
 
 
 def test_names_are_predictable(exported):
-    assert {path.name for path in exported.iterdir()} == {
+    quantised = {
+        "digits-dynamic.tflite",
+        "digits-int8.tflite",
+        "digits-int8-full.tflite",
+        "digits-int4.tflite",
+        "digits-dynamic.onnx",
+        "digits-int8.onnx",
+    }
+    names = {path.name for path in exported.iterdir()}
+    assert {name for name in names if not name.endswith((".recipe.json", ".sensitivity.png"))} == {
         "digits_saved_model",
         "digits-float32.tflite",
         "digits-float16.tflite",
-        "digits-dynamic.tflite",
-        "digits-int8.tflite",
         "digits.onnx",
-        "digits-dynamic.onnx",
+        *quantised,
     }
+    assert {name.removesuffix(".recipe.json") for name in names if name.endswith(".recipe.json")} == quantised
 
 
 @pytest.mark.parametrize(
@@ -43,7 +51,7 @@ def test_names_are_predictable(exported):
         (["litert", "tflite"], ["int8"], {"n-int8.tflite"}),
         (["tf_saved_model"], ["none"], {"n_saved_model"}),
         (["onnx", "tflite"], ["dynamic"], {"n-dynamic.onnx", "n-dynamic.tflite"}),
-        (["all"], ["none", "int8"], {"n_saved_model", "n-float32.tflite", "n-int8.tflite", "n.onnx"}),
+        (["all"], ["none", "int8"], {"n_saved_model", "n-float32.tflite", "n-int8.tflite", "n.onnx", "n-int8.onnx"}),
     ],
 )
 def test_plans(formats, quantize, expected):
@@ -56,7 +64,7 @@ def test_plans(formats, quantize, expected):
     [
         (["coreml"], ["none"], "Unknown format 'coreml'"),
         (["tflite"], ["int2"], "Unknown quantisation 'int2'"),
-        (["onnx"], ["int8"], "onnx can't be quantised as int8"),
+        (["onnx"], ["int4"], "onnx can't be quantised as int4"),
         (["all"], ["int8"], "saved_model can't be quantised"),
         (["onnx"], ["none", "float16"], "None of onnx can be quantised as float16"),
     ],
@@ -132,8 +140,8 @@ def wrong_graph(monkeypatch):
 
 def test_what_fails_the_gate_is_not_kept(model, wrong_graph):
     with pytest.raises(ParityError, match=r"keep-failing.*digits-float32.tflite: largest logit difference") as raised:
-        export(model, "all", ["none", "dynamic"], overwrite=True)
-    assert len(raised.value.comparisons) == 5
+        export(model, "all", ["none", "float16"], overwrite=True)
+    assert len(raised.value.comparisons) == 4
     assert not any(c.passed for c in raised.value.comparisons if c.quantization == "none")
     passed = {Path(c.path) for c in raised.value.comparisons if c.passed}
     assert set(model.parent.iterdir()) == {model, *passed}
@@ -186,12 +194,13 @@ def test_a_full_disk_is_reported_and_leaves_nothing(model, monkeypatch, capsys):
     from vitsd_export import converters
     from vitsd_export.cli.export import main
 
-    def write_tflite(saved_model, path, *rest):
-        path.write_bytes(b"half of a mo")
+    def write_saved_model(module, path):
+        path.mkdir()
+        (path / "half").write_bytes(b"half of a mo")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(converters, "write_tflite", write_tflite)
-    assert main([str(model), "--format", "tflite"]) == 1
+    monkeypatch.setattr(converters, "write_saved_model", write_saved_model)
+    assert main([str(model), "--format", "saved_model"]) == 1
     assert "disk is full" in capsys.readouterr().err
     assert list(model.parent.iterdir()) == [model]
 
@@ -211,10 +220,19 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         (["other.tflite"], "not a .keras file"),
         (["MODEL", "--format", "coreml"], "Unknown format"),
         (["MODEL", "--format", "tflite", "other.keras"], "put the model before --format"),
-        (["MODEL", "--quantize", "int8", "--format", "onnx"], "can't be quantised"),
-        (["MODEL", "--io", "int8"], "need --quantize int8"),
+        (["MODEL", "--quantize", "int8-full", "--format", "onnx"], "can't be quantised"),
+        (["MODEL", "--io", "int8"], "--quantize int8"),
         (["MODEL", "--format", "onnx", "--opset", "7"], "opset must be 13 to 18"),
         (["MODEL", "--io", "int8", "--quantize", "int8", "--embed-preprocessing"], "leave out --io int8"),
+        (["MODEL", "--quantize", "int8-full", "--embed-preprocessing"], "takes int8 inputs"),
+        (["MODEL", "--quantize", "int8", "--max-drop", "-1"], "0 to 100 points"),
+        (["MODEL", "--quantize", "int8", "--max-drop", "nan"], "0 to 100 points"),
+        (["MODEL", "--quantize", "int8", "--calibration-images", "8"], "at least 32 images"),
+        (["MODEL", "--target", "tflite-runtime-1"], "Unknown target"),
+        (["MODEL", "--quantize", "int4", "--target", "tflite-runtime-2.14"], "can't run int4 files"),
+        (["MODEL", "--quantize", "int8", "--recipe", "none.json"], "can't be read"),
+        (["MODEL", "--quantize", "int8", "--recipe", "other.tflite"], "is not a recipe"),
+        (["MODEL", "--quantize", "none", "--recipe", "none.json"], "--recipe needs a single --format"),
         (["MODEL", "--data", "cifar1000"], "There is no dataset"),
         (["MODEL", "--output", "MODEL"], "not a folder"),
         ([], "none under runs/"),

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd import VitConfig, build_vit, load_model
-from vitsd_export.folding import fold, merging_pays
-from vitsd_export.graph import build_logits
+from vitsd_export.folding import fold, merging_pays, score_bounds
+from vitsd_export.graph import Style, bounded_masks, build_logits
 from vitsd_export.weights import read_weights
 from vitsd_runtime import VitsdError
 
@@ -66,7 +66,38 @@ def test_folded_equals_keras(config, seed, merge):
     folded = fold(read_weights(model, config), config, merge=merge)
     result = build_logits(tf.constant(images), folded).numpy()
     assert (folded.blocks[0].attention.key is None) == (merging_pays(config) if merge is None else merge)
-    np.testing.assert_allclose(result, expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
+    tolerance = 1e-4 * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(result, expected, atol=tolerance)
+
+    # The other ways to write the graph, for other engines, are equal too; the scores stay within their proven bounds.
+    bounds = {f"block_{i}_scores": score_bounds(b.attention, config).max() for i, b in enumerate(folded.blocks)}
+
+    def watch(name, tensor):
+        assert np.abs(tensor).max() <= bounds[name] * (1 + 1e-5)
+
+    result = build_logits(tf.constant(images), folded, Style(exp_attention=True), watch).numpy()
+    np.testing.assert_allclose(result, expected, atol=tolerance)
+    for masks in ((-1e9,) * config.depth, bounded_masks(images, folded)):
+        style = Style(integer_masks=masks)
+        single = [build_logits(tf.constant(image[None]), folded, style).numpy() for image in images]
+        np.testing.assert_allclose(np.concatenate(single), expected, atol=2 * tolerance)
+
+
+def test_scores_too_large_for_exp_are_left_to_softmax():
+    shape = {"input_size": (12, 12, 3), "image_size": 12, "patch_size": 4, "width": 12, "mlp_units": (12,)}
+    config = VitConfig(depth=1, num_heads=2, key_dim=12, head_units=(), pooling="gap", **shape)
+    model = build_vit(config)
+    images = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype("float32")
+    for factor, uses_exp in ((1, True), (30, False)):
+        for part in ("query", "key"):
+            kernel = next(w for w in model.trainable_variables if w.path == f"block_0_attention/{part}/kernel")
+            kernel.assign(kernel * factor)
+        folded = fold(read_weights(model, config), config)
+        with tf.Graph().as_default() as graph:
+            build_logits(tf.constant(images), folded, Style(exp_attention=True))
+        assert ("Exp" in {operation.type for operation in graph.get_operations()}) == uses_exp
+        result = build_logits(tf.constant(images), folded, Style(exp_attention=True)).numpy()
+        np.testing.assert_allclose(result, logits_after_preprocessing(model, images), atol=1e-3)
 
 
 def test_both_sides_of_the_merge_rule_are_met():

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitsd import load_model
+from vitsd.training import predict_logits
+from vitsd_export import export
 from vitsd_runtime import read_spec
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +62,22 @@ def test_a_bare_environment_predicts(exported, digits, tmp_path, bare, engine, e
     packages = environment("pip", "list").stdout.lower()
     assert "tensorflow" not in packages
     assert "keras" not in packages
+
+
+@needs_tflite_runtime
+@pytest.mark.parametrize("quantization", ["dynamic", "int8", "int8-full"])
+def test_files_for_tflite_runtime_run_there(trained, digits, tmp_path, bare, quantization):
+    (artifact,) = export(trained / "model.keras", "tflite", quantization, tmp_path / "out", target="tflite-runtime-2.14")
+    assert artifact.spec.export["target"] == "tflite-runtime-2.14"
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(100):
+        Image.fromarray(digits.images[i, ..., 0]).save(pictures / f"{i:03}.png")
+    done = bare("tflite-runtime")("vitsd-predict", artifact.path, pictures, "--json", "--top-k", "1")
+    assert done.returncode == 0, done.stderr
+    labels = np.array([json.loads(line)["predictions"][0]["index"] for line in done.stdout.splitlines()])
+    keras = predict_logits(load_model(trained / "model.keras")[0], digits.images[:100]).argmax(axis=1)
+    assert np.mean(labels == keras) >= 0.97
 
 
 @needs_tflite_runtime

@@ -30,21 +30,34 @@ class Distribution:
         OCTAV, arXiv:2206.06501, here by search). ``max/4`` clips above a quarter of the largest value, ``max*2`` leaves
         room for twice as much.
         """
+        if method.startswith("min/"):
+            return self.low / float(method[4:]), self.high
         if method.startswith("max/"):
             return self.low, max(self.high / float(method[4:]), self.low + 1e-6)
         if method.startswith("max*"):
             return self.low, self.high * float(method[4:])
+        if method.startswith("p9"):
+            return self._percentiles((100 - float(method[1:])) / 100)
         if method == "minmax" or self.high <= self.low:
             return self.low, self.high
-        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
         if method == "percentile":
-            share = np.cumsum(self.counts) / self.counts.sum()
-            low = edges[np.searchsorted(share, 1e-4, side="right")]
-            high = edges[min(np.searchsorted(share, 1 - 1e-4) + 1, len(self.counts))]
-            return float(min(low, 0.0)), float(max(high, 0.0))
-        return self._least_squared_error(edges)
+            return self._percentiles(1e-4)
+        return self._least_squared_error()
 
-    def _least_squared_error(self, edges: np.ndarray) -> tuple[float, float]:
+    def _percentiles(self, outside: float) -> tuple[float, float]:
+        if self.high <= self.low:
+            return self.low, self.high
+        share, edges = np.cumsum(self.counts) / self.counts.sum(), self._edges
+        low = edges[np.searchsorted(share, outside, side="right")]
+        high = edges[min(np.searchsorted(share, 1 - outside) + 1, len(self.counts))]
+        return float(min(low, 0.0)), float(max(high, 0.0))
+
+    @property
+    def _edges(self) -> np.ndarray:
+        return np.linspace(self.low, self.high, len(self.counts) + 1)
+
+    def _least_squared_error(self) -> tuple[float, float]:
+        edges = self._edges
         values = (edges[:-1] + edges[1:]) / 2
 
         def error(low, high):

@@ -230,10 +230,10 @@ def export(
                 kept.append(Artifact(path, carried, comparison, found))
             if kept and kept[-1].path == path and found:
                 _write_companions(path, info["recipe"], found)
+    if len(kept) < len(comparisons):
+        raise ParityError(comparisons, kept, over_budget)
     if over_budget:
         raise over_budget[0]
-    if len(kept) < len(comparisons):
-        raise ParityError(comparisons, kept)
     return kept
 
 
@@ -257,11 +257,12 @@ class ParityError(VitsdError):
     ``comparisons`` holds those of all files, good and bad; ``artifacts`` the good files.
     """
 
-    def __init__(self, comparisons: list[Comparison], artifacts: list[Artifact]):
+    def __init__(self, comparisons: list[Comparison], artifacts: list[Artifact], over_budget: Sequence[VitsdError] = ()):
         self.comparisons, self.artifacts = comparisons, artifacts
         failed = [f"{Path(c.path).name}: {'; '.join(c.failures)}" for c in comparisons if not c.passed]
         super().__init__(
-            "Beyond the tolerance of the parity gate, so not kept (--keep-failing keeps them): " + " | ".join(failed)
+            "Beyond the tolerance of the parity gate, so not kept (--keep-failing keeps them): "
+            + " | ".join([*failed, *map(str, over_budget)])
         )
 
 

@@ -6,7 +6,7 @@ the batch. What differs between engines is a :class:`Style`; all styles give the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ _MASK = -1e9
 _LARGEST_EXPONENT = 85.0
 """exp(85) = 8e36: room for a factor of 40 before float32 overflows."""
 _LARGEST_SHIFT = 50.0
+
+
+Watch = Callable[[str, tf.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,24 @@ def bounded_masks(images: np.ndarray, folded: FoldedVit) -> tuple[float, ...]:
         images: preprocessed float32 calibration images ``(n, ...)``.
     """
     config = folded.config
-    tokens, heads = config.tokens, config.num_heads
-    largest = np.full(config.depth, -np.inf)
+    excess: dict[str, float] = {}
+
+    def watch(name: str, tensor: tf.Tensor) -> None:
+        excess[name] = max(excess.get(name, -np.inf), _own_excess(tensor.numpy().astype(np.float64), config))
+
     for start in range(0, len(images), 16):
-        collected: list[tf.Tensor] = []
-        build_logits(tf.constant(images[start : start + 16]), folded, scores=collected)
-        for i, tensor in enumerate(collected):
-            values = tensor.numpy().astype(np.float64)
-            if values.ndim == 3:
-                values = values.reshape(-1, tokens, heads, tokens).transpose(0, 2, 1, 3)
-            own = np.einsum("bhtt->bht", values).copy()
-            others = np.where(np.eye(tokens, dtype=bool), -np.inf, values)
-            best = others.max(axis=-1, keepdims=True)
-            total = np.log(np.exp(others - best).sum(axis=-1)) + best[..., 0]
-            largest[i] = max(largest[i], (own - total).max())
-    return tuple(float(np.floor(np.log(1e-6) - excess)) for excess in largest)
+        build_logits(tf.constant(images[start : start + 16]), folded, watch=watch)
+    return tuple(float(np.floor(np.log(1e-6) - excess[f"block_{i}_scores"])) for i in range(config.depth))
+
+
+def _own_excess(scores: np.ndarray, config: VitConfig) -> float:
+    """By how much a token's score for itself exceeds the logarithm of the summed exponentials of all others, at most."""
+    if scores.ndim == 3:
+        scores = scores.reshape(-1, config.tokens, config.num_heads, config.tokens).transpose(0, 2, 1, 3)
+    own = np.einsum("bhtt->bht", scores)
+    others = np.where(np.eye(config.tokens, dtype=bool), -np.inf, scores)
+    best = others.max(axis=-1, keepdims=True)
+    return float((own - np.log(np.exp(others - best).sum(axis=-1)) - best[..., 0]).max())
 
 
 def dense_layers(folded: FoldedVit) -> Iterator[tuple[str, np.ndarray]]:
@@ -115,11 +121,11 @@ def dense_layers(folded: FoldedVit) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def build_logits(
-    images: tf.Tensor, folded: FoldedVit, style: Style | None = None, scores: list[tf.Tensor] | None = None
+    images: tf.Tensor, folded: FoldedVit, style: Style | None = None, watch: Watch = lambda name, tensor: None
 ) -> tf.Tensor:
     """Preprocessed float32 images to float32 logits ``(batch, num_classes)``.
 
-    With a list for ``scores``, each block's attention scores before mask and softmax are appended to it,
+    ``watch`` is called with the names and values of the attention scores before mask and softmax, ``block_0_scores`` ...,
     ``(batch, tokens * heads, tokens)`` or ``(batch, heads, tokens, tokens)``.
     """
     config, style = folded.config, style or Style()
@@ -130,18 +136,21 @@ def build_logits(
     if not rank3:
         stream = tf.reshape(stream, (tokens, width))
     for i, block in enumerate(folded.blocks):
-        if i > 0:  # the MLP before it ends in an activation, whose output is not centred
-            stream = stream - _mean(stream)
         if rank3:
             normed = _unit_variance(stream, epsilon)
-            stream = stream + _attention(normed, block.attention, config, style, f"block_{i}", scores)
+            attended = _attention(normed, block.attention, config, style, f"block_{i}", watch)
         else:
-            stream = stream + _integer_attention(stream, block.attention, config, style.integer_masks[i], f"block_{i}")
-        branch = _unit_variance(stream, epsilon)
+            attended = _integer_attention(stream, block.attention, config, style.integer_masks[i], f"block_{i}")
+        middle = stream + attended
+        branch = _unit_variance(middle, epsilon)
         for j, layer in enumerate(block.mlp):
             branch = _activate(_dense(branch, layer, f"block_{i}_mlp_{j}"), config.activation)
-        stream = stream + branch
-    stream = _unit_variance(stream - _mean(stream), epsilon)
+        # The MLP ends in an activation, whose output is not centred. Centred before it is added, not after, because it is
+        # smaller than the stream, and so is its rounding in int8.
+        branch = branch - _mean(branch)
+        # For the same reason, both branches are added up before they join the stream that the next block reads.
+        stream = middle + branch if rank3 else stream + (attended + branch)
+    stream = _unit_variance(stream, epsilon)
 
     if config.pooling == "flatten":
         features = tf.reshape(stream, (-1, tokens * width))
@@ -171,28 +180,29 @@ def _tokenize(images, folded: FoldedVit, integer: bool):
     config = folded.config
     patch, size, tokens = config.patch_size, config.image_size, config.tokens
     kernel = folded.tokenization.kernel
-    if not config.spt:
-        # Flattens a patch in (row, column, channel) order, the order of the projection's rows.
-        patches = _space_to_depth(images, patch)
-    elif patch % 2 == 0:
-        # Shifted by half a patch, the image's four copies have the same patches, on a grid with one row and column more.
-        half = patch // 2
-        grid = _space_to_depth(tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0))), patch)
-        corners = (grid[:, 1:, 1:], grid[:, :-1, 1:], grid[:, 1:, :-1], grid[:, :-1, :-1])
-        patches = tf.concat([_space_to_depth(images, patch), *corners], axis=3)
-        # The features come image by image; the projection's rows have the five images within a pixel.
-        per_pixel = kernel.reshape(patch * patch, 5, config.input_size[2], config.width)
-        kernel = per_pixel.transpose(1, 0, 2, 3).reshape(kernel.shape)
-    else:
-        half = patch // 2
-        padded = tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0)))
-        offsets = ((2 * half, 2 * half), (0, 2 * half), (2 * half, 0), (0, 0))
-        shifted = [padded[:, top : top + size, left : left + size, :] for top, left in offsets]
-        patches = _space_to_depth(tf.concat([images, *shifted], axis=3), patch)
-    patches = tf.reshape(patches, (-1, tokens, kernel.shape[0]))
-    if config.spt:
-        normalise = _unit_variance_twice if integer else _unit_variance
-        patches = normalise(patches - _mean(patches), config.layer_norm_epsilon)
+    with tf.name_scope("patches"):
+        if not config.spt:
+            # Flattens a patch in (row, column, channel) order, the order of the projection's rows.
+            patches = _space_to_depth(images, patch)
+        elif patch % 2 == 0:
+            # Shifted by half a patch, the image's four copies have the same patches, on a grid with one row and column more.
+            half = patch // 2
+            grid = _space_to_depth(tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0))), patch)
+            corners = (grid[:, 1:, 1:], grid[:, :-1, 1:], grid[:, 1:, :-1], grid[:, :-1, :-1])
+            patches = tf.concat([_space_to_depth(images, patch), *corners], axis=3)
+            # The features come image by image; the projection's rows have the five images within a pixel.
+            per_pixel = kernel.reshape(patch * patch, 5, config.input_size[2], config.width)
+            kernel = per_pixel.transpose(1, 0, 2, 3).reshape(kernel.shape)
+        else:
+            half = patch // 2
+            padded = tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0)))
+            offsets = ((2 * half, 2 * half), (0, 2 * half), (2 * half, 0), (0, 0))
+            shifted = [padded[:, top : top + size, left : left + size, :] for top, left in offsets]
+            patches = _space_to_depth(tf.concat([images, *shifted], axis=3), patch)
+        patches = tf.reshape(patches, (-1, tokens, kernel.shape[0]))
+        if config.spt:
+            normalise = _unit_variance_twice if integer else _unit_variance
+            patches = normalise(patches - _mean(patches), config.layer_norm_epsilon)
     projected = _dense(patches, Dense(kernel, np.zeros(config.width)), "tokenization")
     # The projection's bias rides on the position embedding: one addition instead of two.
     return projected + _constant(folded.position_embedding + folded.tokenization.bias)
@@ -202,7 +212,7 @@ def _space_to_depth(images, block: int):
     return tf.nn.space_to_depth(images, block) if block > 1 else images
 
 
-def _attention(normed, attention: Attention, config: VitConfig, style: Style, name: str, collected: list | None):
+def _attention(normed, attention: Attention, config: VitConfig, style: Style, name: str, watch: Watch):
     tokens, heads, width = config.tokens, config.num_heads, config.width
     if attention.key is None:
         # Keys and values are the tokens themselves, so the heads are stacked as rows and nothing is transposed.
@@ -217,8 +227,7 @@ def _attention(normed, attention: Attention, config: VitConfig, style: Style, na
         keys = split_heads(_dense(normed, attention.key, f"{name}_key"))
         values = split_heads(_dense(normed, attention.value, f"{name}_value"))
     scores = tf.matmul(queries, keys, transpose_b=True)
-    if collected is not None:
-        collected.append(scores)
+    watch(f"{name}_scores", scores)
     shifts = _exp_shifts(attention, config) if style.exp_attention else None
     if shifts is not None:
         mask = _per_score(-shifts, config, attention, _MASK if config.lsa else None)
@@ -265,8 +274,8 @@ def _integer_attention(stream, attention: Attention, config: VitConfig, mask: fl
     into the product that follows, and makes it a BATCH_MATMUL again; so something stands between the two.
     """
     tokens, heads, width = config.tokens, config.num_heads, config.width
-    scale = _inverse_deviation(stream, config.layer_norm_epsilon)
-    normed = stream * scale
+    inverse = _inverse_deviation(stream, config.layer_norm_epsilon)
+    normed = stream * inverse
     queries = _dense(normed, attention.query, f"{name}_query")
     diagonal = mask * np.eye(tokens)
     if attention.key is None:
@@ -274,7 +283,7 @@ def _integer_attention(stream, attention: Attention, config: VitConfig, mask: fl
             tf.reshape(queries, (tokens * heads, width)), normed, np.repeat(diagonal, heads, axis=0), config, name
         )
         with tf.name_scope(f"{name}_attended"):
-            values = tf.transpose(stream) * tf.reshape(scale, (1, tokens))
+            values = tf.transpose(stream) * tf.reshape(inverse, (1, tokens))
             attended = tf.matmul(weights, values, transpose_b=True)
         attended = tf.reshape(attended, (tokens, heads * width))
     else:

@@ -29,17 +29,23 @@ from vitsd_runtime.quantization import dequantize, quantize
 _OPERATION_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 
 
+_FINE = (*METHODS, "p99.9")
 TENSOR_GROUPS: dict[str, tuple[str, Sequence[str]]] = {
     # A blank patch has no variance: its inverse deviation is hundreds of times the others', and multiplies zeros.
-    "first norm": (r"^first_norm/Rsqrt", ("minmax", "mse", *(f"max/{n}" for n in (4, 16, 64, 256)))),
+    "first norm": ("first_norm/Rsqrt", ("minmax", "mse", *(f"max/{n}" for n in (4, 16, 64, 256)))),
     # 1 in float; more or less where the first norm was rounded or clipped.
-    "second norm": (r"^second_norm/(?!mul)", ("max*1.25", "max*2", "max*4", "max*16")),
-    "ends": (r"images|PartitionedCall", METHODS),
-    "scores": (r"_scores/(?!Softmax)", METHODS),
-    "attended": (r"_attended/", METHODS),
-    "inverse deviations": (r"^Rsqrt", METHODS),
-    "dense outputs": (r"/MatMul", METHODS),
-    "activations": (r"Erf|[Rr]elu", METHODS),
+    "second norm": ("second_norm/(?!mul)", ("max*1.25", "max*2", "max*4", "max*16")),
+    "images": ("images", ("minmax",)),
+    # The largest logits decide.
+    "logits": ("PartitionedCall", ("minmax", "min/2", "min/4", "mse")),
+    "patches": ("^patches/", _FINE),
+    "scores": ("_scores/(?!Softmax)", _FINE),
+    "attended": ("_attended/", _FINE),
+    "inverse deviations": ("^Rsqrt", METHODS),
+    "dense outputs": ("/MatMul", _FINE),
+    "activations": ("Erf|[Rr]elu", _FINE),
+    "residual stream": ("^add", _FINE),
+    "normalised": ("^mul", _FINE),
     "others": ("", METHODS),
 }
 """Tensors of an integer-only model whose ranges are chosen alike: pattern of their names (the first that matches counts),
@@ -122,8 +128,8 @@ class TFLiteQuantizer:
 
     def _range(self, tensor: str, method: str) -> Range:
         if (tensor, method) not in self._ranges:
-            distributions = self.__dict__.get("_all_distributions") or self._distributions
-            self._ranges[tensor, method] = distributions[tensor].range(method)
+            known = self._distributions if tensor in self._distributions else self._all_distributions
+            self._ranges[tensor, method] = known[tensor].range(method)
         return self._ranges[tensor, method]
 
     def _clipped_weights(self, tensor: str) -> Range:

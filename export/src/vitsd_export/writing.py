@@ -71,7 +71,8 @@ class Writer:
         self._target = get_target(self._options.target)
         self._config = VitConfig.from_dict(spec.architecture)
         self._folded = fold(read_weights(model, self._config), self._config)
-        self._layers = {name: kernel.size for name, kernel in dense_layers(self._folded)}
+        self.layers = {name: kernel.size for name, kernel in dense_layers(self._folded)}
+        """Names of the dense layers, and how many weights each has."""
         self._modules: dict[Style, object] = {}
 
     def __enter__(self):
@@ -118,20 +119,23 @@ class Writer:
             info["recipe"] = recipe.to_dict()
         return info, found
 
+    def float_tflite(self) -> bytes:
+        """The float ``.tflite`` that quantised ones are made from."""
+        return converters.to_tflite(self._saved_model(self._tflite_style))
+
+    def _integer_tflite(self, inputs: np.ndarray) -> bytes:
+        return converters.to_tflite(self._saved_model(Style(integer_masks=bounded_masks(inputs, self._folded))))
+
     def _tflite(self, quantization: str) -> tuple[bytes, budget.Found | None]:
-        style = self._tflite_style
         if quantization in ("none", "float16"):
-            return converters.to_tflite(self._saved_model(style), quantization == "float16"), None
+            return converters.to_tflite(self._saved_model(self._tflite_style), quantization == "float16"), None
         inputs = self._inputs(self._evidence.calibration)
-        if quantization == "int8-full":
-            style = Style(integer_masks=bounded_masks(inputs, self._folded))
-        quantizer = TFLiteQuantizer(
-            converters.to_tflite(self._saved_model(style)), list(self._layers), inputs, self._target.dynamic_per_channel
-        )
+        float_model = self._integer_tflite(inputs) if quantization == "int8-full" else self.float_tflite()
+        quantizer = TFLiteQuantizer(float_model, list(self.layers), inputs, self._target.dynamic_per_channel)
         if quantization == "int8-full":
             build, layers = quantizer.build_integer, {name: methods for name, (_, methods) in TENSOR_GROUPS.items()}
         else:
-            layers = self._layers
+            layers = self.layers
 
             def build(choices):
                 return quantizer.build(choices, self._options.integer_io and quantization == "int8")
@@ -147,14 +151,14 @@ class Writer:
     def _onnx_content(self, quantization: str) -> tuple[bytes, budget.Found | None]:
         if quantization == "none":
             return self._onnx.SerializeToString(), None
-        quantizer = OnnxQuantizer(self._onnx, list(self._layers), self._inputs(self._evidence.calibration))
+        quantizer = OnnxQuantizer(self._onnx, list(self.layers), self._inputs(self._evidence.calibration))
         held_out, threads = self._inputs(self._evidence.images), available_cores()
         batch_size = 1 if quantization == "dynamic" else 32  # see batch_invariant above
 
         def run(choices: Mapping[str, LayerChoice], count: int) -> np.ndarray:
             return run_onnx(quantizer.build(choices), held_out[:count], threads, batch_size)
 
-        found = self._find("onnx", quantization, self._layers, run)
+        found = self._find("onnx", quantization, self.layers, run)
         return quantizer.build(found.choices), found
 
     def _find(self, kind: str, quantization: str, layers: Mapping, run: budget.Run) -> budget.Found:

@@ -1,0 +1,61 @@
+"""What people would otherwise export: the plain Keras graph, with the converters' own defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from vitsd.config import VitConfig
+from vitsd.model import build_vit
+from vitsd_runtime.console import quiet_stderr
+
+
+def plain_function(model, config: VitConfig, batch: int | None):
+    """The Keras graph from preprocessed float32 images, as the exported graphs take them, to logits."""
+    size = config.image_size
+    twin = build_vit(dataclasses.replace(config, input_size=(size, size, config.input_size[2])))
+    twin.set_weights(model.get_weights())
+    signature = tf.TensorSpec((batch, size, size, config.input_size[2]), name="images")
+    return tf.function(lambda images: {"logits": tf.identity(twin(images, training=False), "logits")}, [signature])
+
+
+def tflite(function, optimise: bool = False, calibration: np.ndarray | None = None) -> bytes:
+    """TensorFlow's converter; ``optimise`` alone is dynamic-range int8, with ``calibration`` images full int8."""
+    module = tf.Module()
+    module.serve = function
+    with tempfile.TemporaryDirectory() as folder, quiet_stderr(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tf.saved_model.save(module, folder, signatures={"serving_default": function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if optimise:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if calibration is not None:
+            converter.representative_dataset = lambda: ({"images": image[None]} for image in calibration)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        return converter.convert()
+
+
+def onnx(function, path: Path) -> None:
+    """tf2onnx. Its version 1.17 can't convert the Erfc that Keras' exact GELU has become, so that is mended."""
+    import tf2onnx
+    from onnx import TensorProto, helper, save
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+    (output,) = frozen.outputs
+    model, _ = tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(), input_names=["images:0"], output_names=[output.name], opset=17
+    )
+    model.graph.initializer.append(helper.make_tensor("one", TensorProto.FLOAT, (), [1.0]))
+    for index, node in reversed(list(enumerate(model.graph.node))):
+        if node.op_type == "Erfc":
+            (name,) = node.output
+            node.op_type, node.output[0] = "Erf", f"{name}_complement"
+            model.graph.node.insert(index + 1, helper.make_node("Sub", ["one", f"{name}_complement"], [name]))
+    save(model, path)

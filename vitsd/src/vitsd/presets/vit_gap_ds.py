@@ -1,0 +1,42 @@
+"""``vit-gap-ds``: the blocks of ``vit-small-ds`` on a quarter of its tokens, pooled instead of flattened.
+
+32x32 images enlarged to 36x36, 36 tokens of width 64, 8 blocks of 4 heads, global average pooling: 710,244 weights.
+
+Expected on CIFAR-100: RESULT after 24 epochs.
+Cost: 45,000 images an epoch at about 450 images a second on two AVX-512 cores; 24 epochs took an hour beside other work.
+"""
+
+from vitsd.config import VitConfig
+from vitsd.recipe import Preset, Recipe
+
+PRESET = Preset(
+    config=VitConfig(
+        input_size=(32, 32, 3),
+        num_classes=100,
+        image_size=36,
+        patch_size=6,
+        width=64,
+        depth=8,
+        num_heads=4,
+        key_dim=64,
+        mlp_units=(128, 64),
+        head_units=(),
+        pooling="gap",
+        attention_dropout=0.0,
+        mlp_dropout=0.0,
+        head_dropout=0.0,
+    ),
+    recipe=Recipe(
+        epochs=24,
+        batch_size=128,
+        learning_rate=2e-3,
+        warmup=0.08,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        flip=True,
+        rotation=0.0,
+        zoom=0.0,
+        crop_padding=4,
+        label_smoothing=0.1,
+    ),
+)
