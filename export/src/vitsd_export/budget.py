@@ -19,7 +19,7 @@ from vitsd_export.recipe import LayerChoice, QuantizationRecipe
 from vitsd_runtime.console import check_interrupted, progress
 from vitsd_runtime.errors import UsageError, VitsdError
 
-AGREEMENT = {"dynamic": 0.98, "int8": 0.975, "int8-full": 0.96, "int4": 0.93}
+AGREEMENT = {"dynamic": 0.98, "int8": 0.975, "int8-full": 0.95, "int4": 0.93}
 """Smallest agreement that a search settles for, by quantisation: somewhat above what the parity gate asks."""
 LADDERS = {"dynamic": ("dynamic", "float"), "int8": ("static", "dynamic", "float"), "int4": ("int4", "dynamic", "float")}
 """Precisions of a dense layer by quantisation, from the fastest (or smallest) to the most exact."""
@@ -29,6 +29,8 @@ METHODS = {"static": calibration.METHODS, "int4": WEIGHT_METHODS}
 ONNX_LADDERS = {"dynamic": ("dynamic", "float"), "int8": ("static", "float")}
 SENSITIVITY_IMAGES = 256
 """Enough to rank layers; the budget itself is checked on all held-out images."""
+RANGE_IMAGES = 512
+"""To choose between ranges that differ little."""
 
 Choices = Mapping[str, LayerChoice]
 Run = Callable[[Choices, int], np.ndarray]
@@ -244,7 +246,7 @@ def search_methods(
 
     def divergence(chosen):
         check_interrupted()
-        return score(run(chosen, len(labels)), labels, reference).divergence
+        return score(run(chosen, min(RANGE_IMAGES, len(labels))), labels, reference).divergence
 
     def uniform(method):
         return {name: LayerChoice("static", method if method in methods else methods[0]) for name, methods in groups.items()}
@@ -263,7 +265,7 @@ def search_methods(
         best = min(alone[group], key=alone[group].__getitem__)
         chosen[group], lowest = LayerChoice("static", best), alone[group][best]
     found = score(run(chosen, len(labels)), labels, reference)
-    report(f"ranges chosen group by group: divergence {lowest:.5f}, {found.describe()}")
+    report(f"ranges chosen group by group: divergence {found.divergence:.5f}, {found.describe()}")
     if not found.meets(goal):
         raise BudgetError("int8-full", goal, found)
     return Found(chosen, found, alone, starts[start])
