@@ -15,22 +15,23 @@ from vitsd.model import build_vit
 from vitsd_runtime.console import quiet_stderr
 
 
-def plain_function(model, config: VitConfig, batch: int | None):
-    """The Keras graph from preprocessed float32 images, as the exported graphs take them, to logits."""
+def plain_module(model, config: VitConfig, batch: int | None) -> tf.Module:
+    """A module whose ``serve`` is the Keras graph from preprocessed float32 images, as ours take them, to logits."""
     size = config.image_size
     twin = build_vit(dataclasses.replace(config, input_size=(size, size, config.input_size[2])))
     twin.set_weights(model.get_weights())
     signature = tf.TensorSpec((batch, size, size, config.input_size[2]), name="images")
-    return tf.function(lambda images: {"logits": tf.identity(twin(images, training=False), "logits")}, [signature])
-
-
-def tflite(function, optimise: bool = False, calibration: np.ndarray | None = None) -> bytes:
-    """TensorFlow's converter; ``optimise`` alone is dynamic-range int8, with ``calibration`` images full int8."""
     module = tf.Module()
-    module.serve = function
+    module.variables_of = twin  # a SavedModel wants to know where its variables come from
+    module.serve = tf.function(lambda images: {"logits": tf.identity(twin(images, training=False), "logits")}, [signature])
+    return module
+
+
+def tflite(module: tf.Module, optimise: bool = False, calibration: np.ndarray | None = None) -> bytes:
+    """TensorFlow's converter; ``optimise`` alone is dynamic-range int8, with ``calibration`` images full int8."""
     with tempfile.TemporaryDirectory() as folder, quiet_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tf.saved_model.save(module, folder, signatures={"serving_default": function})
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if optimise:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -41,13 +42,13 @@ def tflite(function, optimise: bool = False, calibration: np.ndarray | None = No
         return converter.convert()
 
 
-def onnx(function, path: Path) -> None:
+def onnx(module: tf.Module, path: Path) -> None:
     """tf2onnx. Its version 1.17 can't convert the Erfc that Keras' exact GELU has become, so that is mended."""
     import tf2onnx
     from onnx import TensorProto, helper, save
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+    frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
     (output,) = frozen.outputs
     model, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(), input_names=["images:0"], output_names=[output.name], opset=17

@@ -71,18 +71,18 @@ def compare(model: Path, source: str, scratch: Path, seconds: float = 3.0) -> di
 
 
 def _plain(keras_model, config, spec, calibration, scratch):
-    function = baselines.plain_function(keras_model, config, None)
+    module = baselines.plain_module(keras_model, config, None)
     for name, options in (
         ("plain tflite", {}),
         ("plain tflite, converter's dynamic", {"optimise": True}),
         ("plain tflite, converter's full int8", {"optimise": True, "calibration": calibration}),
     ):
         content = baselines.tflite(
-            baselines.plain_function(keras_model, config, 1) if "calibration" in options else function, **options
+            baselines.plain_module(keras_model, config, 1) if "calibration" in options else module, **options
         )
         yield name, _written(scratch, spec, name, content, "int8-full" if "calibration" in options else "dynamic")
     path = scratch / "plain.onnx"
-    baselines.onnx(function, path)
+    baselines.onnx(module, path)
     write_spec(path, spec.replace(export={"quantization": "none", "batch_invariant": True}))
     yield "plain onnx", path
 

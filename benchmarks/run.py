@@ -264,13 +264,13 @@ def _plain(preset_name: str, scratch: Path) -> dict[str, Path]:
     from vitsd_runtime.artifacts import write_spec
 
     model, spec = _model(preset_name)
-    function = baselines.plain_function(model, VitConfig.from_dict(spec.architecture), None)
+    module = baselines.plain_module(model, VitConfig.from_dict(spec.architecture), None)
     paths = {name: scratch / f"{preset_name}-{name.replace(' ', '-')}" for name in ("plain tflite", "plain tflite dynamic")}
     paths = {name: path.with_suffix(".tflite") for name, path in paths.items()}
-    paths["plain tflite"].write_bytes(baselines.tflite(function))
-    paths["plain tflite dynamic"].write_bytes(baselines.tflite(function, optimise=True))
+    paths["plain tflite"].write_bytes(baselines.tflite(module))
+    paths["plain tflite dynamic"].write_bytes(baselines.tflite(module, optimise=True))
     paths["plain onnx"] = scratch / f"{preset_name}-plain.onnx"
-    baselines.onnx(function, paths["plain onnx"])
+    baselines.onnx(module, paths["plain onnx"])
     for path in paths.values():
         write_spec(path, spec.replace(export={"quantization": "none", "batch_invariant": True}))
     return paths
