@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -22,21 +21,20 @@ def plain_module(model, config: VitConfig, batch: int | None) -> tf.Module:
     twin.set_weights(model.get_weights())
     signature = tf.TensorSpec((batch, size, size, config.input_size[2]), name="images")
     module = tf.Module()
-    module.variables_of = twin  # a SavedModel wants to know where its variables come from
     module.serve = tf.function(lambda images: {"logits": tf.identity(twin(images, training=False), "logits")}, [signature])
     return module
 
 
 def tflite(module: tf.Module, optimise: bool = False, calibration: np.ndarray | None = None) -> bytes:
     """TensorFlow's converter; ``optimise`` alone is dynamic-range int8, with ``calibration`` images full int8."""
-    with tempfile.TemporaryDirectory() as folder, quiet_stderr(), warnings.catch_warnings():
+    with quiet_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        # Not from_saved_model, which leaves the weights variables that calibration can't read.
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()])
         if optimise:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if calibration is not None:
-            converter.representative_dataset = lambda: ({"images": image[None]} for image in calibration)
+            converter.representative_dataset = lambda: ([image[None]] for image in calibration)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
         return converter.convert()
