@@ -228,43 +228,43 @@ def _attention(normed, attention: Attention, config: VitConfig, style: Style, na
         values = split_heads(_dense(normed, attention.value, f"{name}_value"))
     scores = tf.matmul(queries, keys, transpose_b=True)
     watch(f"{name}_scores", scores)
-    shifts = _exp_shifts(attention, config) if style.exp_attention else None
-    if shifts is not None:
-        mask = _per_score(-shifts, config, attention, _MASK if config.lsa else None)
-        weights = tf.exp(scores + _constant(mask) if mask.any() else scores)
+    shift = _exp_shift(attention, config) if style.exp_attention else None
+    masked = _masked(scores, config, attention, shift or 0.0)
+    if shift is None:
+        attended = tf.matmul(tf.nn.softmax(masked), values)
+    else:
+        weights = tf.exp(masked)
         # In a row whose scores all underflow the sum would be 0.
         attended = tf.matmul(weights, values) * (1.0 / (tf.reduce_sum(weights, axis=-1, keepdims=True) + 1e-30))
-    else:
-        if config.lsa:
-            scores = scores + _constant(_per_score(np.zeros(heads), config, attention, _MASK))
-        attended = tf.matmul(tf.nn.softmax(scores), values)
     if attention.key is not None:
         attended = tf.transpose(attended, (0, 2, 1, 3))
     return _dense(tf.reshape(attended, (-1, tokens, attention.output.kernel.shape[0])), attention.output, f"{name}_output")
 
 
-def _exp_shifts(attention: Attention, config: VitConfig) -> np.ndarray | None:
-    """What to subtract from each head's scores so that neither exp nor the sums of it can overflow; None: too much.
+def _exp_shift(attention: Attention, config: VitConfig) -> float | None:
+    """What to subtract from all scores so that neither exp nor the sums of it can overflow; None: too much.
 
     Too much, because a row with no score above ``shift - 87`` would underflow as a whole.
     """
     # The sums have as many terms as tokens, and normalised values are at most sqrt(width).
     room = np.log(config.tokens * np.sqrt(config.width))
-    shifts = np.maximum(score_bounds(attention, config) + room - _LARGEST_EXPONENT, 0.0)
-    return shifts if shifts.max() <= _LARGEST_SHIFT else None
+    shift = max(float(score_bounds(attention, config).max()) + room - _LARGEST_EXPONENT, 0.0)
+    return shift if shift <= _LARGEST_SHIFT else None
 
 
-def _per_score(per_head: np.ndarray, config: VitConfig, attention: Attention, diagonal: float | None) -> np.ndarray:
-    """A constant in the shape of one image's scores: a value for each head, and another for a token and itself."""
+def _masked(scores, config: VitConfig, attention: Attention, shift: float):
+    """Scores with a token's own taken away, and all lowered by ``shift``."""
     tokens, heads = config.tokens, config.num_heads
-    values = np.broadcast_to(per_head[:, None, None], (heads, tokens, tokens)).copy()
-    if diagonal is not None:
-        values[:, np.arange(tokens), np.arange(tokens)] = diagonal
-    if attention.key is None:
-        values = values.transpose(1, 0, 2).reshape(tokens * heads, tokens)
-    elif (values == values[0]).all():
-        values = values[0]
-    return values
+    mask = np.full((tokens, tokens), -shift)
+    if config.lsa:
+        np.fill_diagonal(mask, _MASK)
+    if not mask.any():
+        return scores
+    if attention.key is not None:
+        return scores + _constant(mask)
+    # The heads are rows beside each other: one mask for all of them is a quarter of a megabyte less for 144 tokens.
+    by_head = tf.reshape(scores, (-1, tokens, heads, tokens)) + _constant(mask[:, None, :])
+    return tf.reshape(by_head, (-1, tokens * heads, tokens))
 
 
 def _integer_attention(stream, attention: Attention, config: VitConfig, mask: float, name: str):

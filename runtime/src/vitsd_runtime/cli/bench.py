@@ -71,8 +71,13 @@ def _main(arguments) -> int:
     return 0
 
 
-def measure(models, threads: int, batch_size: int, seconds: float, verify: bool = True, spec=None) -> list[dict]:
-    """Latencies of several models, run in turns, for one thread count and batch size; a dict per model."""
+def measure(
+    models, threads: int, batch_size: int, seconds: float, verify: bool = True, spec=None, burst: int = 1
+) -> list[dict]:
+    """Latencies of several models, run in turns, for one thread count and batch size; a dict per model.
+
+    With many models, ``burst`` runs of each in one turn keep the others from emptying its caches.
+    """
     import numpy as np
 
     from vitsd_runtime.classifier import Classifier
@@ -89,12 +94,13 @@ def measure(models, threads: int, batch_size: int, seconds: float, verify: bool 
     deadline = time.perf_counter() + seconds * len(runs)
     while time.perf_counter() < deadline or len(runs[0][4]) < 10:
         for _, classifier, pixels, _, preparing, running in runs:
-            start = time.perf_counter()
-            batch = classifier._prepare(pixels)
-            middle = time.perf_counter()
-            classifier._run(batch)
-            running.append(1e3 * (time.perf_counter() - middle))
-            preparing.append(1e3 * (middle - start))
+            for _ in range(burst):
+                start = time.perf_counter()
+                batch = classifier._prepare(pixels)
+                middle = time.perf_counter()
+                classifier._run(batch)
+                running.append(1e3 * (time.perf_counter() - middle))
+                preparing.append(1e3 * (middle - start))
     return [
         {
             "model": Path(model).name,
