@@ -81,6 +81,18 @@ def test_onnx_is_checked_named_dynamic_and_folded(exported, batch):
     assert "vitsd.json" in session.get_modelmeta().custom_metadata_map
 
 
+def test_onnxruntime_runs_norms_and_gelu_as_single_operations(exported, tmp_path):
+    norms = [node for node in onnx.load(exported / "digits.onnx").graph.node if node.op_type == "LayerNormalization"]
+    assert len(norms) == 2 * 2 + 2  # two in each of two blocks, one of the patches, and the last
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(exported / "digits.onnx"), options, providers=["CPUExecutionProvider"])
+    operations = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert "Erf" not in operations
+    assert "Sqrt" not in operations
+    assert sum("Gelu" in name for name in operations) == 2 * 2
+
+
 def test_saved_model_serves_in_tensorflow_servings_layout(exported, batch):
     folder = exported / "digits_saved_model"
     assert (folder / "1" / "saved_model.pb").is_file()

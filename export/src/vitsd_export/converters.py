@@ -10,6 +10,7 @@ import onnx
 import tensorflow as tf
 
 from vitsd_export.graph import INPUT_NAME, OUTPUT_NAME
+from vitsd_export.onnx_fusion import fuse
 from vitsd_runtime.console import quiet_stderr
 from vitsd_runtime.errors import VitsdError
 
@@ -50,6 +51,7 @@ def to_onnx(module: tf.Module, opset: int) -> onnx.ModelProto:
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", opset))
     model.producer_name = "vitsd"
+    fuse(model, opset)
     names = [t.name for t in (*model.graph.input, *model.graph.output)]
     if names != [INPUT_NAME, OUTPUT_NAME]:
         raise VitsdError(f"tf2onnx named the model's tensors {names}; expected {INPUT_NAME} and {OUTPUT_NAME}.")
