@@ -129,13 +129,12 @@ def replay(
     if list(choices) != list(layers):
         raise UsageError("The recipe names other layers than the model has; leave --recipe out to search a new one.")
     for name, choice in choices.items():
-        if not re.fullmatch(r"minmax|percentile|mse|p99(\.\d+)?|min/\d+|max[/*]\d+(\.\d+)?", choice.method):
+        if not re.fullmatch(r"minmax|percentile|mse|p99(\.\d+)?|min/[1-9]\d*|max[/*][1-9]\d*(\.\d+)?", choice.method):
             raise UsageError(f"The recipe has the unknown method {choice.method!r} for {name}.")
     found = score(run(choices, len(labels)), labels, reference)
     if not found.meets(goal):
         raise BudgetError(recipe.quantization, goal, found)
-    measured = recipe.measured
-    return Found(choices, found, measured.get("divergence_alone", {}), measured.get("divergence_baseline", 0.0))
+    return Found(choices, found, {}, 0.0)
 
 
 def search(
@@ -272,16 +271,17 @@ def search_methods(
 
 
 def describe_choices(found: Found) -> list[list[str]]:
-    """Rows of a table: layer, precision, ranges, divergence of the layer alone."""
+    """Rows of a table, see :data:`CHOICE_HEADERS`."""
     rows = []
     for name, choice in found.choices.items():
-        alone = found.divergence.get(name, {})
+        alone = sorted(found.divergence.get(name, {}).values())
         method = choice.method if choice.precision in METHODS else ""
-        rows.append([name, choice.precision, method, f"{min(alone.values()):.2e}" if alone else ""])
+        rows.append([name, choice.precision, method, *(f"{alone[i]:.2e}" if alone else "" for i in (0, -1))])
     return rows
 
 
-CHOICE_HEADERS = ["layer", "precision", "ranges", "divergence alone"]
+CHOICE_HEADERS = ["layer", "precision", "ranges", "divergence, best", "worst ranges"]
+"""Name, what was chosen, and the divergence with this layer alone on the lowest precision, by the best and worst ranges."""
 
 
 def _summary(chosen: Choices, ladder: Sequence[str]) -> str:

@@ -17,25 +17,29 @@ _COLOURS = {"int4": "tab:red", "static": "tab:blue", "dynamic": "tab:orange", "f
 
 
 def plot_sensitivity(found: Found, title: str, path: str | os.PathLike) -> None:
-    """A bar for each layer: divergence with it alone on the lowest precision; coloured by the precision that it got."""
+    """A bar for each layer: the divergence that it adds when it alone is on the lowest precision.
+
+    Coloured by the precision that it got; thin, what it would be with the worst of the tried ranges.
+    """
     names = list(found.divergence)
-    values = [max(min(found.divergence[name].values()), 1e-8) for name in names]
+    floor = min(found.baseline, *(min(values.values()) for values in found.divergence.values()))
+    best, worst = (np.array([max(pick(found.divergence[n].values()) - floor, 0) for n in names]) for pick in (min, max))
     chosen = [found.choices[name].precision for name in names]
+    colours = [_COLOURS[precision] for precision in chosen]
     figure, axis = plt.subplots(figsize=(8, max(2.5, 0.22 * len(names) + 1.2)))
     places = np.arange(len(names))
-    axis.barh(places, values, color=[_COLOURS[precision] for precision in chosen])
+    axis.barh(places, worst, height=0.25, color=colours, alpha=0.4)
+    axis.barh(places, best, height=0.8, color=colours)
     axis.set_yticks(places, names, fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xscale("log")
-    axis.set_xlabel("Kullback-Leibler divergence from the float model (nats)")
-    if found.baseline > 0:
-        axis.axvline(found.baseline, color="black", linestyle="--", linewidth=1)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    # One range that fits nothing must not hide all others.
+    axis.set_xlim(0, 1.05 * max(best.max(), 4 * np.median(worst), 1e-6))
+    axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
+    axis.set_xlabel("Kullback-Leibler divergence from the float model that the layer adds alone (nats)")
     handles = [plt.Rectangle((0, 0), 1, 1, color=_COLOURS[p]) for p in dict.fromkeys(chosen)]
-    labels = list(dict.fromkeys(chosen))
-    if found.baseline > 0:
-        handles.append(plt.Line2D([], [], color="black", linestyle="--"))
-        labels.append("before any of these changes")
-    axis.legend(handles, labels, title="precision in the file", loc="upper right", fontsize=8, title_fontsize=8)
+    handles.append(plt.Rectangle((0, 0), 1, 0.3, color="grey", alpha=0.4))
+    labels = [*dict.fromkeys(chosen), "with the worst ranges tried"]
+    axis.legend(handles, labels, title="precision in the file", loc="center right", fontsize=8, title_fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     axis.set_title(title, fontsize=10)
     with replacing(path) as temporary:
