@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import warnings
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def onnx(module: tf.Module, path: Path) -> None:
     from onnx import TensorProto, helper, save
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    for name in ("tf2onnx", "tensorflow"):  # they report the Erfc, and their own future
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
     (output,) = frozen.outputs
     model, _ = tf2onnx.convert.from_graph_def(
