@@ -169,6 +169,11 @@ def test_too_few_images_are_refused(command, model, tmp_path):
     assert done.returncode == 2, done.stderr
     assert "has 10 validation images" in done.stderr
     assert not list(model.parent.glob("*.tflite*"))
+    # Dynamic needs no images but those of the gate.
+    done = command("vitsd-export", model, "--format", "tflite", "onnx", "--quantize", "dynamic", "--data", tmp_path / "few")
+    assert done.returncode == 0, done.stderr
+    assert "no budget can be checked" in done.stdout
+    assert read_spec(model.parent / "digits-dynamic.tflite").export["operations"]["FULLY_CONNECTED"] == 12
 
 
 def test_images_of_another_shape_are_refused(command, model, tmp_path):

@@ -199,13 +199,14 @@ def export(
         held_out = labelled_images(dataset, spec, "val", HELD_OUT_IMAGES)
         for split, images in (("training", calibration), ("validation", held_out)):
             if len(images) < FEWEST_IMAGES:
-                raise UsageError(
-                    f"{dataset.name} has {len(images)} {split} images; quantisation needs at least {FEWEST_IMAGES}. Give "
-                    "more with --data, or export without --quantize."
-                )
-        evidence = Evidence(
-            calibration.images, held_out.images, held_out.labels, predict_logits(keras_model, held_out.images)
-        )
+                lack = f"{dataset.name} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"
+                if any(q in BUDGETED and q != "dynamic" for _, q in targets):
+                    raise UsageError(f"{lack}: too few to quantise on. Give more with --data, or use --quantize dynamic.")
+                report(f"{lack}, so no budget can be checked: all layers become dynamic.")
+                break
+        else:
+            logits = predict_logits(keras_model, held_out.images)
+            evidence = Evidence(calibration.images, held_out.images, held_out.labels, logits)
     options = Options(embed_preprocessing, integer_io, opset, target, max_drop / 100, replayed, report)
     reference = predict_logits(keras_model, test.images)
     kept, comparisons, over_budget = [], [], []
@@ -247,6 +248,7 @@ def _write_companions(path: Path, recipe: dict, found: Found) -> None:
 
     recipe_path, picture = companions(path)
     write_text(recipe_path, json.dumps(recipe, indent=1))
+    picture.unlink(missing_ok=True)  # of an earlier export
     if found.divergence:
         plot_sensitivity(found, f"{path.name}: what each layer costs", picture)
 

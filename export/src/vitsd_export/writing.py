@@ -62,7 +62,8 @@ class Writer:
     Args:
         model: Keras model made by :func:`vitsd.build_vit`.
         spec: its spec.
-        evidence: needed for the quantisations in :data:`vitsd_export.exporting.BUDGETED`.
+        evidence: needed for the quantisations in :data:`vitsd_export.exporting.BUDGETED`, but for ``dynamic``, which
+            without it is not checked against the budget.
         options: how to write.
     """
 
@@ -129,6 +130,9 @@ class Writer:
     def _tflite(self, quantization: str) -> tuple[bytes, budget.Found | None]:
         if quantization in ("none", "float16"):
             return converters.to_tflite(self._saved_model(self._tflite_style), quantization == "float16"), None
+        if self._evidence is None:
+            quantizer = TFLiteQuantizer(self.float_tflite(), list(self.layers), None, self._target.dynamic_per_channel)
+            return quantizer.build(self._all_dynamic), None
         inputs = self._inputs(self._evidence.calibration)
         float_model = self._integer_tflite(inputs) if quantization == "int8-full" else self.float_tflite()
         quantizer = TFLiteQuantizer(float_model, list(self.layers), inputs, self._target.dynamic_per_channel)
@@ -151,6 +155,8 @@ class Writer:
     def _onnx_content(self, quantization: str) -> tuple[bytes, budget.Found | None]:
         if quantization == "none":
             return self._onnx.SerializeToString(), None
+        if self._evidence is None:
+            return OnnxQuantizer(self._onnx, list(self.layers), None).build(self._all_dynamic), None
         quantizer = OnnxQuantizer(self._onnx, list(self.layers), self._inputs(self._evidence.calibration))
         held_out, threads = self._inputs(self._evidence.images), available_cores()
         batch_size = 1 if quantization == "dynamic" else 32  # see batch_invariant above
@@ -160,6 +166,10 @@ class Writer:
 
         found = self._find("onnx", quantization, self.layers, run)
         return quantizer.build(found.choices), found
+
+    @property
+    def _all_dynamic(self) -> dict[str, LayerChoice]:
+        return dict.fromkeys(self.layers, LayerChoice("dynamic"))
 
     def _find(self, kind: str, quantization: str, layers: Mapping, run: budget.Run) -> budget.Found:
         evidence, options = self._evidence, self._options
