@@ -159,18 +159,21 @@ def _digits_spec(config):
     )
 
 
-def test_too_few_images_are_refused(command, model, tmp_path):
-    for split, count in (("train", 40), ("val", 10), ("test", 40)):
-        for i in range(count):
-            folder = tmp_path / "few" / split / str(i % 10)
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((8, 8), 20 * (i % 10), np.uint8)).save(folder / f"{i}.png")
-    done = command("vitsd-export", model, "--quantize", "int8", "--data", tmp_path / "few")
+def _named(split):
+    return ("x", split.images), ("y", split.labels)
+
+
+def test_too_few_images_are_refused(command, model, digits, tmp_path):
+    few = tmp_path / "few.npz"
+    splits = {"train": slice(0, 100), "test": slice(100, 200)}
+    arrays = {f"{name}_{split}": values[places] for split, places in splits.items() for name, values in _named(digits)}
+    np.savez(few, class_names=np.array([str(i) for i in range(10)]), **arrays)
+    done = command("vitsd-export", model, "--quantize", "int8", "--data", few)
     assert done.returncode == 2, done.stderr
     assert "has 10 validation images" in done.stderr
     assert not list(model.parent.glob("*.tflite*"))
     # Dynamic needs no images but those of the gate.
-    done = command("vitsd-export", model, "--format", "tflite", "onnx", "--quantize", "dynamic", "--data", tmp_path / "few")
+    done = command("vitsd-export", model, "--format", "tflite", "onnx", "--quantize", "dynamic", "--data", few)
     assert done.returncode == 0, done.stderr
     assert "no budget can be checked" in done.stdout
     assert read_spec(model.parent / "digits-dynamic.tflite").export["operations"]["FULLY_CONNECTED"] == 12
