@@ -129,7 +129,7 @@ def replay(
     if list(choices) != list(layers):
         raise UsageError("The recipe names other layers than the model has; leave --recipe out to search a new one.")
     for name, choice in choices.items():
-        if not re.fullmatch(r"minmax|percentile|mse|p99(\.\d+)?|min/[1-9]\d*|max[/*][1-9]\d*(\.\d+)?", choice.method):
+        if not re.fullmatch(calibration.METHOD_PATTERN, choice.method):
             raise UsageError(f"The recipe has the unknown method {choice.method!r} for {name}.")
     found = score(run(choices, len(labels)), labels, reference)
     if not found.meets(goal):

@@ -11,6 +11,8 @@ _BINS = 4096
 
 METHODS = ("minmax", "percentile", "mse")
 """Ways to choose a range, see :meth:`Distribution.range`; there are also ``max/4`` and ``max*2`` with any number."""
+METHOD_PATTERN = r"minmax|percentile|mse|p99(\.\d+)?|min/[1-9]\d*|max[/*][1-9]\d*(\.\d+)?"
+"""What :meth:`Distribution.range` may be asked for by a file that is not ours."""
 
 
 @dataclass

@@ -175,10 +175,10 @@ def export(
         raise UsageError(f"Calibration needs at least {FEWEST_IMAGES} images; got {calibration_images}.")
     replayed = None
     if recipe is not None:
-        if len(targets) != 1 or (quantization := next(iter(targets))[1]) not in BUDGETED:
+        (kind, quantization), *others = targets
+        if others or quantization not in BUDGETED:
             raise UsageError(f"--recipe needs a single --format and one --quantize of {', '.join(BUDGETED)}.")
         replayed = read_recipe(recipe)
-        (kind, quantization), *_ = targets
         replayed.check(quantization, kind, "onnxruntime" if kind == "onnx" else target, spec.architecture)
     if integer_io and embed_preprocessing:
         raise UsageError("A graph with embedded preprocessing takes uint8 pixels: leave out --io int8.")
