@@ -148,7 +148,7 @@ def test_threads_are_chosen_by_measuring(exported, monkeypatch, faster):
         engine.run = lambda batch: (time.sleep(0 if num_threads == faster else 0.02), run(batch))[1]
         return engine
 
-    monkeypatch.setattr(classifier, "available_cores", lambda: 3)
+    monkeypatch.setattr(classifier, "physical_cores", lambda: 3)
     monkeypatch.setattr(classifier, "load_engine", load_engine)
     assert Classifier.load(exported / "digits-float32.tflite").num_threads == faster
 

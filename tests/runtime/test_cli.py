@@ -9,6 +9,8 @@ import signal
 import pytest
 from PIL import Image
 
+from vitsd_runtime import hardware
+
 
 @pytest.fixture
 def pictures(digits, tmp_path):
@@ -155,6 +157,43 @@ def test_bench_measures_every_setting(command, exported):
     assert report["peak_rss_mb"] > 10
 
 
+def test_bench_tells_files_of_the_same_name_apart(command, exported, artifact):
+    copy = artifact("-int8.tflite")
+    done = command("vitsd-bench", exported / copy.name, copy, *"--threads 1 --batch-sizes 1 --seconds 0.01 --json".split())
+    names = [row["model"] for row in json.loads(done.stdout)["results"]]
+    assert names == [f"{exported.name}/{copy.name}", f"{copy.parent.name}/{copy.name}"]
+
+
+def test_saved_results_can_be_compared(command, exported, tmp_path):
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    model, settings = exported / "digits-int8.tflite", "--batch-sizes 1 --seconds 0.05".split()
+    command("vitsd-bench", model, exported / "digits-float32.tflite", "--threads", 1, *settings, "--save", first)
+    command("vitsd-bench", model, "--threads", "1,2", *settings, "--save", second)
+    results = json.loads(second.read_text())
+    results["machine"]["board"] = "Raspberry Pi 5 Model B Rev 1.0"
+    results["results"][0].update(p50_ms=2 * json.loads(first.read_text())["results"][0]["p50_ms"], engine="tflite-runtime 2.14")
+    second.write_text(json.dumps(results))
+
+    (row,) = json.loads(command("vitsd-bench", "--compare", first, second, "--json").stdout)["results"]
+    assert row["speedup"] == pytest.approx(0.5)
+    text = command("vitsd-bench", "--compare", first, second).stdout
+    assert "B: " in text
+    assert "Raspberry Pi 5" in text
+    assert "Different machines" in text
+    assert "tflite-runtime 2.14" in text
+    assert "2 rows stand in one of the two files only" in text
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "[]", '{"results": [{}], "machine": {}}', '{"results": 3}'])
+def test_what_holds_no_results_is_not_compared(command, tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.json").write_text(content)
+    done = command("vitsd-bench", "--compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert done.returncode == 2
+    assert "a.json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("ending", "expected"),
     [("-int8.tflite", "FULLY_CONNECTED"), (".onnx", "MatMul"), ("_saved_model", "MatMul")],
@@ -169,6 +208,7 @@ def test_inspect_shows_spec_operations_and_tensors(command, exported, ending, ex
     text = command("vitsd-inspect", exported / f"digits{ending}")
     assert text.returncode == 0
     assert "SHA-256 matches" in text.stdout
+    assert f"This machine: {hardware.format_machine(report['machine'])}" in text.stdout
 
 
 def test_inspect_reads_training_models_without_keras(command, trained):
@@ -187,6 +227,8 @@ def test_inspect_reads_training_models_without_keras(command, trained):
         (["vitsd-predict", "MODEL", "x.png", "--spec", "none.json"], 2, "none.json"),
         (["vitsd-predict"], 2, "required"),
         (["vitsd-bench", "missing.onnx"], 2, "no model at"),
+        (["vitsd-bench"], 2, "what to measure"),
+        (["vitsd-bench", "MODEL", "--compare", "a.json", "b.json"], 2, "measure with MODEL and --save first"),
         (["vitsd-inspect", "EMPTY"], 2, "without a SavedModel"),
         (["vitsd-predict", "CUT", "x.png"], 1, "cut off"),
     ],

@@ -21,7 +21,7 @@ from vitsd_export.recipe import LayerChoice, QuantizationRecipe
 from vitsd_export.targets import check_operations, get_target
 from vitsd_export.tflite import TENSOR_GROUPS, TFLiteQuantizer, run_tflite
 from vitsd_export.weights import read_weights
-from vitsd_runtime.hardware import available_cores
+from vitsd_runtime.hardware import physical_cores
 from vitsd_runtime.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
 
@@ -144,7 +144,7 @@ class Writer:
             def build(choices):
                 return quantizer.build(choices, self._options.integer_io and quantization == "int8")
 
-        held_out, threads = self._inputs(self._evidence.images), available_cores()
+        held_out, threads = self._inputs(self._evidence.images), physical_cores()
 
         def run(choices: Mapping[str, LayerChoice], count: int) -> np.ndarray:
             return run_tflite(build(choices), held_out[:count], threads)
@@ -158,7 +158,7 @@ class Writer:
         if self._evidence is None:
             return OnnxQuantizer(self._onnx, list(self.layers), None).build(self._all_dynamic), None
         quantizer = OnnxQuantizer(self._onnx, list(self.layers), self._inputs(self._evidence.calibration))
-        held_out, threads = self._inputs(self._evidence.images), available_cores()
+        held_out, threads = self._inputs(self._evidence.images), physical_cores()
         batch_size = 1 if quantization == "dynamic" else 32  # see batch_invariant above
 
         def run(choices: Mapping[str, LayerChoice], count: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from vitsd_runtime.artifacts import detect_format, read_spec
 from vitsd_runtime.augmentation import Augmenter
 from vitsd_runtime.engines import Engine, load_engine
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.hardware import available_cores
+from vitsd_runtime.hardware import physical_cores
 from vitsd_runtime.images import load_image
 from vitsd_runtime.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
@@ -203,7 +203,7 @@ def _make_views(tta, spec: ModelSpec):
 
 
 def _fastest_threads(path: Path, kind: str) -> int:
-    cores = available_cores()
+    cores = physical_cores()
     if cores == 1 or kind == "saved_model":  # TensorFlow's threads are set once per process
         return cores
     best, fastest = 1, float("inf")

@@ -1,30 +1,121 @@
-"""What the machine is: for choosing threads and for saying where a number was measured."""
+"""What the machine is and how warm it runs: for choosing threads, and for saying where a number was measured.
+
+Everything is read from the files in which Linux says it; what a machine does not say is left out.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import sys
+from pathlib import Path
+
+_ARM_CORES = {
+    0xD03: "Cortex-A53",
+    0xD04: "Cortex-A35",
+    0xD05: "Cortex-A55",
+    0xD07: "Cortex-A57",
+    0xD08: "Cortex-A72",
+    0xD09: "Cortex-A73",
+    0xD0A: "Cortex-A75",
+    0xD0B: "Cortex-A76",
+    0xD0C: "Neoverse-N1",
+    0xD40: "Neoverse-V1",
+    0xD49: "Neoverse-N2",
+    0xD4F: "Neoverse-V2",
+    0xC07: "Cortex-A7",
+}
+"""Arm's part numbers (Main ID Register; https://developer.arm.com), because its kernel gives no names."""
+_THROTTLED = {
+    0: "under-voltage",
+    1: "clock capped",
+    2: "throttled",
+    3: "soft temperature limit",
+    16: "under-voltage since boot",
+    17: "clock capped since boot",
+    18: "throttled since boot",
+    19: "soft temperature limit since boot",
+}
+"""Bits of a Raspberry Pi's ``get_throttled`` (https://www.raspberrypi.com/documentation/computers/os.html#get_throttled)."""
 
 
 def available_cores() -> int:
     """Logical cores that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+    return len(_affinity()) or os.cpu_count() or 1
 
 
-def describe_machine() -> dict:
-    """CPU, cores, memory, system and Python, as JSON-able values."""
-    return {
-        "cpu": _cpu_name(),
+def physical_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may run on, those that share their arithmetic units (hyper-threads) counted once."""
+    topology = (root / f"sys/devices/system/cpu/cpu{cpu}/topology" for cpu in _affinity())
+    cores = {(_read(folder / "physical_package_id"), _read(folder / "core_id")) for folder in topology}
+    cores = {core for core in cores if core[1]}
+    return len(cores) or available_cores()
+
+
+def describe_machine(root: Path = Path("/")) -> dict:
+    """CPU, cores, memory (in MB of 10^6 bytes), system and Python, as JSON-able values.
+
+    Where they can be told, also ``board`` (the device tree's name of it), ``governor`` and ``max_mhz`` of the first core's
+    clock, and ``emulated`` (true if these are not the CPU's own instructions).
+    """
+    info = _cpu_info(root)
+    clock = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    known = {
+        "cpu": _cpu_name(info),
+        "board": _read(root / "proc/device-tree/model"),
         "architecture": platform.machine(),
         "cores": available_cores(),
+        "physical_cores": physical_cores(root),
+        "governor": _read(clock / "scaling_governor"),
+        "max_mhz": _scaled(clock / "cpuinfo_max_freq", 1e-3),
         "memory_mb": _memory_mb(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        # qemu's user mode shows the host's /proc/cpuinfo, and an Arm CPU has no vendor_id.
+        "emulated": (platform.machine() == "aarch64" and "vendor_id" in info) or None,
     }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def thermal_state(root: Path = Path("/")) -> dict:
+    """How warm and how fast the CPU is now: ``temperature_c``, ``clock_mhz`` and ``throttled``, as far as they can be told.
+
+    ``throttled`` lists what holds a Raspberry Pi back, or has since it was started; an empty list means nothing.
+    """
+    zones = root / "sys/class/thermal"
+    temperatures = [
+        _scaled(zone / "temp", 1e-3)
+        for zone in (sorted(zones.glob("thermal_zone*")) if zones.is_dir() else ())
+        if any(word in (_read(zone / "type") or "") for word in ("cpu", "soc", "pkg"))
+    ]
+    known = {
+        "temperature_c": max((t for t in temperatures if t is not None), default=None),
+        "clock_mhz": _scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e-3),
+        "throttled": _throttled(root),
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def format_machine(machine: dict) -> str:
+    """One line of :func:`describe_machine`."""
+    cores = f"{machine['cores']} cores"
+    if machine["physical_cores"] != machine["cores"]:
+        cores += f" ({machine['physical_cores']} physical)"
+    clock = [f"at most {machine['max_mhz']:.0f} MHz"] if "max_mhz" in machine else []
+    clock += [f"governor {machine['governor']}"] if "governor" in machine else []
+    memory = [f"{machine['memory_mb']} MB"] if "memory_mb" in machine else []
+    board = [machine["board"]] if "board" in machine else []
+    return ", ".join([*board, machine["cpu"], cores, *clock, *memory, machine["system"], f"Python {machine['python']}"])
+
+
+def format_thermal(state: dict) -> str:
+    """One phrase of :func:`thermal_state`; empty if nothing is known."""
+    parts = [f"{state['temperature_c']:.0f} °C"] if "temperature_c" in state else []
+    parts += [f"{state['clock_mhz']:.0f} MHz"] if "clock_mhz" in state else []
+    parts += [", ".join(state["throttled"]) or "not throttled"] if "throttled" in state else []
+    return ", ".join(parts)
 
 
 def peak_rss_mb() -> float | None:
@@ -45,15 +136,71 @@ def peak_rss_mb() -> float | None:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def _cpu_name() -> str:
+def _affinity() -> set[int]:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith(("model name", "Model")):
-                    return line.split(":", 1)[1].strip()
+        return os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return set()
+
+
+def _read(path: Path) -> str | None:
+    """The text of one of Linux' own files; None if there is none or it is empty."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
     except OSError:
-        pass
+        return None
+
+
+def _scaled(path: Path, factor: float) -> float | None:
+    try:
+        return int(_read(path)) * factor
+    except (TypeError, ValueError):
+        return None
+
+
+def _cpu_info(root: Path) -> dict[str, str]:
+    """``/proc/cpuinfo`` of the first core, and what stands below all cores."""
+    info: dict[str, str] = {}
+    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            info.setdefault(name.strip(), value.strip())
+    return info
+
+
+def _cpu_name(info: dict[str, str]) -> str:
+    if "model name" in info:
+        return info["model name"]
+    if info.get("CPU implementer") == "0x41":
+        part = info.get("CPU part", "")
+        with_number = f"Arm CPU part {part}"
+        try:
+            return _ARM_CORES.get(int(part, 16), with_number)
+        except ValueError:
+            return with_number
     return platform.processor() or platform.machine()
+
+
+def _throttled(root: Path) -> list[str] | None:
+    text = _read(root / "sys/devices/platform/soc/soc:firmware/get_throttled") or _vcgencmd()
+    try:
+        bits = int(text, 16)
+    except (TypeError, ValueError):
+        return None
+    return [meaning for bit, meaning in _THROTTLED.items() if bits >> bit & 1]
+
+
+def _vcgencmd() -> str | None:
+    """``0x50005``, from the Raspberry Pi's own tool; None where there is none."""
+    tool = shutil.which("vcgencmd")
+    if tool is None:
+        return None
+    try:
+        answer = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=2).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    name, _, value = answer.strip().partition("=")
+    return value if name == "throttled" else None
 
 
 def _memory_mb() -> int | None:

@@ -13,7 +13,7 @@ from vitsd_runtime import Classifier
 from vitsd_runtime.artifacts import detect_format, read_spec
 from vitsd_runtime.console import progress
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.hardware import available_cores
+from vitsd_runtime.hardware import physical_cores
 from vitsd_runtime.spec import ModelSpec
 
 
@@ -73,6 +73,6 @@ def model_logits(model_path: str | os.PathLike, images: np.ndarray, batch_size: 
         def run(batch):
             return predict_logits(model, batch)
     else:
-        run = Classifier.load(model_path, batch_size=batch_size, num_threads=available_cores()).logits
+        run = Classifier.load(model_path, batch_size=batch_size, num_threads=physical_cores()).logits
     starts = progress(range(0, len(images), 4 * batch_size), Path(model_path).name)
     return np.concatenate([run(images[start : start + 4 * batch_size]) for start in starts])

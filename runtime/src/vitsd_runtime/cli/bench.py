@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import sys
 import time
 from pathlib import Path
 
 from vitsd_runtime import console
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.files import write_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,12 +20,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure latency and throughput of exported models on this machine. Several models are measured "
         "interleaved, so that their ratios hold on a noisy machine.",
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=".tflite or .onnx files, or SavedModel folders")
-    parser.add_argument("--threads", type=console.positive_ints, metavar="N,N", help="thread counts (default: 1 and all)")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=".tflite or .onnx files, or SavedModel folders")
+    parser.add_argument("--threads", type=console.positive_ints, metavar="N,N", help="default: 1 and the physical cores")
     parser.add_argument("--batch-sizes", type=console.positive_ints, default=[1, 8], metavar="N,N", help="default: 1,8")
     parser.add_argument("--seconds", type=float, default=2.0, help="per model and setting (default: 2)")
     parser.add_argument("--spec", metavar="FILE", help="JSON spec for models that carry none")
     parser.add_argument("--no-verify", action="store_true", help="do not check the models' SHA-256")
+    parser.add_argument("--save", metavar="A.json", help="also write the results to a file, for --compare")
+    parser.add_argument("--compare", nargs=2, metavar=("A.json", "B.json"), help="compare two saved results; measures nothing")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -32,22 +37,43 @@ def main(argv=None) -> int:
 
 
 def _main(arguments) -> int:
-    from vitsd_runtime.hardware import available_cores, describe_machine, peak_rss_mb
+    if arguments.compare:
+        if arguments.models or arguments.save:
+            raise UsageError("--compare reads two saved results; measure with MODEL and --save first.")
+        return _compare(*map(Path, arguments.compare), arguments.json)
+    if not arguments.models:
+        raise UsageError("Say what to measure: vitsd-bench MODEL ...")
+    from vitsd_runtime.hardware import describe_machine, peak_rss_mb, physical_cores, thermal_state
 
-    threads = arguments.threads or sorted({1, available_cores()})
+    threads = arguments.threads or sorted({1, physical_cores()})
     spec = console.read_spec_option(arguments.spec)
     results = []
+    before = thermal_state()
     for count in threads:
         for batch_size in arguments.batch_sizes:
             if not arguments.json and sys.stderr.isatty():
                 print(f"\r{count} threads, batch {batch_size} ...", end="", file=sys.stderr, flush=True)
             results += measure(arguments.models, count, batch_size, arguments.seconds, not arguments.no_verify, spec)
-    report = {"machine": describe_machine(), "peak_rss_mb": peak_rss_mb(), "results": results}
+    report = {
+        "machine": describe_machine(),
+        "before": before,
+        "after": thermal_state(),
+        "peak_rss_mb": peak_rss_mb(),
+        "results": results,
+    }
+    if arguments.save:
+        write_text(arguments.save, json.dumps(report, indent=1))
     if arguments.json:
         print(json.dumps(report, indent=1))
-        return 0
-    machine = report["machine"]
-    print(f"\r{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
+    else:
+        _print(report)
+    return 0
+
+
+def _print(report: dict) -> None:
+    from vitsd_runtime.hardware import format_machine, format_thermal
+
+    print(f"\r{format_machine(report['machine'])}")
     print(
         console.table(
             [
@@ -60,15 +86,87 @@ def _main(arguments) -> int:
                     f"{r['images_per_second']:.1f}",
                     f"{r['load_ms']:.0f}",
                 ]
-                for r in results
+                for r in report["results"]
             ],
             ["model", "engine", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "prep. ms", "images/s", "load ms"],
         )
     )
     print("ms are for the images of a batch, of the engine alone; preprocessing is apart; images/s counts both.")
+    if report["machine"].get("emulated"):
+        print("The CPU is emulated: these times say nothing about a real one.")
     if report["peak_rss_mb"]:
         print(f"Peak memory of this process (all models): {report['peak_rss_mb']:.0f} MB")
+    if report["before"]:
+        print(f"Before: {format_thermal(report['before'])}. After: {format_thermal(report['after'])}.")
+
+
+def _compare(first: Path, second: Path, as_json: bool) -> int:
+    from vitsd_runtime.hardware import format_machine
+
+    reports = [_read_results(path) for path in (first, second)]
+    rows = compare(*reports)
+    if not rows:
+        raise UsageError(f"{first} and {second} have no model, threads and batch size in common.")
+    if as_json:
+        print(json.dumps({"machines": [report["machine"] for report in reports], "results": rows}, indent=1))
+        return 0
+    machines = [format_machine(report["machine"]) for report in reports]
+    for letter, path, machine in zip("AB", (first, second), machines):
+        print(f"{letter}: {path}: {machine}")
+    if machines[0] != machines[1]:
+        print("Different machines: what differs is not the model alone.")
+    print(
+        console.table(
+            [
+                [
+                    r["model"],
+                    r["a_engine"] if r["a_engine"] == r["b_engine"] else f"{r['a_engine']}, {r['b_engine']}",
+                    r["threads"],
+                    r["batch_size"],
+                    *(f"{r[key]:.2f}" for key in ("a_p50_ms", "b_p50_ms")),
+                    f"{r['speedup']:.2f}x",
+                ]
+                for r in rows
+            ],
+            ["model", "engine", "threads", "batch", "A p50 ms", "B p50 ms", "B is faster by"],
+        )
+    )
+    left_out = sum(len(report["results"]) for report in reports) - 2 * len(rows)
+    if left_out:
+        print(f"{left_out} rows stand in one of the two files only.")
     return 0
+
+
+_SETTING = ("model", "threads", "batch_size")
+
+
+def compare(first: dict, second: dict) -> list[dict]:
+    """What two saved results have in common: model, threads, batch size; both engines, both medians in ms, and their ratio."""
+    others = {tuple(row[key] for key in _SETTING): row for row in second["results"]}
+    rows = []
+    for row in first["results"]:
+        setting = tuple(row[key] for key in _SETTING)
+        if setting in others:
+            a, b = row, others[setting]
+            engines = {"a_engine": a["engine"], "b_engine": b["engine"]}
+            medians = {"a_p50_ms": a["p50_ms"], "b_p50_ms": b["p50_ms"], "speedup": a["p50_ms"] / b["p50_ms"]}
+            rows.append({**dict(zip(_SETTING, setting)), **engines, **medians})
+    return rows
+
+
+def _read_results(path: Path) -> dict:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        for row in report["results"]:
+            if not (row["p50_ms"] > 0 and all(isinstance(row[key], (str, int)) for key in (*_SETTING, "engine"))):
+                raise ValueError("a row without its setting or latency")
+        if not {"cpu", "cores", "physical_cores", "system", "python"} <= set(report["machine"]):
+            raise ValueError("no machine")
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} holds no results of vitsd-bench --save.") from error
+    return report
 
 
 def measure(
@@ -101,9 +199,10 @@ def measure(
                 classifier._run(batch)
                 running.append(1e3 * (time.perf_counter() - middle))
                 preparing.append(1e3 * (middle - start))
+    names = _distinct_names([run[0] for run in runs])
     return [
         {
-            "model": Path(model).name,
+            "model": name,
             "engine": classifier.engine.name,
             "threads": threads,
             "batch_size": batch_size,
@@ -115,8 +214,20 @@ def measure(
             "load_ms": load_ms,
             "runs": len(running),
         }
-        for model, classifier, _, load_ms, preparing, running in runs
+        for name, (_, classifier, _, load_ms, preparing, running) in zip(names, runs)
     ]
+
+
+def _distinct_names(models) -> list[str]:
+    """File names; where several are equal, with as many of their folders as tell them apart."""
+    parts = [Path(model).resolve().parts for model in models]
+    longest = max(map(len, parts))
+    for length in range(1, longest + 1):
+        names = [str(Path(*own[-length:])) for own in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    plain = collections.Counter(own[-1] for own in parts)
+    return [own[-1] if plain[own[-1]] == 1 else name for own, name in zip(parts, names)]
 
 
 if __name__ == "__main__":

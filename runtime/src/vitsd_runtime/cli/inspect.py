@@ -10,10 +10,11 @@ from pathlib import Path
 
 from vitsd_runtime import console
 from vitsd_runtime.artifacts import detect_format, read_spec, saved_model_folder
+from vitsd_runtime.hardware import describe_machine, format_machine, format_thermal, thermal_state
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vitsd-inspect", description="Show a model's spec, operations and tensors.")
+    parser = argparse.ArgumentParser(prog="vitsd-inspect", description="Show a model's spec, operations and tensors, and the machine.")
     parser.add_argument("model", metavar="MODEL", help=".tflite, .onnx or .keras file, or SavedModel folder")
     parser.add_argument("--no-verify", action="store_true", help="do not check the model's SHA-256")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -31,6 +32,8 @@ def _main(arguments) -> int:
     report = {"path": str(path), "format": kind, "bytes": _size(path)}
     report.update(_CONTENTS[kind](path))
     report["spec"] = json.loads(spec.to_json()) if spec else None
+    machine, state = describe_machine(), thermal_state()
+    report["machine"] = {**machine, **state}
     if arguments.json:
         print(json.dumps(report, indent=1))
         return 0
@@ -48,7 +51,13 @@ def _main(arguments) -> int:
         print(f"  {report['note']}")
     if spec is None:
         print("  no vitsd spec")
-        return 0
+    else:
+        _print_spec(spec, arguments.no_verify)
+    print(f"This machine: {'; '.join(filter(None, (format_machine(machine), format_thermal(state))))}")
+    return 0
+
+
+def _print_spec(spec, unverified: bool) -> None:
     print(f"  spec of {spec.name!r}, {spec.num_classes} classes: {_shorten(', '.join(spec.class_names))}")
     print(f"  images {spec.input_size} -> {spec.image_size}x{spec.image_size}, {spec.resize_method}, fit {spec.fit}")
     statistics = [", ".join(f"{value:.1f}" for value in values) for values in (spec.mean, spec.variance)]
@@ -56,8 +65,7 @@ def _main(arguments) -> int:
     for section in ("architecture", "augmentation", "provenance", "export"):
         for name, value in getattr(spec, section).items():
             print(f"  {section}.{name}: {_shorten(json.dumps(value))}")
-    print("  SHA-256 " + ("not checked" if arguments.no_verify else "matches"))
-    return 0
+    print("  SHA-256 " + ("not checked" if unverified else "matches"))
 
 
 def _shorten(text: str, limit: int = 110) -> str:
