@@ -1,4 +1,8 @@
-"""Shared fixtures: one really trained model, exported once with the real converters."""
+"""Shared fixtures: one really trained model, exported once with the real converters.
+
+On a device there is neither trainer nor exporter: the runtime's tests run there with what was made elsewhere, in the folder
+that VITSD_TEST_ARTIFACTS names (see tools/arm64), and skip what no engine there can run.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import dataclasses
+import importlib.util
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,9 +30,15 @@ settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
 
 
+MADE_ELSEWHERE = os.environ.get("VITSD_TEST_ARTIFACTS")
+ENGINES = {".tflite": ("ai_edge_litert", "tflite_runtime"), ".onnx": ("onnxruntime",), "_saved_model": ("tensorflow",)}
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A run folder: preset `tiny`, shortened, trained on handwritten digits."""
+    if MADE_ELSEWHERE:
+        return Path(MADE_ELSEWHERE)
     from vitsd.data import load_dataset
     from vitsd.presets import get_preset
     from vitsd.training import train
@@ -42,19 +54,37 @@ def trained(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def exported(trained) -> Path:
     """A folder with every format and quantisation of the trained model."""
+    output = trained / "exported"
+    if MADE_ELSEWHERE:
+        return output
     from vitsd_export import export
 
-    output = trained / "exported"
     export(trained / "model.keras", ["all"], ["none", "float16", "dynamic", "int8", "int8-full", "int4"], output)
     return output
 
 
-@pytest.fixture
-def artifact(exported, tmp_path):
-    """A function that copies an exported file or folder, by its name without the model's, to spoil it."""
+@pytest.fixture(scope="session")
+def exported_model(exported):
+    """A function from the ends of exported models' names to the path of the first that can be run here."""
 
-    def copy(ending: str) -> Path:
-        source, target = exported / f"digits{ending}", tmp_path / f"digits{ending}"
+    def find(*endings: str) -> Path:
+        for ending in endings:
+            path = exported / f"digits{ending}"
+            engines = next(modules for end, modules in ENGINES.items() if ending.endswith(end))
+            if not MADE_ELSEWHERE or (path.exists() and any(map(importlib.util.find_spec, engines))):
+                return path
+        pytest.skip(f"nothing here runs {' or '.join(endings)}")
+
+    return find
+
+
+@pytest.fixture
+def artifact(exported_model, tmp_path):
+    """A function that copies such a file or folder, to spoil it."""
+
+    def copy(*endings: str) -> Path:
+        source = exported_model(*endings)
+        target = tmp_path / source.name
         shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
         return target
 
@@ -64,6 +94,9 @@ def artifact(exported, tmp_path):
 @pytest.fixture(scope="session")
 def digits():
     """Held-out images, uint8 (359, 8, 8, 1), and labels."""
+    if MADE_ELSEWHERE:
+        with np.load(Path(MADE_ELSEWHERE) / "digits.npz") as stored:
+            return SimpleNamespace(**stored)
     from vitsd.data import load_dataset
 
     return load_dataset("digits").test

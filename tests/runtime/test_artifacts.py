@@ -15,8 +15,8 @@ FILES = ["-float32.tflite", "-int8.tflite", ".onnx", "-dynamic.onnx"]
 
 
 @pytest.mark.parametrize("ending", [*FILES, "_saved_model"])
-def test_every_artifact_carries_its_spec(exported, ending):
-    spec = read_spec(exported / f"digits{ending}")
+def test_every_artifact_carries_its_spec(exported_model, ending):
+    spec = read_spec(exported_model(ending))
     assert spec.class_names == tuple("0123456789")
     assert spec.input_size == (8, 8, 1)
     assert spec.export["parity"]["passed"] is True

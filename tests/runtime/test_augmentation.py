@@ -1,6 +1,5 @@
 """NumPy augmentation equals the Keras layers for the same drawn parameters."""
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +7,11 @@ from hypothesis import strategies as st
 
 from vitsd_runtime import Augmenter, UsageError
 from vitsd_runtime.augmentation import Draw
+
+
+@pytest.fixture(scope="module")
+def keras():
+    return pytest.importorskip("keras")
 
 
 def draw(batch, flip=None, angle=0.0, height_zoom=1.0, width_zoom=1.0):
@@ -20,7 +24,7 @@ def draw(batch, flip=None, angle=0.0, height_zoom=1.0, width_zoom=1.0):
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 2**32 - 1))
 @settings(max_examples=30)
-def test_rotation_equals_keras(height, width, seed):
+def test_rotation_equals_keras(keras, height, width, seed):
     images = np.random.default_rng(seed).random((3, height, width, 2), np.float32)
     layer = keras.layers.RandomRotation(0.3, seed=seed % 1000)
     transformation = layer.get_random_transformation(images, training=True)
@@ -33,7 +37,7 @@ def test_rotation_equals_keras(height, width, seed):
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 2**32 - 1))
 @settings(max_examples=30)
-def test_zoom_equals_keras(height, width, seed):
+def test_zoom_equals_keras(keras, height, width, seed):
     images = np.random.default_rng(seed).random((3, height, width, 2), np.float32)
     layer = keras.layers.RandomZoom(0.3, 0.3, seed=seed % 1000)
     transformation = layer.get_random_transformation(images, training=True)
@@ -43,7 +47,7 @@ def test_zoom_equals_keras(height, width, seed):
     assert np.mean(np.abs(result - expected) > 1e-3) < 0.01
 
 
-def test_flip_equals_keras():
+def test_flip_equals_keras(keras):
     images = np.random.default_rng(0).random((6, 5, 7, 3), np.float32)
     layer = keras.layers.RandomFlip("horizontal", seed=1)
     transformation = layer.get_random_transformation(images, training=True)
@@ -54,7 +58,7 @@ def test_flip_equals_keras():
     np.testing.assert_array_equal(result, expected)
 
 
-def test_the_three_follow_each_other_as_in_training():
+def test_the_three_follow_each_other_as_in_training(keras):
     images = np.random.default_rng(0).random((4, 24, 24, 3), np.float32)
     rotation, zoom = keras.layers.RandomRotation(0.05, seed=2), keras.layers.RandomZoom(0.2, 0.2, seed=3)
     turn = rotation.get_random_transformation(images)

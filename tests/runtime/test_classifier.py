@@ -12,18 +12,27 @@ from PIL import Image
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
 from vitsd_runtime.classifier import softmax
 
-ALL = ["-float32.tflite", "-float16.tflite", "-dynamic.tflite", "-int8.tflite", ".onnx", "-dynamic.onnx", "_saved_model"]
+ALL = [
+    "-float32.tflite",
+    "-float16.tflite",
+    "-dynamic.tflite",
+    "-int8.tflite",
+    "-int8-full.tflite",
+    ".onnx",
+    "-dynamic.onnx",
+    "_saved_model",
+]
 
 
 @pytest.fixture(scope="module")
-def classifier(exported):
-    return Classifier.load(exported / "digits-float32.tflite", num_threads=1, batch_size=4)
+def classifier(exported_model):
+    return Classifier.load(exported_model("-float32.tflite", ".onnx"), num_threads=1, batch_size=4)
 
 
 @pytest.mark.parametrize("ending", ALL)
 @pytest.mark.parametrize("count", [1, 3, 4, 7, 11])
-def test_batches_answer_like_single_calls(exported, digits, ending, count):
-    classifier = Classifier.load(exported / f"digits{ending}", num_threads=1, batch_size=4)
+def test_batches_answer_like_single_calls(exported_model, digits, ending, count):
+    classifier = Classifier.load(exported_model(ending), num_threads=1, batch_size=4)
     together = classifier.logits(digits.images[:count])
     one_by_one = np.concatenate([classifier.logits(image) for image in digits.images[:count]])
     assert together.shape == (count, 10)
@@ -77,15 +86,15 @@ def test_streaming_reads_only_as_far_as_needed(classifier, digits):
     def endless():
         for i in itertools.count():
             drawn.append(i)
-            yield digits.images[i % len(digits)]
+            yield digits.images[i % len(digits.images)]
 
     results = list(itertools.islice(classifier.stream(endless(), top_k=1), 10))
     assert len(results) == 10
     assert len(drawn) <= 10 + classifier.batch_size
 
 
-def test_nothing_is_recompiled_for_a_rest(exported, digits):
-    classifier = Classifier.load(exported / "digits-float32.tflite", num_threads=1, batch_size=4)
+def test_nothing_is_recompiled_for_a_rest(exported_model, digits):
+    classifier = Classifier.load(exported_model("-float32.tflite"), num_threads=1, batch_size=4)
     for count in range(1, 12):
         classifier.logits(digits.images[:count])
     assert sorted(classifier.engine._compiled) == [1, 4]
@@ -114,8 +123,8 @@ def test_unknown_views_are_refused(classifier, digits, tta):
 
 
 @pytest.mark.parametrize("ending", ["-float32.tflite", ".onnx", "_saved_model"])
-def test_threads_may_share_a_classifier(exported, digits, ending):
-    classifier = Classifier.load(exported / f"digits{ending}", num_threads=1, batch_size=4)
+def test_threads_may_share_a_classifier(exported_model, digits, ending):
+    classifier = Classifier.load(exported_model(ending), num_threads=1, batch_size=4)
     expected = classifier.logits(digits.images[:40])
     wrong = []
 
@@ -134,12 +143,12 @@ def test_threads_may_share_a_classifier(exported, digits, ending):
     assert not wrong
 
 
-def test_onnx_dynamic_runs_images_alone_because_neighbours_would_change_answers(exported):
-    assert Classifier.load(exported / "digits-dynamic.onnx", batch_size=8).batch_size == 1
+def test_onnx_dynamic_runs_images_alone_because_neighbours_would_change_answers(exported_model):
+    assert Classifier.load(exported_model("-dynamic.onnx"), batch_size=8).batch_size == 1
 
 
 @pytest.mark.parametrize("faster", [1, 3])
-def test_threads_are_chosen_by_measuring(exported, monkeypatch, faster):
+def test_threads_are_chosen_by_measuring(exported_model, monkeypatch, faster):
     from vitsd_runtime import classifier, engines
 
     def load_engine(path, kind, num_threads, batch_size):
@@ -150,13 +159,13 @@ def test_threads_are_chosen_by_measuring(exported, monkeypatch, faster):
 
     monkeypatch.setattr(classifier, "physical_cores", lambda: 3)
     monkeypatch.setattr(classifier, "load_engine", load_engine)
-    assert Classifier.load(exported / "digits-float32.tflite").num_threads == faster
+    assert Classifier.load(exported_model("-float32.tflite", ".onnx")).num_threads == faster
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_threads": 0}])
-def test_impossible_options_are_refused(exported, options):
+def test_impossible_options_are_refused(exported_model, options):
     with pytest.raises(UsageError):
-        Classifier.load(exported / "digits-float32.tflite", **options)
+        Classifier.load(exported_model("-float32.tflite", ".onnx"), **options)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +176,7 @@ def test_impossible_options_are_refused(exported, options):
         ("_saved_model", ("tensorflow",), "tensorflow"),
     ],
 )
-def test_a_missing_engine_is_named_with_the_extra_to_install(exported, monkeypatch, ending, blocked, extra):
+def test_a_missing_engine_is_named_with_the_extra_to_install(exported_model, monkeypatch, ending, blocked, extra):
     import importlib
 
     real = importlib.import_module
@@ -179,10 +188,10 @@ def test_a_missing_engine_is_named_with_the_extra_to_install(exported, monkeypat
 
     monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(VitsdError, match=rf"pip install \"vitsd-runtime\[{extra}\]\""):
-        Classifier.load(exported / f"digits{ending}")
+        Classifier.load(exported_model(ending))
 
 
-def test_missing_pillow_is_named(exported, classifier, digits, monkeypatch, tmp_path):
+def test_missing_pillow_is_named(classifier, digits, monkeypatch, tmp_path):
     real = builtins.__import__
 
     def no_pillow(name, *rest, **options):
@@ -196,17 +205,16 @@ def test_missing_pillow_is_named(exported, classifier, digits, monkeypatch, tmp_
     assert len(classifier.predict(digits.images[0])) == 1  # arrays need no Pillow
 
 
-def test_a_foreign_onnx_model_with_a_fixed_batch_works_and_one_of_another_dtype_is_refused(exported, digits, tmp_path):
-    import onnx
-
-    spec = read_spec(exported / "digits.onnx")
-    model = onnx.load(exported / "digits.onnx")
+def test_a_foreign_onnx_model_with_a_fixed_batch_works_and_one_of_another_dtype_is_refused(exported_model, digits, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    spec = read_spec(exported_model(".onnx"))
+    model = onnx.load(exported_model(".onnx"))
     del model.metadata_props[:]
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, tmp_path / "fixed.onnx")
     classifier = Classifier.load(tmp_path / "fixed.onnx", spec=spec, batch_size=4)
-    expected = Classifier.load(exported / "digits.onnx").logits(digits.images[:6])
+    expected = Classifier.load(exported_model(".onnx")).logits(digits.images[:6])
     np.testing.assert_allclose(classifier.logits(digits.images[:6]), expected, atol=1e-3)
 
     raw = spec.replace(input_size=(24, 24, 1), export={"preprocessing_embedded": True})

@@ -21,15 +21,15 @@ def pictures(digits, tmp_path):
     return folder
 
 
-def test_predict_prints_one_line_per_image(command, exported, pictures):
-    done = command("vitsd-predict", exported / "digits-int8.tflite", pictures, "--top-k", 2)
+def test_predict_prints_one_line_per_image(command, exported_model, pictures):
+    done = command("vitsd-predict", exported_model("-int8.tflite", ".onnx"), pictures, "--top-k", 2)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split(":")[0].rsplit("/")[-1] for line in lines] == sorted(p.name for p in pictures.iterdir())
 
 
-def test_predict_json_and_csv_say_the_same(command, exported, pictures):
-    model = exported / "digits.onnx"
+def test_predict_json_and_csv_say_the_same(command, exported_model, pictures):
+    model = exported_model(".onnx")
     as_json = command("vitsd-predict", model, pictures, "--json", "--top-k", 3, "--tta", "flip")
     as_csv = command("vitsd-predict", model, pictures, "--csv", "--top-k", 3, "--tta", "flip")
     records = [json.loads(line) for line in as_json.stdout.splitlines()]
@@ -38,10 +38,10 @@ def test_predict_json_and_csv_say_the_same(command, exported, pictures):
     assert [p["label"] for r in records for p in r["predictions"]] == [row["label"] for row in rows]
 
 
-def test_one_bad_image_among_many_is_reported_and_the_others_are_done(command, exported, pictures):
+def test_one_bad_image_among_many_is_reported_and_the_others_are_done(command, exported_model, pictures):
     (pictures / "1_bad.png").write_bytes(b"broken")
     (pictures / "9_empty.jpg").touch()
-    done = command("vitsd-predict", exported / "digits-float32.tflite", pictures, "--json")
+    done = command("vitsd-predict", exported_model("-float32.tflite", ".onnx"), pictures, "--json")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 1
     assert sum("predictions" in record for record in records) == 5
@@ -78,8 +78,8 @@ def test_a_signal_counts_although_its_exception_was_dropped(number, code):
             signal.signal(n, handler)
 
 
-def test_a_closed_pipe_is_no_crash(command, exported, pictures):
-    model = exported / "digits-float32.tflite"
+def test_a_closed_pipe_is_no_crash(command, exported_model, pictures):
+    model = exported_model("-float32.tflite", ".onnx")
     read, write = os.pipe()
     os.close(read)
     import subprocess
@@ -94,7 +94,7 @@ def test_a_closed_pipe_is_no_crash(command, exported, pictures):
     assert "Exception ignored" not in done.stderr
 
 
-def test_output_to_a_full_disk_is_reported(exported, pictures):
+def test_output_to_a_full_disk_is_reported(exported_model, pictures):
     import subprocess
     import sys
 
@@ -102,7 +102,7 @@ def test_output_to_a_full_disk_is_reported(exported, pictures):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [tool, exported / "digits-float32.tflite", pictures],
+            [tool, exported_model("-float32.tflite", ".onnx"), pictures],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -112,9 +112,9 @@ def test_output_to_a_full_disk_is_reported(exported, pictures):
     assert "disk is full" in done.stderr
 
 
-def test_file_names_that_are_not_text_can_be_printed(command, exported, pictures):
+def test_file_names_that_are_not_text_can_be_printed(command, exported_model, pictures):
     os.rename(next(pictures.iterdir()), os.fsencode(pictures) + b"/caf\xe9.png")
-    done = command("vitsd-predict", exported / "digits-float32.tflite", pictures, env={"PYTHONIOENCODING": "utf-8"})
+    done = command("vitsd-predict", exported_model("-float32.tflite", ".onnx"), pictures, env={"PYTHONIOENCODING": "utf-8"})
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 5
 
@@ -141,11 +141,11 @@ def test_native_output_is_held_back_by_threads_in_turn(capfd):
     assert capfd.readouterr().err == "heard reason"
 
 
-def test_bench_measures_every_setting(command, exported):
+def test_bench_measures_every_setting(command, exported_model):
     done = command(
         "vitsd-bench",
-        exported / "digits-float32.tflite",
-        exported / "digits-int8.tflite",
+        exported_model("-float32.tflite", ".onnx"),
+        exported_model("-int8.tflite", ".onnx"),
         *"--threads 1,2 --batch-sizes 1,4 --seconds 0.05 --json".split(),
     )
     report = json.loads(done.stdout)
@@ -157,21 +157,25 @@ def test_bench_measures_every_setting(command, exported):
     assert report["peak_rss_mb"] > 10
 
 
-def test_bench_tells_files_of_the_same_name_apart(command, exported, artifact):
-    copy = artifact("-int8.tflite")
-    done = command("vitsd-bench", exported / copy.name, copy, *"--threads 1 --batch-sizes 1 --seconds 0.01 --json".split())
+def test_bench_tells_files_of_the_same_name_apart(command, exported_model, artifact):
+    first, copy = exported_model("-int8.tflite", ".onnx"), artifact("-int8.tflite", ".onnx")
+    done = command("vitsd-bench", first, copy, *"--threads 1 --batch-sizes 1 --seconds 0.01 --json".split())
     names = [row["model"] for row in json.loads(done.stdout)["results"]]
-    assert names == [f"{exported.name}/{copy.name}", f"{copy.parent.name}/{copy.name}"]
+    assert names == [f"{first.parent.name}/{copy.name}", f"{copy.parent.name}/{copy.name}"]
 
 
-def test_saved_results_can_be_compared(command, exported, tmp_path):
+def test_saved_results_can_be_compared(command, exported_model, tmp_path):
     first, second = tmp_path / "a.json", tmp_path / "b.json"
-    model, settings = exported / "digits-int8.tflite", "--batch-sizes 1 --seconds 0.05".split()
-    command("vitsd-bench", model, exported / "digits-float32.tflite", "--threads", 1, *settings, "--save", first)
+    model, settings = exported_model("-int8.tflite", ".onnx"), "--batch-sizes 1 --seconds 0.05".split()
+    command(
+        "vitsd-bench", model, exported_model("-float32.tflite", "-dynamic.onnx"), "--threads", 1, *settings, "--save", first
+    )
     command("vitsd-bench", model, "--threads", "1,2", *settings, "--save", second)
     results = json.loads(second.read_text())
     results["machine"]["board"] = "Raspberry Pi 5 Model B Rev 1.0"
-    results["results"][0].update(p50_ms=2 * json.loads(first.read_text())["results"][0]["p50_ms"], engine="tflite-runtime 2.14")
+    results["results"][0].update(
+        p50_ms=2 * json.loads(first.read_text())["results"][0]["p50_ms"], engine="tflite-runtime 2.14"
+    )
     second.write_text(json.dumps(results))
 
     (row,) = json.loads(command("vitsd-bench", "--compare", first, second, "--json").stdout)["results"]
@@ -198,14 +202,16 @@ def test_what_holds_no_results_is_not_compared(command, tmp_path, content):
     ("ending", "expected"),
     [("-int8.tflite", "FULLY_CONNECTED"), (".onnx", "MatMul"), ("_saved_model", "MatMul")],
 )
-def test_inspect_shows_spec_operations_and_tensors(command, exported, ending, expected):
-    done = command("vitsd-inspect", exported / f"digits{ending}", "--json")
+def test_inspect_shows_spec_operations_and_tensors(command, exported_model, ending, expected):
+    if ending == ".onnx":
+        pytest.importorskip("onnx")
+    done = command("vitsd-inspect", exported_model(ending), "--json")
     report = json.loads(done.stdout)
     assert expected in report["operations"]
     assert report["inputs"][0]["name"].split(":")[0].endswith("images")
     assert report["inputs"][0]["shape"][1:] == [24, 24, 1]
     assert report["spec"]["class_names"] == list("0123456789")
-    text = command("vitsd-inspect", exported / f"digits{ending}")
+    text = command("vitsd-inspect", exported_model(ending))
     assert text.returncode == 0
     assert "SHA-256 matches" in text.stdout
     assert f"This machine: {hardware.format_machine(report['machine'])}" in text.stdout
@@ -233,11 +239,12 @@ def test_inspect_reads_training_models_without_keras(command, trained):
         (["vitsd-predict", "CUT", "x.png"], 1, "cut off"),
     ],
 )
-def test_misuse_ends_with_a_message(command, exported, tmp_path, arguments, code, message):
+def test_misuse_ends_with_a_message(command, exported_model, tmp_path, arguments, code, message):
     (tmp_path / "empty").mkdir()
-    content = (exported / "digits-float32.tflite").read_bytes()
-    (tmp_path / "cut.tflite").write_bytes(content[:-100])
-    names = {"MODEL": exported / "digits-float32.tflite", "EMPTY": "empty", "CUT": "cut.tflite"}
+    model = exported_model("-float32.tflite", ".onnx")
+    cut = tmp_path / f"cut{model.suffix}"
+    cut.write_bytes(model.read_bytes()[:-100])
+    names = {"MODEL": model, "EMPTY": "empty", "CUT": cut.name}
     done = command(*(names.get(a, a) for a in arguments), cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr

@@ -1,7 +1,7 @@
 """NumPy preprocessing equals the Keras layers; shrinking photos equals Pillow."""
 
-import keras
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -9,6 +9,12 @@ from PIL import Image
 from vitsd_runtime.images import load_image
 from vitsd_runtime.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
+
+
+@pytest.fixture(scope="module")
+def keras():
+    return pytest.importorskip("keras")
+
 
 sides = st.integers(1, 97)
 
@@ -26,7 +32,7 @@ def make_spec(height, width, channels, size, mean=117.0, variance=3500.0):
 
 @given(sides, sides, st.sampled_from([1, 3]), sides, st.integers(0, 2**32 - 1))
 @settings(max_examples=60)
-def test_equals_keras_for_all_sizes(height, width, channels, size, seed):
+def test_equals_keras_for_all_sizes(keras, height, width, channels, size, seed):
     spec = make_spec(height, width, channels, size)
     images = np.random.default_rng(seed).integers(0, 256, (2, height, width, channels), dtype=np.uint8)
     normalised = keras.layers.Normalization(mean=list(spec.mean), variance=list(spec.variance))(images.astype("float32"))

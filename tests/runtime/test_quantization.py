@@ -25,14 +25,13 @@ def test_halves_round_away_from_zero_and_extremes_saturate():
 
 @pytest.fixture(scope="module")
 def integer_model(trained, tmp_path_factory):
-    from vitsd_export import export
-
+    export = pytest.importorskip("vitsd_export").export
     output = tmp_path_factory.mktemp("int8_io")
     return export(trained / "model.keras", ["tflite"], "int8", output, io="int8")[0].path
 
 
-def test_a_model_with_integer_tensors_answers_like_the_one_with_float_tensors(integer_model, exported, digits):
-    integer, floating = Classifier.load(integer_model), Classifier.load(exported / "digits-int8.tflite")
+def test_a_model_with_integer_tensors_answers_like_the_one_with_float_tensors(integer_model, exported_model, digits):
+    integer, floating = Classifier.load(integer_model), Classifier.load(exported_model("-int8.tflite", ".onnx"))
     assert integer.engine.input_dtype == np.int8
     logits, expected = integer.logits(digits.images), floating.logits(digits.images)
     assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.98

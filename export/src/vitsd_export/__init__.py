@@ -1,7 +1,7 @@
 """Export vitsd models and prove that the answers stay the same.
 
 >>> import vitsd_export
->>> vitsd_export.export("model.keras", formats=["tflite"], quantize="dynamic")
+>>> vitsd_export.export("model.keras", format="tflite", quantize="dynamic")
 """
 
 from importlib import import_module

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vitsd.cli import load_keras
 from vitsd_export.cli import print_comparisons
+from vitsd_export.deploying import Wheels, check_folder, deploy
 from vitsd_export.exporting import (
     ALIASES,
     CALIBRATION_IMAGES,
@@ -22,6 +23,7 @@ from vitsd_export.exporting import (
 )
 from vitsd_export.targets import TARGETS
 from vitsd_runtime import console
+from vitsd_runtime.errors import UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,6 +83,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"training images that give the ranges of activations (default: {CALIBRATION_IMAGES})",
     )
+    parser.add_argument(
+        "--deploy", metavar="DIR", help="also make a folder to copy to a device: the file, the runtime, install.sh, run.sh"
+    )
+    parser.add_argument(
+        "--wheels",
+        action="append",
+        metavar="PLATFORM,PYTHON",
+        help="download for --deploy what a device needs, so that it installs without network; several times for several "
+        "devices. Raspberry Pi OS, 64-bit: aarch64,3.11 (bookworm), aarch64,3.13 (trixie)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--keep-failing", action="store_true", help="keep files that fail the parity gate; exit code 1")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -92,6 +104,13 @@ def main(argv=None) -> int:
 
 
 def _main(arguments) -> int:
+    wheels = [Wheels.parse(text) for text in arguments.wheels or ()]
+    if arguments.deploy:
+        if len({*arguments.format}) > 1 or "all" in arguments.format or len({*arguments.quantize}) > 1:
+            raise UsageError("--deploy takes one file: give one --format and one --quantize.")
+        check_folder(Path(arguments.deploy), arguments.overwrite)
+    elif wheels:
+        raise UsageError("--wheels are for a deployment: say where with --deploy DIR.")
     load_keras()
 
     def report(message):
@@ -125,19 +144,25 @@ def _main(arguments) -> int:
     except ParityError as error:
         failure, comparisons = error, error.comparisons
         artifacts = error.artifacts
+    deployed = None
+    if arguments.deploy and not failure:
+        deployed = deploy(artifacts[0].path, arguments.deploy, wheels, overwrite=arguments.overwrite, report=report)
     found = {str(a.path): a.found for a in artifacts if a.found}
     if arguments.json:
         rows = [
             {**c.to_dict(), **({"quantization_search": found[c.path].measured()} if c.path in found else {})}
             for c in comparisons
         ]
-        print(json.dumps({"model": str(model), "artifacts": rows}, indent=1))
+        folder = {"deployed": str(deployed)} if deployed else {}
+        print(json.dumps({"model": str(model), "artifacts": rows, **folder}, indent=1))
     else:
         for artifact in artifacts:
             if artifact.found and artifact.found.divergence:
                 _print_choices(artifact)
         print_comparisons(comparisons)
         print(f"Compared with {model} on {comparisons[0].images} test images. Files: {Path(comparisons[0].path).parent}/")
+        if deployed:
+            print(f"Copy {deployed}/ to the device; there: ./install.sh, then ./run.sh IMAGE")
     if failure:
         raise failure
     return 0 if all(comparison.passed for comparison in comparisons) else 1

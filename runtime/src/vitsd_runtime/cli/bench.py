@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--spec", metavar="FILE", help="JSON spec for models that carry none")
     parser.add_argument("--no-verify", action="store_true", help="do not check the models' SHA-256")
     parser.add_argument("--save", metavar="A.json", help="also write the results to a file, for --compare")
-    parser.add_argument("--compare", nargs=2, metavar=("A.json", "B.json"), help="compare two saved results; measures nothing")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A.json", "B.json"), help="compare two saved results; measures nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -141,7 +143,7 @@ _SETTING = ("model", "threads", "batch_size")
 
 
 def compare(first: dict, second: dict) -> list[dict]:
-    """What two saved results have in common: model, threads, batch size; both engines, both medians in ms, and their ratio."""
+    """Rows for what two saved results have in common: the setting, both engines, both medians in ms, and their ratio."""
     others = {tuple(row[key] for key in _SETTING): row for row in second["results"]}
     rows = []
     for row in first["results"]:

@@ -14,7 +14,9 @@ from vitsd_runtime.hardware import describe_machine, format_machine, format_ther
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vitsd-inspect", description="Show a model's spec, operations and tensors, and the machine.")
+    parser = argparse.ArgumentParser(
+        prog="vitsd-inspect", description="Show a model's spec, operations and tensors, and the machine."
+    )
     parser.add_argument("model", metavar="MODEL", help=".tflite, .onnx or .keras file, or SavedModel folder")
     parser.add_argument("--no-verify", action="store_true", help="do not check the model's SHA-256")
     parser.add_argument("--json", action="store_true", help="print JSON")

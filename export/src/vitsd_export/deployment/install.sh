@@ -1,0 +1,28 @@
+#!/bin/sh
+# Makes the Python environment env/ beside this file. Without network if wheels/ holds what this machine needs.
+set -eu
+cd "$(dirname "$0")"
+fail() { echo "install.sh: $1" >&2; exit 1; }
+
+command -v python3 >/dev/null || fail "python3 is missing: sudo apt install python3 python3-venv"
+rm -rf env
+trap 'rm -rf env install.log' EXIT  # nothing half-made stays
+trap 'exit 130' INT TERM HUP
+python3 -m venv env >install.log 2>&1 || {
+    cat install.log >&2
+    fail "python3 could not make a virtual environment: sudo apt install python3-venv"
+}
+pip() { env/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+if pip install --no-index --find-links wheels '@REQUIREMENT@' 2>install.log; then
+    echo "Installed from wheels/."
+else
+    machine=$(python3 -c 'import platform; print("Python", platform.python_version(), "on", platform.machine())')
+    echo "wheels/ was filled for @OFFLINE@; this is $machine. Using the network ..."
+    pip install --find-links wheels '@REQUIREMENT@' || {
+        cat install.log >&2
+        fail "no engine could be installed: connect to the network, or export again with --wheels for this machine"
+    }
+fi
+env/bin/python -m vitsd_runtime.cli.inspect '@MODEL@' >/dev/null
+trap 'rm -f install.log' EXIT
+echo "Ready: ./run.sh IMAGE"
