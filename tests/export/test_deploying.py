@@ -1,0 +1,144 @@
+"""A deployment installs and runs where there is nothing but Python (here: this machine; on arm64: make arm64)."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from PIL import Image
+
+from vitsd_export.deploying import Wheels, deploy, pack_runtime
+from vitsd_runtime import UsageError, VitsdError
+
+HERE = Wheels(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+def sh(folder, *command, **more):
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**CLEAN, **more})
+
+
+@pytest.fixture(scope="module")
+def deployed(exported, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deployed") / "with spaces"
+    return deploy(exported / "digits-int8.tflite", folder, [HERE])
+
+
+def test_it_installs_without_network_and_classifies(deployed, digits, tmp_path):
+    folder = tmp_path / "on the device"
+    shutil.copytree(deployed, folder)
+    refused = sh(tmp_path, folder / "run.sh", "x.png")
+    assert refused.returncode == 2
+    assert "install.sh first" in refused.stderr
+
+    done = sh(tmp_path, folder / "install.sh", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0")
+    assert done.returncode == 0, done.stderr
+    assert "Installed from wheels/." in done.stdout
+    Image.fromarray(digits.images[0, ..., 0]).save(tmp_path / "a.png")
+    done = sh(tmp_path, folder / "run.sh", "a.png", "--top-k", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"a.png: {digits.labels[0]} ")
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*(p.name for p in deployed.iterdir()), "env"])
+
+
+def test_a_failed_installation_leaves_nothing_and_says_what_to_do(deployed, tmp_path):
+    folder = tmp_path / "device"
+    shutil.copytree(deployed, folder)
+    for wheel in folder.glob("wheels/ai_edge_litert*"):
+        wheel.unlink()
+    done = sh(tmp_path, folder / "install.sh", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0")
+    assert done.returncode == 1
+    assert "--wheels" in done.stderr
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in deployed.iterdir())
+
+
+def test_the_packed_wheel_is_a_valid_one(tmp_path):
+    wheel = pack_runtime(tmp_path)
+    assert pack_runtime(tmp_path).read_bytes() == wheel.read_bytes()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "site"]
+    subprocess.run([*install, wheel], check=True)
+    with zipfile.ZipFile(wheel) as archive:
+        assert not any("__pycache__" in name for name in archive.namelist())
+    code = "import vitsd_runtime; print(vitsd_runtime.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert str(tmp_path / "site") in done.stdout
+
+
+def test_names_that_a_shell_would_run_are_not_used(exported, tmp_path):
+    shutil.copyfile(exported / "digits-int8.tflite", tmp_path / "a';touch bad;'.tflite")
+    folder = deploy(tmp_path / "a';touch bad;'.tflite", tmp_path / "out")
+    assert (folder / "model.tflite").exists()
+    assert "touch" not in (folder / "run.sh").read_text() + (folder / "install.sh").read_text()
+
+
+def test_what_stands_in_the_way_is_kept(exported, tmp_path):
+    model, folder = exported / "digits-int8.tflite", tmp_path / "out"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    for overwrite in (False, True):  # not a deployment: not to be replaced
+        with pytest.raises(UsageError, match="exists"):
+            deploy(model, folder, overwrite=overwrite)
+    assert [p.name for p in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    deploy(model, folder)
+    with pytest.raises(UsageError, match="--overwrite"):
+        deploy(model, folder)
+    deploy(exported / "digits.onnx", folder, overwrite=True)
+    assert (folder / "digits.onnx").exists()
+    assert "vitsd-runtime[onnx]" in (folder / "install.sh").read_text()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_wheels_that_do_not_exist_leave_nothing(exported, tmp_path):
+    with pytest.raises(VitsdError, match=r"no wheels for Python 3\.99 on aarch64"):
+        deploy(exported / "digits-int8.tflite", tmp_path / "out", [Wheels("aarch64", "3.99")])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["aarch64", "armv7l,3.11", "aarch64,4", "aarch64,3.11.2", ""])
+def test_impossible_devices_are_refused(text):
+    with pytest.raises(UsageError):
+        Wheels.parse(text)
+
+
+def test_the_command_exports_and_deploys(command, trained, tmp_path):
+    words = ("vitsd-export", trained / "model.keras", "--output", tmp_path / "files", "--deploy", tmp_path / "device")
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "./install.sh" in done.stdout
+    assert {p.name for p in (tmp_path / "device").iterdir()} == {
+        "digits-float32.tflite",
+        "install.sh",
+        "run.sh",
+        "README.md",
+        "wheels",
+    }
+    assert os.access(tmp_path / "device" / "run.sh", os.X_OK)
+    readme = (tmp_path / "device" / "README.md").read_text()
+    assert "@" not in readme
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--wheels", "aarch64,3.11"], "--deploy DIR"),
+        (["--deploy", "out", "--format", "all"], "one file"),
+        (["--deploy", "out", "--quantize", "none", "int8"], "one file"),
+        (["--deploy", "out", "--wheels", "pi"], "aarch64,3.11"),
+        (["--deploy", "."], "exists"),
+    ],
+)
+def test_misuse_is_named_before_anything_is_exported(command, trained, tmp_path, arguments, message):
+    (tmp_path / "notes.txt").touch()
+    done = command("vitsd-export", trained / "model.keras", "--output", tmp_path / "files", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
