@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PROJECTS := runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
-.PHONY: demo test bench dist lint clean
+.PHONY: demo test bench arm64 dist lint clean
 
 demo: $(VENV)/.installed  ## train on handwritten digits, export, check, predict
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py
@@ -15,6 +15,9 @@ test: $(VENV)/.installed-tests  ## the test suite
 
 bench: $(VENV)/.installed  ## what is promised about speed and size, measured; writes benchmarks/results/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+arm64: $(VENV)/.installed  ## the runtime on emulated 64-bit Arm Linux; needs root, and Debian's debootstrap and qemu-user-static
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/arm64/run.py $(ARM64_ARGS)
 
 dist: $(VENV)/.installed  ## wheels of the three distributions in dist/
 	for d in runtime vitsd export; do $(BIN)/python -m pip wheel --quiet --no-deps -w dist ./$$d || exit 1; done
