@@ -60,9 +60,9 @@ def digits_model(cache: Path, report: Callable[[str], None]) -> Path:
 
 def export_for(engine: Engine, model: Path, source: str, output: Path) -> None:
     """Export ``model`` in the engine's format and quantisations."""
-    from vitsd_export import export
-
-    export(model, engine.format, engine.quantizations, output, source, target=engine.target)
+    exporter = Path(sys.executable).with_name("vitsd-export")
+    words = ["--format", engine.format, "--target", engine.target, "--quantize", *engine.quantizations]
+    _run(exporter, model, *words, "--data", source, "--output", output)
 
 
 def images_of(source: str, model: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -104,11 +104,9 @@ def _digest(*contents: bytes) -> str:
 
 
 def copy_tests(folder: Path) -> None:
-    """The runtime's tests, and its sources, which some of them read."""
-    shutil.copytree(
-        REPOSITORY / "tests" / "runtime", folder / "tests" / "runtime", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    shutil.copytree(REPOSITORY / "runtime" / "src", folder / "runtime" / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    """The runtime's tests, and the sources, which some of them read."""
+    for part in ("tests/runtime", "runtime/src", "vitsd/src"):
+        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("tests/conftest.py", "pyproject.toml"):
         shutil.copyfile(REPOSITORY / name, folder / name)
 
