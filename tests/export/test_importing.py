@@ -108,7 +108,7 @@ def test_other_architectures_are_refused(tmp_path, options, message):
 def test_any_keras_model_that_is_no_vit_is_refused(tmp_path):
     model = keras2_example.tf_keras.Sequential([keras2_example.layers.Dense(3, input_shape=(4,))])
     model.save(tmp_path / "saved", save_format="tf")
-    with pytest.raises(VitsdError, match="images to logits|not a ViT"):
+    with pytest.raises(VitsdError, match=r"images to logits|not a ViT"):
         import_saved_model(tmp_path / "saved", tmp_path / "model.keras", data="digits")
 
 
@@ -139,7 +139,7 @@ def test_misuse(saved, tmp_path):
             import_saved_model(saved, output, **arguments)
     with pytest.raises(UsageError, match="not a SavedModel"):
         import_saved_model(tmp_path, output, data="digits")
-    with pytest.raises(UsageError, match="must end in .keras"):
+    with pytest.raises(UsageError, match=r"must end in \.keras"):
         import_saved_model(saved, tmp_path / "model.h5", data="digits")
     output.write_text("mine")
     with pytest.raises(UsageError, match="--overwrite"):

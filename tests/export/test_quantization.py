@@ -50,6 +50,17 @@ def test_int8_full_is_integers_only(exported):
     assert interpreter.get_output_details()[0]["dtype"] == np.int8
 
 
+@pytest.mark.parametrize("ending", ["-int8.tflite", "-int8-full.tflite"])
+def test_every_integer_layer_has_a_bias(exported, ending):  # tflite-runtime 2.14 reads it on Arm, and crashes without
+    tensors, operations = tensors_and_operations(exported / f"digits{ending}")
+    layers = [op["inputs"] for op in operations if op["op_name"] == "FULLY_CONNECTED"]
+    integer = [inputs for inputs in layers if tensors[inputs[0]]["dtype"] == np.int8]
+    assert integer
+    for _, weights, bias in integer:
+        assert tensors[bias]["dtype"] == np.int32
+        assert tensors[bias]["shape"].tolist() == [tensors[weights]["shape"][-2]]
+
+
 def test_int4_weights_are_4_bits(exported):
     tensors, operations = tensors_and_operations(exported / "digits-int4.tflite")
     names = [str(tensors[op["inputs"][1]]["dtype"]) for op in operations if op["op_name"] == "FULLY_CONNECTED"]

@@ -35,7 +35,9 @@ def root_file_system(cache: Path, emulator: Emulator) -> Path:
         if done.returncode == 0:
             # In a container, it does not try to make device nodes, which a user namespace can't.
             environment = {"container": "lxc"}
-            done = emulator.run(temporary, ["/debootstrap/debootstrap", "--second-stage"], environment=environment)
+            done = emulator.run(
+                temporary, ["/debootstrap/debootstrap", "--second-stage"], environment=environment, timeout=3600
+            )
         if done.returncode:
             log = cache / "debootstrap.log"
             log.write_text(done.stdout + done.stderr)

@@ -176,7 +176,7 @@ class Proof:
         np.savez(made / "digits.npz", images=images, labels=labels)
         variables = {"VITSD_TEST_ARTIFACTS": f"/work/{engine.name}/tests"}
         words = ["-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=1200", "-rf", "tests/runtime"]
-        done = self._guest(self._cpus[0], [self._interpreter(engine), *words], "/work/repository", variables, timeout=7200)
+        done = self._guest(self._cpus[0], [self._interpreter(engine), *words], "/work/repository", variables, timeout=3600)
         lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]
         # "240 passed, 30 skipped in 99.9s": without the emulator's time.
         self._report(f"{engine.name}, {self._cpus[0]}: {lines[-1].partition(' in ')[0]}")
@@ -238,7 +238,7 @@ class Proof:
     def _interpreter(self, engine: Engine) -> str:
         return f"/opt/vitsd/{engine.name}/bin/python"
 
-    def _guest(self, cpu, command, folder="/work", variables=None, binds=None, timeout=3600):
+    def _guest(self, cpu, command, folder="/work", variables=None, binds=None, timeout=600):
         binds = {"/work": self._work, **(binds or {})}
         console.check_interrupted()
         return self._emulator.run(

@@ -107,7 +107,8 @@ def import_saved_model(
     elif mean is None:
         if dataset is None:
             raise UsageError(
-                "The SavedModel has no normalisation statistics: give its training data with --data, or --mean and --variance."
+                "The SavedModel has no normalisation statistics: give its training data with --data, or --mean and "
+                "--variance."
             )
         mean, variance = pixel_statistics(dataset.train.images)
     # A model that resizes, or normalises, by itself was given images as they are; any other, preprocessed ones of any size.

@@ -157,7 +157,7 @@ class TFLiteQuantizer:
                 result = quantizer.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
         except (ValueError, RuntimeError) as error:
             raise VitsdError(f"ai-edge-quantizer refused the graph: {str(error).splitlines()[0]}") from error
-        return _with_operation_versions(bytes(result.quantized_model))
+        return _finish(bytes(result.quantized_model))
 
     @cached_property
     def _distributions(self) -> dict[str, Distribution]:
@@ -226,11 +226,8 @@ def run_tflite(content: bytes, inputs: np.ndarray, threads: int) -> np.ndarray:
     return np.concatenate(logits)
 
 
-def _with_operation_versions(content: bytes) -> bytes:
-    """ai-edge-quantizer leaves the float operations' versions, with which an old runtime would accept what it can't run.
-
-    The rule is that of TensorFlow Lite's own converter (tensorflow/lite/tools/versioning/op_version.cc).
-    """
+def _finish(content: bytes) -> bytes:
+    """Mend what ai-edge-quantizer leaves so that an old runtime would crash, or accept what it can't run."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     (graph,) = model.subgraphs
     for operator in graph.operators:
@@ -239,9 +236,29 @@ def _with_operation_versions(content: bytes) -> bytes:
         inputs, weights = (graph.tensors[i] for i in operator.inputs[:2])
         scales = weights.quantization.scale if weights.quantization else None
         if inputs.type == schema.TensorType.FLOAT32 and scales is not None and len(scales) > 1:
+            # The rule of TensorFlow Lite's own converter (tensorflow/lite/tools/versioning/op_version.cc).
             code = model.operatorCodes[operator.opcodeIndex]
             code.version = max(code.version, 12)
+        elif inputs.type == schema.TensorType.INT8 and (len(operator.inputs) < 3 or operator.inputs[2] < 0):
+            # On Arm, tflite-runtime 2.14 reads the bias of integer layers whether there is one or not (make arm64).
+            bias = _zero_bias(model, graph, weights, inputs.quantization.scale[0] * np.asarray(scales, np.float64))
+            operator.inputs = np.array([*operator.inputs[:2], bias], np.int32)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _zero_bias(model, graph, weights, scales: np.ndarray) -> int:
+    """Add an int32 bias of zeros for a layer with these weights ``(outputs, inputs)``; returns its tensor's number."""
+    outputs = int(weights.shape[-2])
+    buffer, tensor, quantization = schema.BufferT(), schema.TensorT(), schema.QuantizationParametersT()
+    buffer.data = np.zeros(4 * outputs, np.uint8)
+    model.buffers.append(buffer)
+    quantization.scale = scales.astype(np.float32)
+    quantization.zeroPoint = np.zeros(len(scales), np.int64)
+    tensor.name = weights.name + b"_bias"
+    tensor.type, tensor.shape = schema.TensorType.INT32, np.array([outputs], np.int32)
+    tensor.buffer, tensor.quantization = len(model.buffers) - 1, quantization
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
 
 
 def _dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, _DenseOperation]:

@@ -24,6 +24,7 @@ _HOME = {
     "load_dataset": "data",
     "train": "training",
     "evaluate": "evaluation",
+    "explain": "explaining",
     "save_model": "saving",
     "load_model": "saving",
 }

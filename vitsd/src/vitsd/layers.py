@@ -56,14 +56,15 @@ class ShiftedPatchTokenization(layers.Layer):
     def call(self, images):
         rows, columns = self._grid(images.shape)
         if self.shifted:
-            images = ops.concatenate([images, *self._shifted_copies(images)], axis=-1)
+            images = ops.concatenate([images, *self.shifted_copies(images)], axis=-1)
         patch, channels = self.patch_size, images.shape[3]
         patches = ops.reshape(images, (-1, rows, patch, columns, patch, channels))
         patches = ops.transpose(patches, (0, 1, 3, 2, 4, 5))
         patches = ops.reshape(patches, (-1, rows * columns, patch * patch * channels))
         return self.projection(self.norm(patches) if self.shifted else patches)
 
-    def _shifted_copies(self, images):
+    def shifted_copies(self, images):
+        """The four shifted copies of images ``(batch, height, width, channels)``, one after the other."""
         # Every shifted copy is a window of one zero-padded image: a shift to the left-up by `half` shows at (y, x) what
         # stood at (y + half, x + half), that is, the window that starts at 2 * half in the padded image.
         height, width, half = images.shape[1], images.shape[2], self.patch_size // 2
@@ -147,15 +148,19 @@ class LocalitySelfAttention(layers.Layer):
                 name="tau", shape=(), initializer=keras.initializers.Constant(self.key_dim**0.5), trainable=True
             )
 
-    def call(self, tokens, training=None):
-        query, key, value = self.query(tokens), self.key(tokens), self.value(tokens)
+    def attention(self, tokens):
+        """The softmax's weights, float32 ``(batch, heads, query tokens, key tokens)``."""
+        query, key = self.query(tokens), self.key(tokens)
         tau = ops.cast(self.tau, query.dtype) if self.local else self.key_dim**0.5
         # Softmax runs in float32 whatever the policy: in float16 the sum over many tokens loses too much.
         scores = ops.cast(ops.einsum("bqhk,bthk->bhqt", query / tau, key), "float32")
         if self.local:
             scores = scores - 1e9 * ops.eye(scores.shape[-1], dtype="float32")
-        weights = ops.cast(ops.softmax(scores, axis=-1), query.dtype)
-        weights = self.dropout(weights, training=training)
+        return ops.softmax(scores, axis=-1)
+
+    def call(self, tokens, training=None):
+        value = self.value(tokens)
+        weights = self.dropout(ops.cast(self.attention(tokens), value.dtype), training=training)
         return self.projection(ops.einsum("bhqt,bthk->bqhk", weights, value))
 
     def compute_output_shape(self, input_shape):

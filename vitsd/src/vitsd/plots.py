@@ -1,8 +1,9 @@
-"""Pictures of a training run."""
+"""Pictures of a training run, and of what a model sees."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -11,6 +12,9 @@ matplotlib.use("Agg")  # files only: no screen is needed
 from matplotlib import pyplot as plt
 
 from vitsd_runtime.files import replacing
+
+if TYPE_CHECKING:
+    from vitsd.explaining import Explanation
 
 
 def _save(figure, path: str | os.PathLike) -> None:
@@ -59,3 +63,70 @@ def plot_confusion(matrix: np.ndarray, class_names, path: str | os.PathLike) -> 
             colour = "white" if share[row, column] > 50 else "black"
             axis.text(column, row, matrix[row, column], ha="center", va="center", fontsize=8, color=colour)
     _save(figure, path)
+
+
+def plot_explanation(explanation: Explanation, path: str | os.PathLike) -> None:
+    """Patches, attention block by block, temperatures and answer of one image."""
+    depth, grid = len(explanation.attention), explanation.grid
+    columns = max(6, min(depth, 8))
+    block_rows = -(-depth // columns)
+    figure = plt.figure(figsize=(1.7 * columns, 2.0 * (2 + 2 * block_rows)), constrained_layout=True)
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1, 2 * block_rows, 1.15])
+
+    names = ["image", "left-up", "left-down", "right-up", "right-down"]
+    top.suptitle("What the patches are cut from: the image and its copies, shifted by half a patch", fontsize=10)
+    for axis, view, name in zip(
+        np.atleast_1d(top.subplots(1, len(explanation.views))), explanation.views, names, strict=False
+    ):
+        _show(axis, view, grid_lines=grid)
+        axis.set_title(name, fontsize=8)
+
+    middle.suptitle(
+        "Where attention goes, block by block: mean over heads and tokens (above), and rollout to the image (below), each from "
+        "its least (dark) to its most",
+        fontsize=10,
+    )
+    axes = middle.subplots(2 * block_rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    received = explanation.attention.mean(axis=(1, 2))
+    for i in range(depth):
+        row, column = 2 * (i // columns), i % columns
+        for axis, values in ((axes[row, column], received[i]), (axes[row + 1, column], explanation.rollout[i])):
+            _show(axis, explanation.views[0])
+            _overlay(axis, values.reshape(grid, grid), explanation.views.shape[1])
+        axes[row, column].set_title(f"block {i}", fontsize=8)
+
+    left, right = bottom.subplots(1, 2)
+    count = len(explanation.labels)
+    left.barh(range(count), 100 * explanation.probabilities)
+    left.set_yticks(range(count), explanation.labels, fontsize=8)
+    left.invert_yaxis()
+    left.set_xlim(0, 100)
+    left.set_title("Answer (%)", fontsize=10)
+    if explanation.temperatures is None:
+        right.axis("off")
+        right.set_title("Ordinary attention: no learned temperature", fontsize=10)
+    else:
+        right.bar(range(depth), explanation.temperatures, color="tab:orange")
+        right.axhline(1, color="black", linewidth=1)
+        right.set_xticks(range(depth), [f"block {i}" for i in range(depth)], fontsize=7, rotation=0 if depth <= 8 else 90)
+        right.set_title("Learned temperature / initial one (below 1: sharper attention)", fontsize=10)
+    _save(figure, path)
+
+
+def _show(axis, image: np.ndarray, grid_lines: int = 0) -> None:
+    axis.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for line in range(1, grid_lines):
+        position = line * image.shape[0] / grid_lines - 0.5
+        axis.axhline(position, color="white", linewidth=0.4)
+        axis.axvline(position, color="white", linewidth=0.4)
+
+
+def _overlay(axis, values: np.ndarray, size: int) -> None:
+    spread = np.ptp(values)
+    relative = (values - values.min()) / spread if spread else np.zeros_like(values)
+    extent = (-0.5, size - 0.5, size - 0.5, -0.5)
+    axis.imshow(relative, cmap="inferno", alpha=0.65, extent=extent, interpolation="bilinear", vmin=0, vmax=1)

@@ -14,8 +14,8 @@ from vitsd_runtime import console
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vitsd-import",
-        description="Import a Keras 2 SavedModel of the public example (as keras-io/vit-small-ds). The imported model is kept "
-        "only if its logits equal those of the SavedModel.",
+        description="Import a Keras 2 SavedModel of the public example (as keras-io/vit-small-ds). The imported model is "
+        "kept only if its logits equal those of the SavedModel.",
     )
     parser.add_argument("saved_model", metavar="SAVED_MODEL_DIR", help="a SavedModel is a program: import what you trust")
     parser.add_argument("--output", required=True, metavar="MODEL.keras", help="the file to write")
@@ -54,8 +54,8 @@ def _main(arguments) -> int:
         return 0
     images = "images of its data" if found["real_images"] else "random images"
     print(
-        f"{arguments.output}: {found['variables']} variables, each used once ({found['training_state']} of the optimizer and "
-        f"the like left out); logits differ by at most {found['max_difference']:.1e} on {found['images']} {images}."
+        f"{arguments.output}: {found['variables']} variables, each used once ({found['training_state']} of the optimizer "
+        f"and the like left out); logits differ by at most {found['max_difference']:.1e} on {found['images']} {images}."
     )
     return 0
 
