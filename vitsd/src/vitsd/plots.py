@@ -82,8 +82,8 @@ def plot_explanation(explanation: Explanation, path: str | os.PathLike) -> None:
         axis.set_title(name, fontsize=8)
 
     middle.suptitle(
-        "Where attention goes, block by block: mean over heads and tokens (above), and rollout to the image (below), each from "
-        "its least (dark) to its most",
+        "Where attention goes, block by block: mean over heads and tokens (above), and rollout to the image (below), each "
+        "from its least (dark) to its most",
         fontsize=10,
     )
     axes = middle.subplots(2 * block_rows, columns, squeeze=False)

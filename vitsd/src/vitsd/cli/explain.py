@@ -15,8 +15,8 @@ from vitsd_runtime.errors import UsageError
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vitsd-explain",
-        description="Draw what a model sees in an image: shifted patches, attention of every block, attention rollout, learned "
-        "temperatures, and the answer.",
+        description="Draw what a model sees in an image: shifted patches, attention of every block, attention rollout, "
+        "learned temperatures, and the answer.",
     )
     parser.add_argument("model", metavar="MODEL.keras", help="a trained model (exported ones don't show their attention)")
     parser.add_argument("image", metavar="IMAGE", help="an image file")
