@@ -35,5 +35,5 @@ $(VENV)/.installed: $(PROJECTS)
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) pytest pytest-timeout hypothesis "jax[cpu]" tensorboard tf-keras ruff
+	$(PIP) pytest pytest-timeout hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff
 	touch $@

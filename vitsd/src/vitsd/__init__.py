@@ -25,6 +25,8 @@ _HOME = {
     "train": "training",
     "evaluate": "evaluation",
     "explain": "explaining",
+    "from_pretrained": "pretrained",
+    "push_to_hub": "pretrained",
     "save_model": "saving",
     "load_model": "saving",
 }
