@@ -12,6 +12,7 @@ import platform
 import random
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -33,6 +34,9 @@ from vitsd_runtime.files import write_text
 from vitsd_runtime.hardware import describe_machine
 from vitsd_runtime.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from vitsd.fine_tuning import Start
+
 
 def train(
     config: VitConfig,
@@ -45,6 +49,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     origin: dict | None = None,
+    start: Start | None = None,
 ) -> dict:
     """Train, and leave ``model.keras`` and its pictures in ``output``.
 
@@ -58,6 +63,7 @@ def train(
         resume: continue the run in ``output`` after its last complete epoch, with the same schedule.
         tensorboard: also write TensorBoard logs to ``output/tensorboard``.
         origin: noted in ``run.json`` and the model's provenance, e.g. ``{"preset": ..., "data": ...}``.
+        start: the model to be fine-tuned; without, training starts from scratch.
 
     Returns:
         The contents of ``results.json``: test top-1, top-5, per-class figures, the path of the model.
@@ -71,7 +77,8 @@ def train(
     name = re.sub(r"[^\w.\-]", "", name or output.resolve().name).lstrip("._-")[:100] or "model"
     dataset = dataset.with_validation(recipe.validation)
     config = config.for_data(dataset.image_shape, dataset.num_classes)
-    mean, variance = pixel_statistics(dataset.train.images)
+    # The weights of a trained model fit the pixels as it was trained on them.
+    mean, variance = start.statistics(config) if start else pixel_statistics(dataset.train.images)
     description = {
         "name": name,
         "fit": fit,
@@ -81,10 +88,11 @@ def train(
             "name": dataset.name,
             "classes": list(dataset.class_names),
             "images": {s: len(getattr(dataset, s) or ()) for s in ("train", "val", "test")},
-            "mean": mean.tolist(),
-            "variance": variance.tolist(),
+            "mean": list(map(float, mean)),
+            "variance": list(map(float, variance)),
         },
         "origin": origin or {},
+        **({"start": start.description} if start else {}),
     }
     spec = ModelSpec(  # made first: what is wrong with it should not come out after hours of training
         name=name,
@@ -103,17 +111,20 @@ def train(
     if resume and (output / "results.json").exists() and (output / "model.keras").exists():
         print(f"{output} is finished already; nothing is left to train.")
         return json.loads((output / "results.json").read_text(encoding="utf-8"))
-    history = _fit(config, recipe, dataset, spec, output, resume, tensorboard)
-    provenance = {**(origin or {}), "images": description["data"]["images"], "recipe": recipe.to_dict()}
+    history = _fit(config, recipe, dataset, spec, output, resume, tensorboard, start)
+    fine_tuned = {"fine_tuned_from": start.description} if start else {}
+    provenance = {**(origin or {}), **fine_tuned, "images": description["data"]["images"], "recipe": recipe.to_dict()}
     return _finish(config, dataset, spec.replace(provenance=provenance), output, history)
 
 
-def _fit(config, recipe, dataset, spec, output: Path, resume: bool, tensorboard: bool) -> list[dict]:
+def _fit(config, recipe, dataset, spec, output: Path, resume: bool, tensorboard: bool, start) -> list[dict]:
     """Train for the epochs that are left; returns the rows of ``metrics.csv``."""
     # Keras takes the seeds that it is not given from this generator; keras.utils.set_random_seed would import TensorFlow.
     random.seed(recipe.seed)
     augmentation = model_augmentation(recipe)
     model = build_vit(config, mean=spec.mean, variance=spec.variance, augmentation=augmentation, dtype=recipe.precision)
+    if start:
+        start.apply(model)
     batches = Batches(dataset.train, config.num_classes, recipe.batch_size, recipe.seed, BatchAugmentation(recipe))
     compile_model(model, recipe, steps_per_epoch=len(batches))
 

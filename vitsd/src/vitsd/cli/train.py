@@ -12,6 +12,7 @@ import os
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitsd.cli import load_keras
 from vitsd.config import POOLINGS, VitConfig
@@ -22,6 +23,9 @@ from vitsd.run_folder import newest_run, read_run
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import MAX_SIDE
+
+if TYPE_CHECKING:
+    from vitsd.fine_tuning import Start
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +38,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--data",
         metavar="SOURCE",
         help=f"{', '.join(BUILT_IN)}, a folder of class folders (with or without train/, val/, test/), or an .npz file",
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="fine-tune: start with the architecture and the weights of a trained model (a .keras file, a run folder, or "
+        "owner/name on the Hugging Face Hub) and a new last layer",
+    )
+    parser.add_argument(
+        "--freeze-body", action="store_const", const=True, help="with --from: train the new last layer alone"
     )
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/PRESET-DATA)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output after its last whole epoch")
@@ -88,8 +102,13 @@ def _main(arguments) -> int:
                 "when resuming (they are remembered), or start a new run."
             )
         wanted = stored
-    preset_name = wanted.setdefault("preset", "vit-small-ds")
-    preset = _customise(get_preset(preset_name), wanted)
+    if "start" in wanted:
+        preset_name, preset, start = _fine_tuning(wanted)
+    else:
+        if "freeze_body" in wanted:
+            raise UsageError("--freeze-body is for fine-tuning: say of which model, with --from.")
+        preset_name, start = wanted.setdefault("preset", "vit-small-ds"), None
+        preset = _customise(get_preset(preset_name), wanted)
     if "data" not in wanted:
         raise UsageError(f"Say what to train on: --data with {', '.join(BUILT_IN)}, a folder, or an .npz file.")
     if not arguments.resume:
@@ -99,8 +118,8 @@ def _main(arguments) -> int:
 
     if not Path(wanted["data"]).is_dir() and (fixed := [o for o in ("input_size", "fit") if o in wanted]):
         raise UsageError(f"--{fixed[0].replace('_', '-')} is for folders of images; those of {wanted['data']} have a size.")
-    side = wanted.get("input_size", preset.config.image_size)
-    fit = wanted.get("fit", "stretch")
+    side = wanted.get("input_size", start.spec.input_size[0] if start else preset.config.image_size)
+    fit = wanted.get("fit", start.spec.fit if start else "stretch")
     if side > MAX_SIDE:
         raise UsageError(f"--input-size must be at most {MAX_SIDE} pixels; got {side}.")
     dataset = load_dataset(wanted["data"], input_size=(side, side), fit=fit)
@@ -125,6 +144,7 @@ def _main(arguments) -> int:
                 resume=arguments.resume,
                 tensorboard=arguments.tensorboard,
                 origin={"preset": preset_name, "source": wanted["data"], "options": wanted},
+                start=start,
             )
     except KeyboardInterrupt:
         print(f"\nInterrupted. Continue with: vitsd-train --resume --output {output}", file=sys.stderr)
@@ -157,6 +177,18 @@ def _customise(preset: Preset, wanted: dict) -> Preset:
     if "width" in wanted and "mlp_units" not in wanted:  # the last one must follow the width
         wanted = {**wanted, "mlp_units": [*config.mlp_units[:-1], wanted["width"]]}
     return Preset(override(config), override(preset.recipe))
+
+
+def _fine_tuning(wanted: dict) -> tuple[str, Preset, Start]:
+    """Name, architecture and recipe for training on from a trained model."""
+    from vitsd.fine_tuning import Start, recipe_for
+
+    architecture = [field.name for field in dataclasses.fields(VitConfig) if field.name in wanted]
+    if clashing := [name for name in ("preset", *architecture) if name in wanted]:
+        raise UsageError(f"--from brings its architecture: leave out --{clashing[0].replace('_', '-')}.")
+    start = Start.load(wanted["start"], wanted.get("freeze_body", False))
+    preset = _customise(Preset(VitConfig.from_dict(start.spec.architecture), recipe_for(start.spec)), wanted)
+    return start.spec.name, preset, start
 
 
 def _free_folder(preset: str, data: str) -> Path:

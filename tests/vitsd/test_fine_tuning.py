@@ -1,0 +1,100 @@
+"""Fine-tuning starts with what a model has learned, and changes no more than it is told to."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from vitsd import VitConfig, load_dataset, load_model
+from vitsd.fine_tuning import Start, recipe_for
+from vitsd.training import train
+from vitsd_runtime import UsageError, read_spec
+
+
+@pytest.fixture(scope="module")
+def even_or_odd():
+    """Digits with two classes, few of them."""
+    digits = load_dataset("digits")
+
+    def halve(split, count):
+        chosen = split.sample(count)
+        return dataclasses.replace(chosen, labels=chosen.labels % 2)
+
+    train_images, test_images = halve(digits.train, 200), halve(digits.test, 200)
+    return dataclasses.replace(digits, train=train_images, test=test_images, class_names=("even", "odd"), name="parity")
+
+
+def fine_tune(trained, data, output, freeze_body, epochs=3):
+    start = Start.load(trained, freeze_body)
+    config = VitConfig.from_dict(start.spec.architecture)
+    results = train(config, recipe_for(start.spec, epochs), data, output, start=start)
+    return results, load_model(output / "model.keras")
+
+
+def by_path(model):
+    return {weight.path: np.asarray(weight) for weight in model.weights}
+
+
+@pytest.mark.parametrize("freeze_body", [False, True])
+def test_what_was_learned_helps_and_a_frozen_body_stays(trained, even_or_odd, tmp_path, freeze_body):
+    results, (model, spec) = fine_tune(trained, even_or_odd, tmp_path / "run", freeze_body)
+    before, after = by_path(load_model(trained / "model.keras")[0]), by_path(model)
+    body = [path for path in before if not path.startswith(("logits", "normalization"))]
+    same = [np.array_equal(before[path], after[path]) for path in body]
+    assert all(same) if freeze_body else not any(same[: len(same) // 2])
+    assert after["logits/kernel"].shape == (64, 2)
+    assert spec.mean == read_spec(trained / "model.keras").mean
+    assert spec.class_names == ("even", "odd")
+    assert spec.provenance["fine_tuned_from"]["name"] == "digits"
+    assert results["top1"] > (0.7 if freeze_body else 0.8)
+
+
+def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_odd, tmp_path):
+    np.savez(
+        tmp_path / "parity.npz",
+        x_train=even_or_odd.train.images,
+        y_train=even_or_odd.train.labels,
+        x_test=even_or_odd.test.images,
+        y_test=even_or_odd.test.labels,
+        class_names=np.array(["even", "odd"]),
+    )
+    run = tmp_path / "run"
+    words = ("vitsd-train", "--from", trained, "--freeze-body", "--data", tmp_path / "parity.npz", "--epochs", 2)
+    done = command(*words, "--output", run, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["top1"] > 0.6
+    assert json.loads((run / "run.json").read_text())["start"]["freeze_body"] is True
+    again = command("vitsd-train", "--resume", "--output", run)
+    assert "finished already" in again.stdout
+    done = command("vitsd-export", run / "model.keras")
+    assert done.returncode == 0, done.stderr
+    assert (run / "run-float32.tflite").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--freeze-body", "--data", "digits"], "--from"),
+        (["--from", "MODEL", "--depth", "3", "--data", "digits"], "leave out --depth"),
+        (["--from", "MODEL", "--preset", "tiny", "--data", "digits"], "leave out --preset"),
+        (["--from", "nothing", "--data", "digits"], "No model is found"),
+        (["--from", "MODEL", "--data", "COLOUR"], "1 channels"),
+    ],
+)
+def test_misuse(command, trained, tmp_path, arguments, message):
+    images, labels = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "colour.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    names = {"MODEL": trained, "COLOUR": tmp_path / "colour.npz"}
+    done = command("vitsd-train", *(names.get(a, a) for a in arguments), "--output", tmp_path / "run")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_recipe_is_replaced_by_the_default(trained):
+    spec = read_spec(trained / "model.keras").replace(provenance={"recipe": {"unknown": 1}})
+    recipe = recipe_for(spec)
+    assert (recipe.epochs, recipe.batch_size) == (20, 256)
+    with pytest.raises(UsageError):
+        recipe_for(spec.replace(provenance={"recipe": {"learning_rate": -1}}))

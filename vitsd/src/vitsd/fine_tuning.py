@@ -1,0 +1,75 @@
+"""Train on from a trained model: its architecture, its weights, its normalisation; a new last layer for the new classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitsd.config import VitConfig
+from vitsd.pretrained import locate
+from vitsd.recipe import Recipe
+from vitsd.saving import load_model
+from vitsd_runtime.artifacts import read_spec
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec import ModelSpec
+
+_NEW = "logits"
+"""The layer that the new classes need anew."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained model as the beginning of training."""
+
+    path: Path
+    spec: ModelSpec
+    freeze_body: bool = False
+    """Train the new layer alone: for very few images, and many times faster."""
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike, freeze_body: bool = False) -> Start:
+        """Of any model that :func:`vitsd.from_pretrained` finds. Raises as that does."""
+        path = locate(name_or_path)
+        spec = read_spec(path)
+        if spec is None:
+            raise UsageError(f"{path} carries no vitsd spec, so it can't be fine-tuned.")
+        return cls(path, spec, freeze_body)
+
+    @property
+    def description(self) -> dict:
+        """For ``run.json`` and the new model's provenance."""
+        return {"name": self.spec.name, "sha256": self.spec.integrity.get("sha256"), "freeze_body": self.freeze_body}
+
+    def statistics(self, config: VitConfig) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of the pixels. Raises UsageError if ``config`` is of images with other channels."""
+        if config.input_size[2] != self.spec.input_size[2]:
+            raise UsageError(
+                f"{self.spec.name} takes images with {self.spec.input_size[2]} channels, the data have "
+                f"{config.input_size[2]}."
+            )
+        return np.asarray(self.spec.mean), np.asarray(self.spec.variance)
+
+    def apply(self, model) -> None:
+        """Give ``model`` the weights of all layers but the last, and freeze them if that is wanted."""
+        trained, _ = load_model(self.path)
+        weights = {weight.path: weight for weight in trained.weights}
+        for layer in model.layers:
+            if layer.name == _NEW:
+                continue
+            for weight in layer.weights:
+                # Random layers of training hold seeds, which are no weights of the trained model.
+                if weight.path in weights:
+                    weight.assign(weights[weight.path])
+            layer.trainable = not self.freeze_body
+
+
+def recipe_for(spec: ModelSpec, epochs: int = 20) -> Recipe:
+    """The recipe that the model was trained with, if it is known, at a quarter of its learning rate and for fewer epochs."""
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    stored = {name: value for name, value in spec.provenance.get("recipe", {}).items() if name in known}
+    recipe = Recipe(**stored)
+    return dataclasses.replace(recipe, epochs=epochs, learning_rate=recipe.learning_rate / 4)
