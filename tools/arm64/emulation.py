@@ -137,7 +137,7 @@ class Emulator:
         shown = {"/proc": "/proc", "/dev": "/dev", "/sys": "/sys", **binds}
         words = ["proot", "-q", QEMU, "-r", str(root), "-w", folder]
         words += [word for inside, outside in shown.items() for word in ("-b", f"{outside}:{inside}")]
-        return _popen([*_SEES_ONLY_ITSELF, *words, *command], variables)
+        return _popen([*_SEES_ONLY_ITSELF, "--mount-proc", *words, *command], variables)
 
 
 _ENTER = """set -e
