@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitsd.metrics import accuracy_report, confusion_matrix, paired_difference, top_k_hits, wilson_interval
+from vitsd.metrics import accuracy_report, calibration, confusion_matrix, paired_difference, top_k_hits, wilson_interval
 
 
 def test_report_of_a_worked_example():
@@ -45,3 +46,21 @@ def test_an_interval_of_perfect_answers_stays_inside_0_and_1():
     low, high = wilson_interval(10, 10)
     assert 0.6 < low < high <= 1
     assert paired_difference(np.ones(10, bool), np.ones(10, bool))[0] == 0
+
+
+def test_calibration_is_zero_where_probabilities_are_true_and_grows_with_boasting():
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (40_000, 4))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (probabilities.cumsum(axis=1) > random.random((len(logits), 1))).argmax(axis=1)  # drawn as the logits say
+    assert calibration(logits, labels)["ece"] < 0.01
+    assert calibration(3 * logits, labels)["ece"] > 0.05
+    rows = calibration(logits, labels)["reliability"]
+    assert sum(row["images"] for row in rows) == len(labels)
+
+
+def test_calibration_of_a_case_by_hand():
+    logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
+    found = calibration(logits, np.array([0, 1, 1, 1]), bins=10)
+    # 0.9 twice, half of them right; 0.8 and 0.6 once each, both right
+    assert found["ece"] == pytest.approx((2 * 0.4 + 0.2 + 0.4) / 4)

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict:
-    """Top-1 and top-5 with 95 % intervals, and per class: JSON-able, fractions in 0..1.
+    """Top-1 and top-5 with 95 % intervals, calibration, and per class: JSON-able, fractions in 0..1.
 
     Args:
         logits: ``(n, classes)``.
@@ -37,8 +37,35 @@ def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict
         "top1": float(hits.mean()),
         "top1_interval": wilson_interval(int(hits.sum()), len(hits)),
         "top5": float(top5.mean()),
+        **calibration(logits, labels),
         "per_class": per_class,
     }
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict:
+    """How far the probabilities can be believed.
+
+    Returns:
+        ``ece``, the expected calibration error (C. Guo et al., "On Calibration of Modern Neural Networks",
+        arXiv:1706.04599, equation 3): the mean distance between the probability of the chosen class and the fraction of right
+        answers, in bins of equal width; and ``reliability``, for each bin that has images, its ``images``, mean
+        ``confidence`` and ``accuracy``.
+    """
+    exponentials = np.exp(np.asarray(logits, np.float64) - logits.max(axis=1, keepdims=True))
+    confidence = 1 / exponentials.sum(axis=1)
+    hits = top_k_hits(logits, labels, 1)
+    number = np.minimum((confidence * bins).astype(int), bins - 1)
+    reliability = [
+        {
+            "images": int(members.sum()),
+            "confidence": float(confidence[members].mean()),
+            "accuracy": float(hits[members].mean()),
+        }
+        for members in (number == i for i in range(bins))
+        if members.any()
+    ]
+    error = sum(row["images"] * abs(row["confidence"] - row["accuracy"]) for row in reliability) / len(labels)
+    return {"ece": error, "reliability": reliability}
 
 
 def top_k_hits(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:

@@ -65,6 +65,30 @@ def plot_confusion(matrix: np.ndarray, class_names, path: str | os.PathLike) -> 
     _save(figure, path)
 
 
+def plot_reliability(reports: dict[str, dict], path: str | os.PathLike) -> None:
+    """Reliability diagrams, one beside the other: right answers over the probability that the model gave.
+
+    Args:
+        reports: a title to what :func:`vitsd.metrics.calibration` returns.
+    """
+    figure, axes = plt.subplots(1, len(reports), figsize=(4.5 * len(reports), 4.5), squeeze=False, constrained_layout=True)
+    for axis, (title, report) in zip(axes.flat, reports.items(), strict=True):
+        rows = report["reliability"]
+        total = sum(row["images"] for row in rows)
+        x, y = ([100 * row[key] for row in rows] for key in ("confidence", "accuracy"))
+        axis.plot([0, 100], [0, 100], color="grey", linewidth=1, linestyle="--", label="probabilities as they should be")
+        axis.plot(x, y, marker="o", label="right answers")
+        axis.bar(x, [100 * row["images"] / total for row in rows], width=3, alpha=0.3, label="share of the images")
+        axis.set_xlim(0, 100)
+        axis.set_ylim(0, 100)
+        axis.set_xlabel("probability of the answer (%)")
+        axis.set_ylabel("%")
+        axis.set_title(f"{title}: expected calibration error {100 * report['ece']:.1f} %", fontsize=10)
+        axis.legend(fontsize=8, loc="upper left")
+        axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def plot_explanation(explanation: Explanation, path: str | os.PathLike) -> None:
     """Patches, attention block by block, temperatures and answer of one image."""
     depth, grid = len(explanation.attention), explanation.grid
