@@ -105,6 +105,14 @@ def test_an_emulator_that_shows_the_hosts_cpu_is_recognised(board, monkeypatch):
     assert hardware.describe_machine(board)["emulated"] is True
 
 
+def test_an_emulator_that_says_so_is_recognised(board, monkeypatch):
+    write(board, "proc/cpuinfo", CPU_INFO.format(part="0xd0b").replace("Raspberry Pi 4 Model B Rev 1.4", "QEMU user mode"))
+    monkeypatch.setattr(hardware.platform, "machine", lambda: "aarch64")
+    machine = hardware.describe_machine(board)
+    assert machine["emulated"] is True
+    assert machine["cpu"] == "Cortex-A76"
+
+
 def test_hyper_threads_count_once(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     for cpu in range(4):

@@ -24,6 +24,14 @@ QEMU = "qemu-aarch64-static"
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _MAGIC = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
 """Debian's registration of qemu: what Arm programs begin with."""
+_CPU_INFO = {
+    "cortex-a72": ("0xd08", "fp asimd evtstrm crc32 cpuid"),
+    "cortex-a76": (
+        "0xd0b",
+        "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
+    ),
+}
+"""Part number and features of the models, as their kernels show them."""
 _SEES_ONLY_ITSELF = ["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child"]
 
 
@@ -90,6 +98,7 @@ class Emulator:
         """
         for inside in binds or {}:
             (root / inside.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        _show_cpu(root, cpu)
         variables = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
@@ -134,7 +143,7 @@ class Emulator:
         return _popen(words, variables)
 
     def _start_explicit(self, root, command, folder, binds, variables):
-        shown = {"/proc": "/proc", "/dev": "/dev", "/sys": "/sys", **binds}
+        shown = {"/proc": "/proc", "/proc/cpuinfo": root / _SHOWN_CPU, "/dev": "/dev", "/sys": "/sys", **binds}
         words = ["proot", "-q", QEMU, "-r", str(root), "-w", folder]
         words += [word for inside, outside in shown.items() for word in ("-b", f"{outside}:{inside}")]
         return _popen([*_SEES_ONLY_ITSELF, "--mount-proc", *words, *command], variables)
@@ -144,11 +153,25 @@ _ENTER = """set -e
 root=$1 folder=$2 binds=$3; shift 3
 mount --make-rprivate /
 mount -t proc proc "$root/proc"
+mount --bind "$root/run/cpuinfo" "$root/proc/cpuinfo"
 mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
 while [ "$binds" -gt 0 ]; do mount --bind "$1" "$root/$2"; shift 2; binds=$((binds - 1)); done
 exec chroot "$root" /bin/sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
 """
+
+
+_SHOWN_CPU = "run/cpuinfo"
+
+
+def _show_cpu(root: Path, cpu: str) -> None:
+    """Engines choose their kernels by /proc/cpuinfo. Shown the host's, they crash; shown none, they use the plainest."""
+    part, features = _CPU_INFO.get(cpu, _CPU_INFO["cortex-a72"])
+    core = f"Features\t: {features}\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}"
+    cores = "".join(f"processor\t: {i}\n{core}\nCPU revision\t: 3\n\n" for i in range(os.cpu_count() or 1))
+    path = root / _SHOWN_CPU
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{cores}Model\t\t: QEMU user mode\n")
 
 
 def _shell(script: str, root: Path, folder: str, binds: Mapping[str, Path]) -> list[str]:

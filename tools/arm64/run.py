@@ -197,6 +197,8 @@ class Proof:
         paths = [f"{folder}/{name}" for name in names]
         quick = ["--seconds", "0.05", "--batch-sizes", "1", "--json"]
         measured = self._python(engine, cpu, "-m", "vitsd_runtime.cli.bench", *paths, *quick)
+        if measured and not json.loads(measured)["machine"].get("emulated"):
+            self.failures.append(f"{engine.name}, {cpu}: vitsd-bench does not say that the CPU is emulated")
         if measured and {row["model"] for row in json.loads(measured)["results"]} != set(names):
             self.failures.append(f"{engine.name}, {cpu}: vitsd-bench left out a model")
 

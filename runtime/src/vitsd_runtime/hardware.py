@@ -73,8 +73,8 @@ def describe_machine(root: Path = Path("/")) -> dict:
         "memory_mb": _memory_mb(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        # qemu's user mode shows the host's /proc/cpuinfo, and an Arm CPU has no vendor_id.
-        "emulated": (platform.machine() == "aarch64" and "vendor_id" in info) or None,
+        # qemu's user mode shows the host's /proc/cpuinfo, where an Arm CPU has no vendor_id.
+        "emulated": (platform.machine() == "aarch64" and ("vendor_id" in info or "QEMU" in info.get("Model", ""))) or None,
     }
     return {name: value for name, value in known.items() if value is not None}
 

@@ -46,10 +46,10 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict:
     """How far the probabilities can be believed.
 
     Returns:
-        ``ece``, the expected calibration error (C. Guo et al., "On Calibration of Modern Neural Networks",
-        arXiv:1706.04599, equation 3): the mean distance between the probability of the chosen class and the fraction of right
-        answers, in bins of equal width; and ``reliability``, for each bin that has images, its ``images``, mean
-        ``confidence`` and ``accuracy``.
+        ``ece``, the expected calibration error (C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599,
+        equation 3): the mean distance between the probability of the chosen class and the fraction of right answers, in bins
+        of equal width; and ``reliability``: for each bin that has images, its ``images``, mean ``confidence`` and
+        ``accuracy``.
     """
     exponentials = np.exp(np.asarray(logits, np.float64) - logits.max(axis=1, keepdims=True))
     confidence = 1 / exponentials.sum(axis=1)

@@ -44,9 +44,7 @@ def _main(arguments) -> int:
     split = report["split"].capitalize()
     print(f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {_percent(low)} to {_percent(high)})")
     print(f"{split} top 5 accuracy: {_percent(report['top5'])}%")
-    print(
-        f"Expected calibration error: {_percent(report['ece'])}% (how far probabilities are from the share of right answers)"
-    )
+    print(f"Expected calibration error: {_percent(report['ece'])}% (between probabilities and the share of right answers)")
     return 0
 
 
