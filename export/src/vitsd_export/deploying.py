@@ -100,7 +100,7 @@ def deploy(
     with replacing(folder) as temporary:
         (temporary / "wheels").mkdir(parents=True)
         # The name goes into shell scripts.
-        name = model.name if re.fullmatch(r"[\w.\-]+", model.name, re.ASCII) else f"model{model.suffix}"
+        name = model.name if re.fullmatch(r"\w[\w.\-]*", model.name, re.ASCII) else f"model{model.suffix}"
         (shutil.copytree if model.is_dir() else shutil.copyfile)(model, temporary / name)
         wheel = pack_runtime(temporary / "wheels")
         for wanted in wheels:
