@@ -25,10 +25,13 @@ def even_or_odd():
     return dataclasses.replace(digits, train=train_images, test=test_images, class_names=("even", "odd"), name="parity")
 
 
-def fine_tune(trained, data, output, freeze_body, epochs=3):
+def fine_tune(trained, data, output, freeze_body):
     start = Start.load(trained, freeze_body)
     config = VitConfig.from_dict(start.spec.architecture)
-    results = train(config, recipe_for(start.spec, epochs), data, output, start=start)
+    recipe = dataclasses.replace(
+        recipe_for(start.spec), epochs=6, batch_size=16, learning_rate=0.02 if freeze_body else 5e-4
+    )
+    results = train(config, recipe, data, output, start=start)
     return results, load_model(output / "model.keras")
 
 
@@ -60,8 +63,9 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
         class_names=np.array(["even", "odd"]),
     )
     run = tmp_path / "run"
-    words = ("vitsd-train", "--from", trained, "--freeze-body", "--data", tmp_path / "parity.npz", "--epochs", 2)
-    done = command(*words, "--output", run, "--json")
+    words = ("vitsd-train", "--from", trained, "--freeze-body", "--data", tmp_path / "parity.npz", "--epochs", 6)
+    options = ("--learning-rate", 0.02, "--batch-size", 16, "--output", run, "--json")
+    done = command(*words, *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["top1"] > 0.6
     assert json.loads((run / "run.json").read_text())["start"]["freeze_body"] is True
