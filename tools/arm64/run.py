@@ -123,7 +123,7 @@ class Proof:
         cache = self._root.parent
         digits = artifacts.digits_model(cache, self._report)
         model = Path(self._arguments.model) if self._arguments.model else digits
-        self._images, self._labels = artifacts.images_of(self._arguments.data, model)
+        self._images, _ = artifacts.images_of(self._arguments.data, model)
         np.save(self._work / "images.npy", self._images)
         shutil.copyfile(Path(__file__).with_name("guest.py"), self._work / "guest.py")
         self._wheel = artifacts.runtime_wheel(self._work)
@@ -140,6 +140,10 @@ class Proof:
         artifacts.export_for(engine, model, self._arguments.data, files)
         self._make_environment(engine)
         if not self._arguments.no_tests:
+            if model == digits:
+                shutil.copytree(files, folder / "tests" / "exported")
+            else:
+                artifacts.export_for(engine, digits, "digits", folder / "tests" / "exported")
             self._run_tests(engine, digits, folder)
         names = sorted(p.name for p in files.iterdir() if p.suffix in (".tflite", ".onnx"))
         expected = {name: Classifier.load(files / name, num_threads=1, batch_size=8).logits(self._images) for name in names}
@@ -170,7 +174,6 @@ class Proof:
     def _run_tests(self, engine: Engine, digits: Path, folder: Path) -> None:
         self._report(f"{engine.name}, {self._cpus[0]}: the runtime's tests ...")
         made = folder / "tests"
-        artifacts.export_for(engine, digits, "digits", made / "exported")
         shutil.copyfile(digits, made / "model.keras")
         images, labels = artifacts.images_of("digits", digits)
         np.savez(made / "digits.npz", images=images, labels=labels)
