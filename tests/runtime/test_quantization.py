@@ -7,7 +7,11 @@ from vitsd_runtime import Classifier
 from vitsd_runtime.quantization import dequantize, quantize
 
 
-@given(st.floats(1e-4, 10), st.integers(-128, 127), st.lists(st.floats(-1000, 1000, width=32), min_size=1, max_size=50))
+# tflite-runtime 2.14 switches the whole process to arithmetic without subnormal numbers on Arm.
+values_to_quantise = st.floats(-1000, 1000, width=32, allow_subnormal=False)
+
+
+@given(st.floats(1e-4, 10), st.integers(-128, 127), st.lists(values_to_quantise, min_size=1, max_size=50))
 def test_quantising_errs_by_half_a_step_or_saturates(scale, zero_point, values):
     values = np.array(values, np.float32)
     integers = quantize(values, scale, zero_point, np.int8)
