@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from vitsd_runtime import Classifier
 from vitsd_runtime.quantization import dequantize, quantize
 
-
 # tflite-runtime 2.14 switches the whole process to arithmetic without subnormal numbers on Arm.
 values_to_quantise = st.floats(-1000, 1000, width=32, allow_subnormal=False)
 
