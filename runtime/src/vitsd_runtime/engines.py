@@ -49,7 +49,7 @@ class TFLiteEngine(Engine):
     """ai-edge-litert, else tflite-runtime, else TensorFlow's interpreter.
 
     An interpreter is compiled for one batch size, so there are at most two: one for single images and one for full
-    batches (files made for single images run one by one). A rest is padded to a full batch, or run one by one where that is
+    batches (files made for single images, and all under tflite-runtime, run one by one). A rest is padded to a full batch, or run one by one where that is
     less work; nothing is recompiled.
     """
 
@@ -76,7 +76,9 @@ class TFLiteEngine(Engine):
         self._lock = threading.Lock()  # an interpreter's tensors are shared state
         self._compiled: dict[int, tuple] = {}
         _, details, outputs = self._interpreter(1)
-        if details["shape_signature"][0] == 1:  # the file can't be compiled for more
+        # Some files can't be compiled for more; and tflite-runtime 2.14 crashes on a Cortex-A76 when a model with dynamic
+        # layers was resized to four images or more (make arm64).
+        if details["shape_signature"][0] == 1 or self.name.startswith("tflite-runtime"):
             self._batch_size = 1
         self.input_shape = tuple(int(n) for n in details["shape"][1:])
         self.input_dtype = np.dtype(details["dtype"])
