@@ -49,8 +49,8 @@ class TFLiteEngine(Engine):
     """ai-edge-litert, else tflite-runtime, else TensorFlow's interpreter.
 
     An interpreter is compiled for one batch size, so there are at most two: one for single images and one for full
-    batches (files made for single images, and all under tflite-runtime, run one by one). A rest is padded to a full batch, or run one by one where that is
-    less work; nothing is recompiled.
+    batches (files made for single images, and all under tflite-runtime, run one by one). A rest is padded to a full batch,
+    or run one by one where that is less work; nothing is recompiled.
     """
 
     _PACKAGES = (
