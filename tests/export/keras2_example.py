@@ -108,7 +108,7 @@ def build(
     return tf_keras.Model(inputs, layers.Dense(classes, use_bias=final_bias)(mlp(features, head, 0.5)))
 
 
-def save(folder, seed=0, train=True, **options):
+def save(folder, seed=0, **options):
     """Build it, move every weight away from its initial value, take a training step, and save it as a SavedModel."""
     tf_keras.utils.set_random_seed(seed)
     model = build(**options)
@@ -117,7 +117,6 @@ def save(folder, seed=0, train=True, **options):
         if len(variable.shape):
             variable.assign_add(0.05 * generator.normal(variable.shape))
     model.compile("adam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    if train:
-        model.fit(generator.normal((8, *model.input_shape[1:])), tf.range(8), verbose=0)
+    model.fit(generator.normal((8, *model.input_shape[1:])), tf.range(8), verbose=0)
     model.save(folder, save_format="tf")
     return folder

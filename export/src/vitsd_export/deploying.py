@@ -148,9 +148,8 @@ def pack_runtime(folder: Path) -> Path:
     path = folder / f"{name}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file, content in contents.items():
-            archive.writestr(
-                zipfile.ZipInfo(file), content, zipfile.ZIP_DEFLATED
-            )  # no clock: equal files from equal contents
+            # ZipInfo has no clock: equal files from equal contents.
+            archive.writestr(zipfile.ZipInfo(file), content, zipfile.ZIP_DEFLATED)
     return path
 
 

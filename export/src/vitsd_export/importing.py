@@ -18,7 +18,7 @@ import numpy as np
 
 from vitsd.config import VitConfig
 from vitsd_runtime.console import quiet_stderr
-from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.errors import UsageError, VitsdError, first_line
 from vitsd_runtime.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
 
@@ -231,12 +231,12 @@ def _assign(model, weights: dict[str, np.ndarray]) -> None:
 
 def _infer_config(layers: list[_Layer], signature: _Signature) -> VitConfig:
     """The architecture, from the kinds, order and shapes of its layers."""
-    kinds = [layer.kind for layer in layers if layer.kind != "statistics"]
     body = [layer for layer in layers if layer.kind != "statistics"]
+    kinds = [layer.kind for layer in body]
     depth = kinds.count("attention")
-    start = 2
-    mlp = next((i for i, kind in enumerate(kinds[start + 3 :]) if kind != "dense"), 0) if depth else 0
-    head = len(kinds) - (start + depth * (3 + mlp) + 1)
+    # Tokenization and embedding, then the first block's norm, attention and norm, and its dense layers.
+    mlp = next((i for i, kind in enumerate(kinds[5:]) if kind != "dense"), 0) if depth else 0
+    head = len(kinds) - (2 + depth * (3 + mlp) + 1)
     wanted = [
         "tokenization",
         "embedding",
@@ -296,9 +296,7 @@ class _Signature:
             batch, height, width, channels = tensor.shape
             (_,) = function.structured_outputs
         except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-            raise VitsdError(
-                f"{folder} has no signature from images to logits ({str(error).splitlines()[0][:200]})."
-            ) from error
+            raise VitsdError(f"{folder} has no signature from images to logits ({first_line(error)}).") from error
         if batch not in (None, 1) or None in (height, width, channels):
             raise VitsdError(f"{folder} takes images of shape {tensor.shape}; height, width and channels must be fixed.")
         return cls(function, holder, argument, height, width, channels)
@@ -327,7 +325,7 @@ def _read_layers(folder: Path) -> tuple[list[_Layer], int]:
             graph = TrackableObjectGraph()
             graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     except (OSError, ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
-        raise VitsdError(f"The variables of {folder} can't be read: {str(error).splitlines()[0][:200]}") from error
+        raise VitsdError(f"The variables of {folder} can't be read: {first_line(error)}") from error
 
     nodes = graph.nodes
     if not nodes:

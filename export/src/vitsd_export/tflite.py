@@ -23,7 +23,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from vitsd_export.calibration import METHODS, Distribution, collect, least_error_limits
 from vitsd_export.recipe import LayerChoice
 from vitsd_runtime.console import quiet_stderr
-from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.errors import VitsdError, first_line
 from vitsd_runtime.quantization import dequantize, quantize
 
 _OPERATION_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
@@ -156,7 +156,7 @@ class TFLiteQuantizer:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 result = quantizer.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
         except (ValueError, RuntimeError) as error:
-            raise VitsdError(f"ai-edge-quantizer refused the graph: {str(error).splitlines()[0]}") from error
+            raise VitsdError(f"ai-edge-quantizer refused the graph: {first_line(error)}") from error
         return _finish(bytes(result.quantized_model))
 
     @cached_property

@@ -13,3 +13,8 @@ class UsageError(VitsdError):
     """The request itself can't be right: a wrong option, path or value. Exit code 2."""
 
     exit_code = 2
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, in one line of at most 300 characters; its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from vitsd_runtime.classifier import softmax
+
 
 def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict:
     """Top-1 and top-5 with 95 % intervals, calibration, and per class: JSON-able, fractions in 0..1.
@@ -51,8 +53,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict:
         of equal width; and ``reliability``: for each bin that has images, its ``images``, mean ``confidence`` and
         ``accuracy``.
     """
-    exponentials = np.exp(np.asarray(logits, np.float64) - logits.max(axis=1, keepdims=True))
-    confidence = 1 / exponentials.sum(axis=1)
+    confidence = softmax(np.asarray(logits, np.float64)).max(axis=1)
     hits = top_k_hits(logits, labels, 1)
     number = np.minimum((confidence * bins).astype(int), bins - 1)
     reliability = [

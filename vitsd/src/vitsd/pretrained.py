@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from vitsd.saving import load_model
-from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.errors import UsageError, VitsdError, first_line
 
 MODEL_FILE = "model.keras"
 _REPOSITORY = re.compile(r"(?P<id>[\w.\-]+/[\w.\-]+)(@(?P<revision>[\w.\-/]+))?")
@@ -80,7 +80,7 @@ def push_to_hub(
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.create_commit(repository, operations, commit_message=f"Upload {MODEL_FILE}").commit_url)
     except (hub.errors.HfHubHTTPError, OSError) as error:
-        raise VitsdError(f"The Hugging Face Hub refused {repository}: {_first_line(error)}") from error
+        raise VitsdError(f"The Hugging Face Hub refused {repository}: {first_line(error)}") from error
 
 
 def _download(repository: str, revision: str | None) -> Path:
@@ -92,12 +92,10 @@ def _download(repository: str, revision: str | None) -> Path:
         message = f"{repository}{at} is not in the local cache, and the Hugging Face Hub can't be reached."
         raise VitsdError(message) from error
     except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError, hub.errors.EntryNotFoundError) as error:
-        message = (
-            f"The Hugging Face Hub has no {MODEL_FILE} in {repository}{at}, or you have no access: {_first_line(error)}"
-        )
+        message = f"The Hugging Face Hub has no {MODEL_FILE} in {repository}{at}, or you have no access: {first_line(error)}"
         raise UsageError(message) from error
     except (hub.errors.HfHubHTTPError, ValueError, OSError) as error:
-        raise VitsdError(f"{repository}{at} can't be downloaded: {_first_line(error)}") from error
+        raise VitsdError(f"{repository}{at} can't be downloaded: {first_line(error)}") from error
 
 
 def _hub():
@@ -107,7 +105,3 @@ def _hub():
     except ImportError as error:
         raise UsageError('Models on the Hugging Face Hub need its client: pip install "vitsd[hub]".') from error
     return huggingface_hub
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

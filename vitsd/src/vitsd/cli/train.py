@@ -183,7 +183,7 @@ def _fine_tuning(wanted: dict) -> tuple[str, Preset, Start]:
     """Name, architecture and recipe for training on from a trained model."""
     from vitsd.fine_tuning import Start, recipe_for
 
-    architecture = [field.name for field in dataclasses.fields(VitConfig) if field.name in wanted]
+    architecture = (field.name for field in dataclasses.fields(VitConfig))
     if clashing := [name for name in ("preset", *architecture) if name in wanted]:
         raise UsageError(f"--from brings its architecture: leave out --{clashing[0].replace('_', '-')}.")
     start = Start.load(wanted["start"], wanted.get("freeze_body", False))
