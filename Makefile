@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Two processes: most tests keep one core busy. Each trains its own small model, so more are no gain.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 PROJECTS := runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
 .PHONY: demo test bench arm64 dist lint clean
@@ -35,5 +37,5 @@ $(VENV)/.installed: $(PROJECTS)
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) pytest pytest-timeout hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff
+	$(PIP) pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff
 	touch $@

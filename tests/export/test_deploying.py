@@ -44,6 +44,17 @@ def test_it_installs_without_network_and_classifies(deployed, digits, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == sorted([*(p.name for p in deployed.iterdir()), "env"])
 
 
+def test_a_failed_installation_leaves_the_one_before_it(deployed, tmp_path):
+    folder = tmp_path / "device"
+    shutil.copytree(deployed, folder)
+    (folder / "env").mkdir()
+    (folder / "env" / "works").touch()
+    for wheel in folder.glob("wheels/ai_edge_litert*"):
+        wheel.unlink()
+    assert sh(tmp_path, folder / "install.sh", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0").returncode == 1
+    assert [p.name for p in (folder / "env").iterdir()] == ["works"]
+
+
 def test_a_failed_installation_leaves_nothing_and_says_what_to_do(deployed, tmp_path):
     folder = tmp_path / "device"
     shutil.copytree(deployed, folder)
@@ -83,17 +94,18 @@ def test_what_stands_in_the_way_is_kept(exported, tmp_path):
     model, folder = exported / "digits-int8.tflite", tmp_path / "out"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
+    (folder / "install.sh").write_text("of another project")
     for overwrite in (False, True):  # not a deployment: not to be replaced
         with pytest.raises(UsageError, match="exists"):
             deploy(model, folder, overwrite=overwrite)
-    assert [p.name for p in folder.iterdir()] == ["notes.txt"]
-    (folder / "notes.txt").unlink()
+    assert {p.name for p in folder.iterdir()} == {"notes.txt", "install.sh"}
+    shutil.rmtree(folder)
     deploy(model, folder)
     with pytest.raises(UsageError, match="--overwrite"):
         deploy(model, folder)
     deploy(exported / "digits.onnx", folder, overwrite=True)
     assert (folder / "digits.onnx").exists()
-    assert "vitsd-runtime[onnx]" in (folder / "install.sh").read_text()
+    assert ".whl[onnx]'" in (folder / "install.sh").read_text()
     assert not list(tmp_path.glob(".*"))
 
 
@@ -133,7 +145,9 @@ def test_the_command_exports_and_deploys(command, trained, tmp_path):
         (["--deploy", "out", "--format", "all"], "one file"),
         (["--deploy", "out", "--quantize", "none", "int8"], "one file"),
         (["--deploy", "out", "--wheels", "pi"], "aarch64,3.11"),
-        (["--deploy", "."], "exists"),
+        (["--deploy", "."], "current folder"),
+        (["--deploy", ".."], "current folder"),
+        (["--deploy", "files"], "two folders"),
     ],
 )
 def test_misuse_is_named_before_anything_is_exported(command, trained, tmp_path, arguments, message):

@@ -131,10 +131,13 @@ def test_damage_is_named(saved, tmp_path, damage, keep):
 def test_misuse(saved, tmp_path):
     output = tmp_path / "model.keras"
     for arguments, message in (
-        ({"data": "fashion-mnist"}, None),  # found only where it is installed
+        ({"data": "no-such-source"}, "no dataset"),
         ({"mean": [1.0]}, "both"),
+        ({"mean": [1.0, 2.0], "variance": [1.0, 2.0]}, "1 finite"),
+        ({"mean": [float("nan")], "variance": [1.0]}, "1 finite"),
+        ({"mean": [1.0], "variance": [0.0]}, "1 finite"),
     ):
-        with pytest.raises(VitsdError, match=message):
+        with pytest.raises(UsageError, match=message):
             import_saved_model(saved, output, **arguments)
     with pytest.raises(UsageError, match="not a SavedModel"):
         import_saved_model(tmp_path, output, data="digits")
@@ -144,6 +147,16 @@ def test_misuse(saved, tmp_path):
     with pytest.raises(UsageError, match="--overwrite"):
         import_saved_model(saved, output, data="digits")
     assert output.read_text() == "mine"
+
+
+def test_drawings_on_a_flat_ground_are_compared_too(saved, tmp_path):
+    generator = np.random.default_rng(0)
+    images = np.zeros((100, 28, 28, 1), np.uint8)
+    images[:, 10:18, 10:18] = generator.integers(0, 256, (100, 8, 8, 1))
+    labels = np.arange(100) % 10
+    np.savez(tmp_path / "drawings.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    _, found = import_saved_model(saved, tmp_path / "my model.keras", data=str(tmp_path / "drawings.npz"))
+    assert found["max_difference"] < 1e-4
 
 
 def test_data_of_other_classes_is_refused(saved, tmp_path):

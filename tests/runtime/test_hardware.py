@@ -105,6 +105,13 @@ def test_an_emulator_that_shows_the_hosts_cpu_is_recognised(board, monkeypatch):
     assert hardware.describe_machine(board)["emulated"] is True
 
 
+def test_an_emulator_that_makes_up_an_arm_cpu_is_recognised(board, monkeypatch):
+    text = "processor\t: 0\nmodel name\t: ARMv8 Processor rev 3 (v8l)\nBogoMIPS\t: 100.00\nCPU implementer\t: 0x41\n"
+    write(board, "proc/cpuinfo", text)
+    monkeypatch.setattr(hardware.platform, "machine", lambda: "aarch64")
+    assert hardware.describe_machine(board)["emulated"] is True
+
+
 def test_an_emulator_that_says_so_is_recognised(board, monkeypatch):
     write(board, "proc/cpuinfo", CPU_INFO.format(part="0xd0b").replace("Raspberry Pi 4 Model B Rev 1.4", "QEMU user mode"))
     monkeypatch.setattr(hardware.platform, "machine", lambda: "aarch64")
@@ -116,7 +123,7 @@ def test_an_emulator_that_says_so_is_recognised(board, monkeypatch):
 def test_hyper_threads_count_once(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     for cpu in range(4):
-        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id", "0\n")
-        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/core_id", f"{cpu % 2}\n")
+        siblings = f"{cpu % 2},{cpu % 2 + 2}\n"
+        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", siblings)
     assert hardware.physical_cores(tmp_path) == 2
     assert hardware.available_cores() == 4

@@ -96,9 +96,18 @@ def test_misuse(command, trained, tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_recipe_is_the_models_own_gentler_and_in_float32(trained):
+    spec = read_spec(trained / "model.keras")
+    stored = {**spec.provenance["recipe"], "precision": "mixed_bfloat16", "mixup": 0.2}
+    recipe = recipe_for(spec.replace(provenance={"recipe": stored}), epochs=7)
+    assert (recipe.epochs, recipe.precision, recipe.mixup) == (7, "float32", 0.2)
+    assert recipe.learning_rate == stored["learning_rate"] / 4
+
+
 def test_an_unknown_recipe_is_replaced_by_the_default(trained):
     spec = read_spec(trained / "model.keras").replace(provenance={"recipe": {"unknown": 1}})
     recipe = recipe_for(spec)
     assert (recipe.epochs, recipe.batch_size) == (20, 256)
-    with pytest.raises(UsageError):
-        recipe_for(spec.replace(provenance={"recipe": {"learning_rate": -1}}))
+    for wrong in ({"learning_rate": -1}, {"epochs": "x"}, {"warmup": None}, {"flip": 2}, {"validation": float("nan")}):
+        with pytest.raises(UsageError):
+            recipe_for(spec.replace(provenance={"recipe": wrong}))

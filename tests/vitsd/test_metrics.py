@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitsd.metrics import accuracy_report, calibration, confusion_matrix, paired_difference, top_k_hits, wilson_interval
+from vitsd_runtime import VitsdError
 
 
 def test_report_of_a_worked_example():
@@ -17,6 +18,13 @@ def test_report_of_a_worked_example():
     assert (by_name["b"]["recall"], by_name["b"]["precision"]) == (0.0, 0.0)
     assert (by_name["c"]["recall"], by_name["c"]["precision"]) == (0.5, 1.0)
     np.testing.assert_array_equal(confusion_matrix(logits.argmax(1), labels, 3), [[1, 0, 0], [1, 0, 0], [0, 1, 1]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_no_hits(value):
+    logits = np.full((4, 3), value)
+    with pytest.raises(VitsdError, match="not finite"):
+        accuracy_report(logits, np.zeros(4, int), ("a", "b", "c"))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))

@@ -15,10 +15,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from vitsd_runtime.errors import VitsdError
 
 QEMU = "qemu-aarch64-static"
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -32,10 +35,11 @@ _CPU_INFO = {
     ),
 }
 """Part number and features of the models, as their kernels show them."""
-_SEES_ONLY_ITSELF = ["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child"]
+_SEES_ONLY_ITSELF = "setpriv --pdeathsig KILL unshare --mount --pid --net --ipc --fork --kill-child".split()
+"""Ends with the process that starts it, even if that is killed."""
 
 
-class Unavailable(Exception):
+class Unavailable(VitsdError):
     """Arm programs can't be run here; the message says why."""
 
 
@@ -63,6 +67,8 @@ class Emulator:
         for tool, package in ((QEMU, "qemu-user-static"), ("unshare", "util-linux")):
             if not shutil.which(tool):
                 raise Unavailable(f"it needs Debian's {package}: apt install {package}")
+        if subprocess.run([*_SEES_ONLY_ITSELF, "true"], capture_output=True).returncode:
+            raise Unavailable("the kernel refuses namespaces (in a container: it needs --privileged)")
         modes = {"private": _can_register_privately, "system": _is_registered, "explicit": _has_proot}
         for mode, works in modes.items():
             if wanted in (None, mode) and works():
@@ -120,23 +126,8 @@ class Emulator:
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
     def _start_private(self, root, command, folder, binds, variables):
-        register = f"mount -t binfmt_misc binfmt_misc {_BINFMT} && cat {_MAGIC} > {_BINFMT}/register"
-        script = f"read go && {register} && {_ENTER}"
-        # The capabilities must outlast the exec that comes before the user ids are mapped.
-        words = [*_SEES_ONLY_ITSELF, "--user", "--keep-caps", *_shell(script, root, folder, binds), *command]
-        process = _popen(words, variables, stdin=subprocess.PIPE)
-        try:
-            _map_user_ids(process)
-            process.stdin.write("go\n")
-            process.stdin.close()
-        except BaseException as error:
-            process.kill()
-            process.wait()
-            if isinstance(error, OSError):
-                raise Unavailable(f"the kernel refused a user namespace: {error}") from error
-            raise
-        process.stdin = None
-        return process
+        script = f"read go && {_REGISTER} && {_ENTER}"
+        return _in_user_namespace([*_shell(script, root, folder, binds), *command], variables)
 
     def _start_system(self, root, command, folder, binds, variables):
         words = [*_SEES_ONLY_ITSELF, *_shell(_ENTER, root, folder, binds), *command]
@@ -146,9 +137,11 @@ class Emulator:
         shown = {"/proc": "/proc", "/proc/cpuinfo": root / _SHOWN_CPU, "/dev": "/dev", "/sys": "/sys", **binds}
         words = ["proot", "-q", QEMU, "-r", str(root), "-w", folder]
         words += [word for inside, outside in shown.items() for word in ("-b", f"{outside}:{inside}")]
+        variables = {**variables, "PROOT_TMP_DIR": tempfile.gettempdir()}
         return _popen([*_SEES_ONLY_ITSELF, "--mount-proc", *words, *command], variables)
 
 
+_REGISTER = f"mount -t binfmt_misc binfmt_misc {_BINFMT} && cat {_MAGIC} > {_BINFMT}/register"
 _ENTER = """set -e
 root=$1 folder=$2 binds=$3; shift 3
 mount --make-rprivate /
@@ -193,6 +186,24 @@ def _popen(words, variables, stdin=subprocess.DEVNULL):
     )
 
 
+def _in_user_namespace(words: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen:
+    """Start a program that first reads a line, which it gets when it may act as root in a user namespace of its own."""
+    # The capabilities must outlast the exec that comes before the user ids are mapped.
+    process = _popen([*_SEES_ONLY_ITSELF, "--user", "--keep-caps", *words], variables, stdin=subprocess.PIPE)
+    try:
+        _map_user_ids(process)
+        process.stdin.write("go\n")
+        process.stdin.close()
+    except BaseException as error:
+        process.kill()
+        process.wait()
+        if isinstance(error, OSError):
+            raise Unavailable(f"the kernel refused a user namespace: {error}") from error
+        raise
+    process.stdin = None
+    return process
+
+
 def _map_user_ids(process: subprocess.Popen) -> None:
     """Give the process' new user namespace the ids of this one, because files of the root file system have many owners."""
     ours, theirs = os.readlink("/proc/self/ns/user"), f"/proc/{process.pid}/ns/user"
@@ -207,9 +218,12 @@ def _map_user_ids(process: subprocess.Popen) -> None:
 def _can_register_privately() -> bool:
     if not (_BINFMT.is_dir() and _MAGIC.exists()):
         return False
-    register = f"mount -t binfmt_misc binfmt_misc {_BINFMT} && cat {_MAGIC} > {_BINFMT}/register"
-    probe = ["unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", register]
-    return subprocess.run(probe, capture_output=True).returncode == 0
+    try:
+        probe = _in_user_namespace(["/bin/sh", "-c", f"read go && {_REGISTER} && mount -t proc proc /proc"], os.environ)
+    except Unavailable:
+        return False
+    probe.communicate()
+    return probe.returncode == 0
 
 
 def _is_registered() -> bool:

@@ -24,6 +24,7 @@ PLATFORMS = ("aarch64", "x86_64")
 _GLIBC = range(17, 37)
 """Minor versions of glibc 2.x that wheels may ask for: up to Debian bookworm's, so that they run there and later."""
 _RUNTIME = "vitsd-runtime"
+_WHEEL = "vitsd_runtime"
 _TEMPLATES = Path(__file__).with_name("deployment")
 
 
@@ -57,10 +58,14 @@ class Wheels:
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise UsageError if ``folder`` can't be written, or holds anything but an earlier deployment to be replaced."""
+    """Raise UsageError if ``folder`` can't be made, or holds anything but an earlier deployment to be replaced."""
+    folder, here = folder.resolve(), Path.cwd()
+    if folder == here or folder in here.parents:
+        raise UsageError(f"{folder} is the current folder, or above it; give --deploy a folder that can be made anew.")
     if folder.is_dir() and not any(folder.iterdir()):
         return
-    if folder.exists() and not (overwrite and (folder / "install.sh").exists()):
+    ours = (folder / "run.sh").is_file() and any(folder.glob(f"wheels/{_WHEEL}-*.whl"))
+    if folder.exists() and not (overwrite and ours):
         raise UsageError(f"{folder} exists; replace an earlier deployment with --overwrite, or choose another folder.")
 
 
@@ -88,7 +93,7 @@ def deploy(
         UsageError: no exported model, or something is in the way.
         VitsdError: a wheel can't be had.
     """
-    model, folder = Path(model), Path(folder)
+    model, folder = Path(model), Path(folder).resolve()
     kind, spec = detect_format(model), read_spec(model)
     if kind == "keras" or spec is None:
         raise UsageError(f"{model} is not a file made by vitsd-export.")
@@ -110,7 +115,7 @@ def deploy(
             "MODEL": name,
             "NAME": spec.name,
             "CLASSES": str(spec.num_classes),
-            "REQUIREMENT": f"{_RUNTIME}[{extra}]",
+            "REQUIREMENT": f"./wheels/{wheel.name}[{extra}]",  # by its path: an index may have another of its name
             "OFFLINE": ", ".join(f"Python {w.python} on {w.platform}" for w in wheels) or "no device",
         }
         for template in sorted(_TEMPLATES.iterdir()):
@@ -130,7 +135,7 @@ def pack_runtime(folder: Path) -> Path:
     (https://packaging.python.org/en/latest/specifications/binary-distribution-format/).
     """
     distribution = metadata.distribution(_RUNTIME)
-    name = f"vitsd_runtime-{distribution.version}"
+    name = f"{_WHEEL}-{distribution.version}"
     package = Path(vitsd_runtime.__file__).parent
     contents = {
         f"vitsd_runtime/{path.relative_to(package).as_posix()}": path.read_bytes()

@@ -48,10 +48,9 @@ def available_cores() -> int:
 
 def physical_cores(root: Path = Path("/")) -> int:
     """Cores that this process may run on, those that share their arithmetic units (hyper-threads) counted once."""
-    topology = (root / f"sys/devices/system/cpu/cpu{cpu}/topology" for cpu in _affinity())
-    cores = {(_read(folder / "physical_package_id"), _read(folder / "core_id")) for folder in topology}
-    cores = {core for core in cores if core[1]}
-    return len(cores) or available_cores()
+    # Not core_id, which starts anew in every cluster of an Arm processor.
+    names = (f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in _affinity())
+    return len({_read(root / name) for name in names} - {None}) or available_cores()
 
 
 def describe_machine(root: Path = Path("/")) -> dict:
@@ -73,8 +72,7 @@ def describe_machine(root: Path = Path("/")) -> dict:
         "memory_mb": _memory_mb(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        # qemu's user mode shows the host's /proc/cpuinfo, where an Arm CPU has no vendor_id.
-        "emulated": (platform.machine() == "aarch64" and ("vendor_id" in info or "QEMU" in info.get("Model", ""))) or None,
+        "emulated": (platform.machine() == "aarch64" and _is_emulated(info)) or None,
     }
     return {name: value for name, value in known.items() if value is not None}
 
@@ -166,6 +164,13 @@ def _cpu_info(root: Path) -> dict[str, str]:
         if colon:
             info.setdefault(name.strip(), value.strip())
     return info
+
+
+def _is_emulated(info: dict[str, str]) -> bool:
+    """Whether this ``/proc/cpuinfo`` of an Arm machine is one that qemu's user mode shows."""
+    host = "vendor_id" in info  # up to qemu 8.1: that of the machine it runs on
+    made_up = info.get("model name", "").startswith("ARMv8 Processor") and info.get("BogoMIPS") == "100.00"  # since then
+    return host or made_up or "QEMU" in info.get("Model", "")
 
 
 def _cpu_name(info: dict[str, str]) -> str:

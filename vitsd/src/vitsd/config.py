@@ -57,7 +57,7 @@ class VitConfig:
             if field.type.startswith("tuple") and isinstance(value, (list, tuple)):
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
-            if not _is_a(field.type, value):
+            if not is_a(field.type, value):
                 raise UsageError(f"{field.name} must be of type {field.type}; got {value!r}.")
         if len(self.input_size) != 3 or min(self.input_size) < 1:
             raise UsageError(f"input_size must be (height, width, channels), all positive; got {self.input_size}.")
@@ -135,9 +135,10 @@ class VitConfig:
             raise UsageError(f"Unusable architecture: {error}") from error
 
 
-def _is_a(annotation: str, value) -> bool:
+def is_a(annotation: str, value) -> bool:
+    """Whether a value has the type that a dataclass' field is annotated with."""
     if annotation.startswith("tuple"):
-        return isinstance(value, tuple) and all(_is_a("int", item) for item in value)
+        return isinstance(value, tuple) and all(is_a("int", item) for item in value)
     if annotation == "float":
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, {"int": int, "bool": bool, "str": str}[annotation]) and (

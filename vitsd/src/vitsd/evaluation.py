@@ -9,6 +9,7 @@ import numpy as np
 
 from vitsd.data import Dataset, Split, align_labels, load_dataset, to_input_size
 from vitsd.metrics import accuracy_report
+from vitsd.recipe import Recipe
 from vitsd_runtime import Classifier
 from vitsd_runtime.artifacts import detect_format, read_spec
 from vitsd_runtime.console import progress
@@ -57,7 +58,8 @@ def load_matching(source: str, spec: ModelSpec) -> Dataset:
 def labelled_images(dataset: Dataset, spec: ModelSpec, split: str, limit: int | None = None) -> Split:
     """A split of a dataset, its images of the model's input size and its labels numbered as the model's classes."""
     numbers = align_labels(dataset, spec.class_names)
-    validation = spec.provenance.get("recipe", {}).get("validation", 0.1)
+    # Through a recipe, which checks it: the file may be anyone's.
+    validation = Recipe(validation=spec.provenance.get("recipe", {}).get("validation", Recipe.validation)).validation
     chosen = dataset.split(split, validation).sample(limit)
     return Split(to_input_size(chosen.images, spec), numbers[chosen.labels])
 

@@ -68,8 +68,11 @@ class Start:
 
 
 def recipe_for(spec: ModelSpec, epochs: int = 20) -> Recipe:
-    """The recipe that the model was trained with, if it is known, at a quarter of its learning rate and for fewer epochs."""
+    """The recipe that the model was trained with, if it is known, at a quarter of its learning rate and for fewer epochs.
+
+    In float32: the lower precisions are fast on the machines that have them, and many times slower on others.
+    """
     known = {field.name for field in dataclasses.fields(Recipe)}
     stored = {name: value for name, value in spec.provenance.get("recipe", {}).items() if name in known}
     recipe = Recipe(**stored)
-    return dataclasses.replace(recipe, epochs=epochs, learning_rate=recipe.learning_rate / 4)
+    return dataclasses.replace(recipe, epochs=epochs, learning_rate=recipe.learning_rate / 4, precision="float32")

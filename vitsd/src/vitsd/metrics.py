@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from vitsd_runtime.classifier import softmax
+from vitsd_runtime.errors import VitsdError
 
 
 def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict:
@@ -15,7 +16,12 @@ def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict
     Args:
         logits: ``(n, classes)``.
         labels: ``(n,)``, indices into ``class_names``.
+
+    Raises:
+        VitsdError: a logit is not finite.
     """
+    if not np.isfinite(logits).all():
+        raise VitsdError("The model's logits are not finite (NaN or infinite): it is damaged, or its training diverged.")
     hits = top_k_hits(logits, labels, 1)
     top5 = top_k_hits(logits, labels, 5)
     predicted = logits.argmax(axis=1)

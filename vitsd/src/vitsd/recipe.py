@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from vitsd.config import VitConfig
+from vitsd.config import VitConfig, is_a
 from vitsd_runtime.errors import UsageError
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -57,6 +57,9 @@ class Recipe:
             if not condition:
                 raise UsageError(message)
 
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            check(is_a(field.type, value), f"{field.name} must be of type {field.type}; got {value!r}.")
         for name in ("epochs", "batch_size"):
             check(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}.")
         check(0 < self.learning_rate < 10, f"learning_rate must be in (0, 10); got {self.learning_rate}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from vitsd.config import VitConfig
@@ -10,6 +11,11 @@ from vitsd_runtime.artifacts import read_spec, write_spec
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.files import replacing
 from vitsd_runtime.spec import ModelSpec
+
+
+def model_name(text: str) -> str:
+    """What of ``text`` can be a model's name, which becomes part of file names; ``model`` if nothing can."""
+    return re.sub(r"[^\w.\-]", "", text).lstrip("._-")[:100] or "model"
 
 
 def save_model(model, path: str | os.PathLike, spec: ModelSpec) -> ModelSpec:

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import platform
 import random
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from vitsd.model import build_vit
 from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import Recipe
 from vitsd.run_folder import open_run
-from vitsd.saving import save_model
+from vitsd.saving import model_name, save_model
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.files import write_text
 from vitsd_runtime.hardware import describe_machine
@@ -73,8 +72,7 @@ def train(
         VitsdError: the loss became NaN.
     """
     output = Path(output)
-    # It becomes part of file names.
-    name = re.sub(r"[^\w.\-]", "", name or output.resolve().name).lstrip("._-")[:100] or "model"
+    name = model_name(name or output.resolve().name)
     dataset = dataset.with_validation(recipe.validation)
     config = config.for_data(dataset.image_shape, dataset.num_classes)
     # The weights of a trained model fit the pixels as it was trained on them.

@@ -5,8 +5,9 @@ cd "$(dirname "$0")"
 fail() { echo "install.sh: $1" >&2; exit 1; }
 
 command -v python3 >/dev/null || fail "python3 is missing: sudo apt install python3 python3-venv"
-rm -rf env
-trap 'rm -rf env install.log' EXIT  # nothing half-made stays
+rm -rf env.old
+if [ -d env ]; then mv env env.old; fi
+trap 'rm -rf env install.log; if [ -d env.old ]; then mv env.old env; fi' EXIT  # nothing half-made stays
 trap 'exit 130' INT TERM HUP
 python3 -m venv env >install.log 2>&1 || {
     cat install.log >&2
@@ -24,5 +25,5 @@ else
     }
 fi
 env/bin/python -m vitsd_runtime.cli.inspect '@MODEL@' >/dev/null
-trap 'rm -f install.log' EXIT
+trap 'rm -rf install.log env.old' EXIT
 echo "Ready: ./run.sh IMAGE"
