@@ -50,7 +50,7 @@ def compare(model: Path, source: str, scratch: Path, seconds: float = 3.0) -> di
     test = labelled_images(dataset, spec, "test")
     reference = predict_logits(keras_model, test.images)
     rows = []
-    latencies = measure(list(files.values()), threads=1, batch_size=1, seconds=seconds, burst=20)
+    latencies = measure(list(files.values()), threads=1, batch_size=1, seconds=seconds)
     for (name, path), latency in zip(files.items(), latencies, strict=True):
         logits = model_logits(path, test.images)
         change = paired_difference(top_k_hits(reference, test.labels, 1), top_k_hits(logits, test.labels, 1))

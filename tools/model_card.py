@@ -1,6 +1,6 @@
 """Write the model card of a trained model: figures on the whole test set, pictures, and what disturbs it.
 
-    python tools/model_card.py runs/NAME ARTIFACT.tflite --data cifar100 --notes NOTES.md --output DIR
+    python tools/model_card.py MODEL ARTIFACT.tflite --data cifar100 --notes NOTES.md --output DIR
 
 The figures of the card are computed here; what a program can't know (intended use, limits, how long training took) comes
 from NOTES.md, which is put at its beginning.
@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from vitsd.cli import load_keras
-from vitsd.evaluation import labelled_images, load_matching, model_logits
+from vitsd.evaluation import labelled_images, load_matching, model_logits, require_spec
 from vitsd.metrics import accuracy_report, paired_difference, top_k_hits
-from vitsd_runtime import console, read_spec
+from vitsd.pretrained import locate
+from vitsd_runtime import console
 from vitsd_runtime.files import write_text
 
 
@@ -56,7 +57,7 @@ def disturb(images: np.ndarray, how, amount) -> np.ndarray:
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with model.keras")
+    parser.add_argument("model", metavar="MODEL", help="the trained model: .keras file, run folder, or name")
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the shipped, quantised file")
     parser.add_argument("--data", required=True, metavar="SOURCE")
     parser.add_argument("--notes", type=Path, required=True, metavar="NOTES.md", help="beginning of the card")
@@ -69,10 +70,13 @@ def _main(arguments) -> int:
     load_keras()
     from vitsd.plots import plot_reliability
 
-    trained = arguments.run / "model.keras"
-    spec = read_spec(arguments.artifact)
+    trained = locate(arguments.model)
+    spec = require_spec(arguments.artifact)
     test = labelled_images(load_matching(arguments.data, spec), spec, "test", arguments.limit)
-    models = {"float32 (Keras)": trained, f"{spec.export['quantization']} ({arguments.artifact.name})": arguments.artifact}
+    models = {
+        "float32 (Keras)": trained,
+        f"{spec.export.get('quantization', 'none')} ({arguments.artifact.name})": arguments.artifact,
+    }
     logits = {name: model_logits(path, test.images) for name, path in models.items()}
     reports = {name: accuracy_report(found, test.labels, spec.class_names) for name, found in logits.items()}
     float_hits, quantized_hits = (top_k_hits(found, test.labels, 1) for found in logits.values())
@@ -93,7 +97,7 @@ def _main(arguments) -> int:
     )
     card = [
         arguments.notes.read_text(encoding="utf-8").rstrip(),
-        f"\n## Accuracy\n\nOn all {len(test)} test images:\n",
+        f"\n## Accuracy\n\nOn {'all ' * (not arguments.limit)}{len(test)} test images:\n",
         _table(
             ["model", "top-1 %", "top-5 %", "expected calibration error %", "size"],
             [
@@ -134,7 +138,7 @@ def _classes(trained: dict, quantized: dict) -> str:
             [
                 row["class"],
                 *(_percent(row[key]) for key in ("recall", "precision", "top5")),
-                _percent(others[row["class"]]["recall"]),
+                _percent(others.get(row["class"], {}).get("recall")),
             ]
             for row in rows
         ],

@@ -13,7 +13,7 @@ from PIL import Image
 from vitsd import load_model
 from vitsd.training import predict_logits
 from vitsd_export import export
-from vitsd_runtime import read_spec
+from vitsd_runtime import Classifier, read_spec
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = {"ai-edge-litert": "tflite", "tflite-runtime": "tflite-runtime", "onnxruntime": "onnx"}
@@ -62,6 +62,16 @@ def test_a_bare_environment_predicts(exported, digits, tmp_path, bare, engine, e
     packages = environment("pip", "list").stdout.lower()
     assert "tensorflow" not in packages
     assert "keras" not in packages
+
+
+@pytest.mark.parametrize("engine", ["ai-edge-litert", pytest.param("tflite-runtime", marks=needs_tflite_runtime)])
+def test_a_bare_environment_classifies_a_photo_with_the_bundled_model(photo, tmp_path, bare, engine):
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    done = bare(engine)("vitsd-predict", tmp_path / "photo.png", "--json")
+    assert done.returncode == 0, done.stderr
+    answers = {answer["label"]: answer["probability"] for answer in json.loads(done.stdout)["predictions"]}
+    for expected in Classifier.load().predict(tmp_path / "photo.png", top_k=3)[0]:
+        assert answers[expected.label] == pytest.approx(expected.probability, abs=0.02)
 
 
 @needs_tflite_runtime

@@ -138,20 +138,28 @@ def test_a_revision_is_asked_for(hub, trained):
 
 def test_what_the_hub_has_not_and_what_is_not_cached(hub):
     _, run = hub
-    assert "UsageError: The Hugging Face Hub has no" in run(LOAD.format("nobody/nothing")).stderr
+    missing = run(LOAD.format("nobody/nothing")).stderr
+    assert "UsageError: There is no file or folder nobody/nothing here" in missing
+    assert "has no model.keras in nobody/nothing" in missing
     offline = run(LOAD.format("nobody/nothing"), HF_HUB_OFFLINE="1")
-    assert "VitsdError: nobody/nothing is not in the local cache" in offline.stderr
+    assert "VitsdError: There is no file or folder nobody/nothing here" in offline.stderr
+    assert "not in the local cache" in offline.stderr
 
 
 def test_a_model_is_pushed_with_its_card(hub, trained, tmp_path):
     server, run = hub
-    (tmp_path / "card.md").write_text("---\nlicense: apache-2.0\n---\n# Digits\n")
+    (tmp_path / "card.md").write_text(
+        "---\nlicense: apache-2.0\n---\n# Digits\n![Curves](curves.png) [no](missing.png) [no](../out.md) [no](https://a.b/c)"
+    )
+    (tmp_path / "curves.png").write_bytes((trained / "curves.png").read_bytes())
     arguments = f"{str(trained)!r}, 'me/digits', {str(tmp_path / 'card.md')!r}"
     done = run(f"from vitsd.pretrained import push_to_hub; print(push_to_hub({arguments}))")
     assert done.returncode == 0, done.stderr
     assert COMMIT in done.stdout
     assert server.uploaded["model.keras"] == (trained / "model.keras").read_bytes()
     assert b"# Digits" in server.uploaded["README.md"]
+    assert server.uploaded["curves.png"] == (trained / "curves.png").read_bytes()
+    assert len(server.uploaded) == 3
 
 
 @pytest.mark.parametrize("name", ["nothing", "a/b/c", "me/digits@", "/no/such/place"])

@@ -120,12 +120,12 @@ def export(
     """Export a ``.keras`` model made by vitsd; names and defaults are those of ``vitsd-export``.
 
     Args:
-        model: the file; by default that of the newest run under ``runs/``.
+        model: what :func:`vitsd.from_pretrained` takes; by default that of the newest run under ``runs/``.
         format: one or several of ``saved_model``, ``tflite``, ``onnx``, ``all``.
         quantize: one or several of ``none``, ``float16``, ``dynamic``, ``int8``, ``int8-full``, ``int4``; a format gets
             those that it knows. Beside a quantised file go its recipe (``.recipe.json``) and a picture of what each layer
             costs (``.sensitivity.png``).
-        output: folder for the files; by default that of the model.
+        output: folder for the files; by default the model's, and the current one for models found by name.
         data: labelled images: training images give the ranges of activations, validation images decide on precisions,
             test images pass the parity gate. By default what the model was trained on.
         embed_preprocessing: the graph takes uint8 images of the input size and normalises and resizes them itself.
@@ -149,13 +149,16 @@ def export(
         VitsdError: a converter refused the graph.
     """
     from vitsd.evaluation import labelled_images, load_matching
+    from vitsd.pretrained import locate
     from vitsd.saving import load_model
     from vitsd.training import predict_logits
     from vitsd_export.budget import BudgetError
 
-    model = newest_model() if model is None else model
-    keras_model, spec = load_model(model)
-    output = Path(output) if output is not None else Path(model).parent
+    trained = newest_model() if model is None else locate(model)
+    keras_model, spec = load_model(trained)
+    if output is None:  # a model found by its name lies among packages or downloads
+        output = trained.parent if model is None or Path(model).exists() else "."
+    output = Path(output)
     targets = plan(_as_list(format), _as_list(quantize), spec.name, output)
     integer_io = io == "int8"
     if io not in ("float32", "int8"):
@@ -196,7 +199,10 @@ def export(
     evidence = None
     if any(q in BUDGETED for _, q in targets):
         calibration = labelled_images(dataset, spec, "train", calibration_images)
-        held_out = labelled_images(dataset, spec, "val", HELD_OUT_IMAGES)
+        try:
+            held_out = labelled_images(dataset, spec, "val", HELD_OUT_IMAGES)
+        except UsageError:  # trained without a validation split
+            held_out = calibration.take([])
         for split, images in (("training", calibration), ("validation", held_out)):
             if len(images) < FEWEST_IMAGES:
                 lack = f"{dataset.name} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"

@@ -1,12 +1,13 @@
 """Run exported vitsd models: NumPy preprocessing and whichever inference engine is installed.
 
 >>> from vitsd_runtime import Classifier
->>> classifier = Classifier.load("model-int8.tflite")
+>>> classifier = Classifier.load("model-int8.tflite")  # without argument: the bundled model
 >>> classifier.predict(["a.jpg", "b.png"], top_k=3)
 """
 
 from vitsd_runtime.artifacts import read_spec
 from vitsd_runtime.augmentation import Augmenter
+from vitsd_runtime.bundled import bundled_model
 from vitsd_runtime.classifier import Classifier, Prediction
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.preprocessing import preprocess
@@ -20,6 +21,7 @@ __all__ = [
     "Prediction",
     "UsageError",
     "VitsdError",
+    "bundled_model",
     "preprocess",
     "read_spec",
 ]

@@ -64,6 +64,14 @@ def saved_model_folder(path: str | os.PathLike) -> Path:
     return max(versions, key=lambda child: int(child.name))
 
 
+def is_saved_model(path: str | os.PathLike) -> bool:
+    """Whether a folder holds a SavedModel, itself or in a version folder."""
+    try:
+        return bool(saved_model_folder(path))
+    except UsageError:
+        return False
+
+
 def read_spec(path: str | os.PathLike, verify: bool = True) -> ModelSpec | None:
     """The spec inside a model file or folder; None if it carries none.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from vitsd_runtime.artifacts import detect_format, read_spec
 from vitsd_runtime.augmentation import Augmenter
+from vitsd_runtime.bundled import bundled_model
 from vitsd_runtime.engines import Engine, load_engine
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.hardware import physical_cores
@@ -49,7 +50,7 @@ class Classifier:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike,
+        path: str | os.PathLike | None = None,
         *,
         num_threads: int | None = None,
         batch_size: int = 8,
@@ -59,6 +60,7 @@ class Classifier:
         """Load a ``.tflite`` or ``.onnx`` file or a SavedModel folder; the engine is chosen by the kind of file.
 
         Args:
+            path: the model; by default the one that comes with the runtime, which knows CIFAR-100's classes.
             num_threads: of the engine. None measures one thread against all cores on this model and takes the faster:
                 small models are slower on more threads.
             batch_size: images that the engine gets at once.
@@ -69,7 +71,7 @@ class Classifier:
             UsageError: no such model, a wrong option, or a model without spec and none given.
             VitsdError: the file is damaged, its engine is missing or refuses it, or it does not fit its spec.
         """
-        path = Path(path)
+        path = bundled_model() if path is None else Path(path)
         if batch_size < 1 or (num_threads is not None and num_threads < 1):
             raise UsageError(f"batch_size and num_threads must be at least 1; got {batch_size} and {num_threads}.")
         kind = detect_format(path)

@@ -27,7 +27,7 @@ def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.Argum
 
     0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C. No traceback for errors that a person can act on.
     """
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # options may stand between a model and its images
     _catch_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names need not be valid text

@@ -32,7 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
         description="Export a trained model. Every file is checked against the Keras model on held-out images before it "
         "is kept; a SavedModel folder, .tflite and .onnx give float32 logits for the same input.",
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL.keras", help="default: that of the newest run under runs/")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=".keras file, run folder, vit-edge-cifar100, or owner/name on the Hugging Face Hub (default: the newest run "
+        "under runs/)",
+    )
     parser.add_argument(
         "--format",
         nargs="+",
@@ -48,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="none, float16, dynamic, int8, int8-full, int4 for TFLite; none, dynamic, int8 for ONNX (default: none). "
         "Raspberry Pi and other CPUs: int8",
     )
-    parser.add_argument("--output", metavar="DIR", help="folder for the files (default: the model's)")
+    parser.add_argument("--output", metavar="DIR", help="folder for the files (default: the model's, or this one)")
     parser.add_argument(
         "--data", metavar="SOURCE", help="images for calibration and checking (default: what the model was trained on)"
     )
@@ -109,6 +115,8 @@ def _main(arguments) -> int:
         if len({*arguments.format}) > 1 or "all" in arguments.format or len({*arguments.quantize}) > 1:
             raise UsageError("--deploy takes one file: give one --format and one --quantize.")
         check_folder(Path(arguments.deploy), arguments.overwrite)
+        if arguments.output and Path(arguments.output).resolve() == Path(arguments.deploy).resolve():
+            raise UsageError("--output and --deploy are two folders: the deployment gets a copy of the file.")
     elif wheels:
         raise UsageError("--wheels are for a deployment: say where with --deploy DIR.")
     load_keras()

@@ -33,17 +33,19 @@ def _main(arguments) -> int:
         raise UsageError("Give at least two models: the reference first.")
     load_keras()
     from vitsd.evaluation import labelled_images, load_matching, model_logits, require_spec
+    from vitsd.pretrained import locate_any
     from vitsd_export.parity import compare
 
-    specs = [require_spec(model) for model in arguments.models]
-    for model, spec in zip(arguments.models, specs, strict=True):
+    models = [locate_any(model) for model in arguments.models]
+    specs = [require_spec(model) for model in models]
+    for model, spec in zip(models, specs, strict=True):
         if (spec.class_names, spec.input_size) != (specs[0].class_names, specs[0].input_size):
-            raise UsageError(f"{model} has other classes or another input size than {arguments.models[0]}.")
+            raise UsageError(f"{model} has other classes or another input size than {models[0]}.")
     images = labelled_images(load_matching(arguments.data, specs[0]), specs[0], arguments.split, arguments.limit)
-    reference = model_logits(arguments.models[0], images.images)
+    reference = model_logits(models[0], images.images)
     comparisons = [
         compare(model, spec, images.images, images.labels, reference, reference if i == 0 else None)
-        for i, (model, spec) in enumerate(zip(arguments.models, specs, strict=True))
+        for i, (model, spec) in enumerate(zip(models, specs, strict=True))
     ]
     if arguments.json:
         print(json.dumps({"reference": arguments.models[0], "models": [c.to_dict() for c in comparisons]}, indent=1))

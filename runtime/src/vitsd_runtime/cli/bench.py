@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from vitsd_runtime import console
+from vitsd_runtime.bundled import BUNDLED, bundled_model
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.files import write_text
 
@@ -20,7 +21,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure latency and throughput of exported models on this machine. Several models are measured "
         "interleaved, so that their ratios hold on a noisy machine.",
     )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=".tflite or .onnx files, or SavedModel folders")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help=f".tflite or .onnx files, or SavedModel folders (default: {BUNDLED}, which comes with the runtime)",
+    )
     parser.add_argument("--threads", type=console.positive_ints, metavar="N,N", help="default: 1 and the physical cores")
     parser.add_argument("--batch-sizes", type=console.positive_ints, default=[1, 8], metavar="N,N", help="default: 1,8")
     parser.add_argument("--seconds", type=float, default=2.0, help="per model and setting (default: 2)")
@@ -43,10 +49,9 @@ def _main(arguments) -> int:
         if arguments.models or arguments.save:
             raise UsageError("--compare reads two saved results; measure with MODEL and --save first.")
         return _compare(*map(Path, arguments.compare), arguments.json)
-    if not arguments.models:
-        raise UsageError("Say what to measure: vitsd-bench MODEL ...")
     from vitsd_runtime.hardware import describe_machine, peak_rss_mb, physical_cores, thermal_state
 
+    models = arguments.models or [str(bundled_model())]
     threads = arguments.threads or sorted({1, physical_cores()})
     spec = console.read_spec_option(arguments.spec)
     results = []
@@ -55,7 +60,7 @@ def _main(arguments) -> int:
         for batch_size in arguments.batch_sizes:
             if not arguments.json and sys.stderr.isatty():
                 print(f"\r{count} threads, batch {batch_size} ...", end="", file=sys.stderr, flush=True)
-            results += measure(arguments.models, count, batch_size, arguments.seconds, not arguments.no_verify, spec)
+            results += measure(models, count, batch_size, arguments.seconds, not arguments.no_verify, spec)
     report = {
         "machine": describe_machine(),
         "before": before,
@@ -95,7 +100,7 @@ def _print(report: dict) -> None:
     )
     print("ms are for the images of a batch, of the engine alone; preprocessing is apart; images/s counts both.")
     if report["machine"].get("emulated"):
-        print("The CPU is emulated: these times say nothing about a real one.")
+        print(_EMULATED)
     if report["peak_rss_mb"]:
         print(f"Peak memory of this process (all models): {report['peak_rss_mb']:.0f} MB")
     if report["before"]:
@@ -117,6 +122,8 @@ def _compare(first: Path, second: Path, as_json: bool) -> int:
         print(f"{letter}: {path}: {machine}")
     if machines[0] != machines[1]:
         print("Different machines: what differs is not the model alone.")
+    if any(report["machine"].get("emulated") for report in reports):
+        print(_EMULATED)
     print(
         console.table(
             [
@@ -133,13 +140,16 @@ def _compare(first: Path, second: Path, as_json: bool) -> int:
             ["model", "engine", "threads", "batch", "A p50 ms", "B p50 ms", "B is faster by"],
         )
     )
-    left_out = sum(len(report["results"]) for report in reports) - 2 * len(rows)
-    if left_out:
-        print(f"{left_out} rows stand in one of the two files only.")
+    first_settings, second_settings = ({tuple(r[k] for k in _SETTING) for r in report["results"]} for report in reports)
+    if left_out := first_settings ^ second_settings:
+        print(f"{len(left_out)} settings stand in one of the two files only.")
     return 0
 
 
 _SETTING = ("model", "threads", "batch_size")
+_EMULATED = "The CPU is emulated: these times say nothing about a real one."
+_MACHINE = {"cpu": str, "cores": int, "physical_cores": int, "system": str, "python": str}
+_MAY_BE_KNOWN = {"board": str, "governor": str, "max_mhz": (int, float), "memory_mb": (int, float)}
 
 
 def compare(first: dict, second: dict) -> list[dict]:
@@ -162,8 +172,10 @@ def _read_results(path: Path) -> dict:
         for row in report["results"]:
             if not (row["p50_ms"] > 0 and all(isinstance(row[key], (str, int)) for key in (*_SETTING, "engine"))):
                 raise ValueError("a row without its setting or latency")
-        if not {"cpu", "cores", "physical_cores", "system", "python"} <= set(report["machine"]):
-            raise ValueError("no machine")
+        machine = report["machine"]
+        known = {**_MACHINE, **{name: kind for name, kind in _MAY_BE_KNOWN.items() if name in machine}}
+        if not all(isinstance(machine[name], kind) for name, kind in known.items()):
+            raise ValueError("a machine that is not described")
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -172,11 +184,11 @@ def _read_results(path: Path) -> dict:
 
 
 def measure(
-    models, threads: int, batch_size: int, seconds: float, verify: bool = True, spec=None, burst: int = 1
+    models, threads: int, batch_size: int, seconds: float, verify: bool = True, spec=None, burst: int = 10
 ) -> list[dict]:
     """Latencies of several models, run in turns, for one thread count and batch size; a dict per model.
 
-    With many models, ``burst`` runs of each in one turn keep the others from emptying its caches.
+    A model has ``burst`` runs in one turn, because in the first the caches are full of the model before it.
     """
     import numpy as np
 

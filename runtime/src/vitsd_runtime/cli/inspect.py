@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vitsd_runtime import console
 from vitsd_runtime.artifacts import detect_format, read_spec, saved_model_folder
+from vitsd_runtime.bundled import BUNDLED, bundled_model
 from vitsd_runtime.hardware import describe_machine, format_machine, format_thermal, thermal_state
 
 
@@ -17,7 +18,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vitsd-inspect", description="Show a model's spec, operations and tensors, and the machine."
     )
-    parser.add_argument("model", metavar="MODEL", help=".tflite, .onnx or .keras file, or SavedModel folder")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=bundled_model(),
+        metavar="MODEL",
+        help=f".tflite, .onnx or .keras file, or SavedModel folder (default: {BUNDLED}, which comes with the runtime)",
+    )
     parser.add_argument("--no-verify", action="store_true", help="do not check the model's SHA-256")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -43,10 +50,10 @@ def _main(arguments) -> int:
     for name in ("inputs", "outputs"):
         for tensor in report.get(name, ()):
             scale = f", scale {tensor['scale']:.6g}, zero point {tensor['zero_point']}" if "scale" in tensor else ""
-            print(f"  {name[:-1]:7} {tensor['name']}  {tensor['dtype']} {tensor['shape']}{scale}")
+            print(f"  {name[:-1]:7} {_plain(tensor['name'])}  {tensor['dtype']} {tensor['shape']}{scale}")
     if "operations" in report:
         total = sum(report["operations"].values())
-        print(f"  {total} operations: " + ", ".join(f"{op} {n}" for op, n in report["operations"].items()))
+        print(f"  {total} operations: " + ", ".join(f"{_plain(op)} {n}" for op, n in report["operations"].items()))
     if "tensor_dtypes" in report:
         print("  tensors: " + ", ".join(f"{n} {dtype}" for dtype, n in report["tensor_dtypes"].items()))
     if "note" in report:
@@ -66,8 +73,13 @@ def _print_spec(spec, unverified: bool) -> None:
     print(f"  normalised by mean {statistics[0]} and variance {statistics[1]} (0-255 units)")
     for section in ("architecture", "augmentation", "provenance", "export"):
         for name, value in getattr(spec, section).items():
-            print(f"  {section}.{name}: {_shorten(json.dumps(value))}")
-    print("  SHA-256 " + ("not checked" if unverified else "matches"))
+            print(f"  {section}.{_plain(name)}: {_shorten(json.dumps(value))}")
+    print("  SHA-256 " + ("is not in the spec" if not spec.integrity else "not checked" if unverified else "matches"))
+
+
+def _plain(name: str) -> str:
+    """A name from an untrusted file, without characters that would steer the terminal."""
+    return json.dumps(name)[1:-1]
 
 
 def _shorten(text: str, limit: int = 110) -> str:

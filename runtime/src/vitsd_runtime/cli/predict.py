@@ -10,12 +10,19 @@ import sys
 from pathlib import Path
 
 from vitsd_runtime import console
+from vitsd_runtime.artifacts import is_saved_model
+from vitsd_runtime.bundled import BUNDLED, bundled_model
 from vitsd_runtime.errors import UsageError, VitsdError
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vitsd-predict", description="Classify images with an exported model.")
-    parser.add_argument("model", metavar="MODEL", help=".tflite or .onnx file, or SavedModel folder")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=f".tflite or .onnx file, or SavedModel folder (default: {BUNDLED}, which comes with the runtime)",
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="image files, or folders of them")
     parser.add_argument("--top-k", type=console.positive_int, default=5, metavar="K", help="classes to show (default: 5)")
     parser.add_argument("--batch-size", type=console.positive_int, default=8, metavar="N", help="default: 8")
@@ -36,11 +43,12 @@ def _main(arguments) -> int:
     from vitsd_runtime.classifier import Classifier
     from vitsd_runtime.images import find_images
 
+    model, names = _model_and_images(arguments.model, arguments.images)
     paths = []
-    for name in arguments.images:
+    for name in names:
         paths.extend(find_images(name) if Path(name).is_dir() else [Path(name)])
     classifier = Classifier.load(
-        arguments.model,
+        model,
         num_threads=arguments.threads,
         batch_size=arguments.batch_size,
         spec=console.read_spec_option(arguments.spec),
@@ -65,6 +73,28 @@ def _main(arguments) -> int:
     if failed:
         print(f"vitsd-predict: {failed} of {len(paths)} images failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _model_and_images(model: str | None, images: list[str]) -> tuple[Path, list[str]]:
+    """Tell MODEL IMAGE... from IMAGE...: argparse takes the first of several words for the model."""
+    if model is None and not _is_image(images[0]):
+        raise UsageError(f"{images[0]} is no image; use vitsd-predict [MODEL] IMAGE ...")
+    if model is not None and not _is_image(model):
+        return Path(model), images
+    print(f"Model: {BUNDLED}, which comes with the runtime and knows the 100 classes of CIFAR-100", file=sys.stderr)
+    return bundled_model(), images if model is None else [model, *images]
+
+
+def _is_image(name: str) -> bool:
+    """Whether a word on the command line means images: an image file, or a folder that is no SavedModel."""
+    from vitsd_runtime.images import EXTENSIONS
+
+    path = Path(name)
+    if path.is_dir():
+        if inside := [file.name for file in sorted(path.iterdir()) if file.suffix in (".tflite", ".onnx", ".keras")]:
+            raise UsageError(f"{path} holds models, such as {inside[0]}: name the exported model itself.")
+        return not is_saved_model(path)
+    return path.suffix.lower() in EXTENSIONS
 
 
 class _Readable:

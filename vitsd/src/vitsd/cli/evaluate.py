@@ -15,7 +15,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vitsd-evaluate", description="Top-1, top-5 and per-class accuracy of a .keras file or an exported model."
     )
-    parser.add_argument("model", metavar="MODEL", help=".keras, .tflite or .onnx file, or SavedModel folder")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help=".keras, .tflite or .onnx file, SavedModel or run folder, vit-edge-cifar100, or owner/name on the Hub",
+    )
     add_data_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -26,11 +30,14 @@ def main(argv=None) -> int:
 
 
 def _main(arguments) -> int:
-    if detect_format(arguments.model) == "keras":
+    from vitsd.pretrained import locate_any
+
+    model = locate_any(arguments.model)
+    if detect_format(model) == "keras":
         load_keras()
     from vitsd.evaluation import evaluate
 
-    report = evaluate(arguments.model, arguments.data, arguments.split, arguments.limit)
+    report = evaluate(model, arguments.data, arguments.split, arguments.limit)
     if arguments.json:
         print(json.dumps(report, indent=1))
         return 0

@@ -18,7 +18,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Draw what a model sees in an image: shifted patches, attention of every block, attention rollout, "
         "learned temperatures, and the answer.",
     )
-    parser.add_argument("model", metavar="MODEL.keras", help="a trained model (exported ones don't show their attention)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a trained model: .keras file, run folder, vit-edge-cifar100, or owner/name on the Hugging Face Hub (exported "
+        "ones don't show their attention)",
+    )
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--output", metavar="FILE.png", help="default: IMAGE's name with -explained.png, in this folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -36,9 +41,9 @@ def _main(arguments) -> int:
     load_keras()
     from vitsd.explaining import explain
     from vitsd.plots import plot_explanation
-    from vitsd.saving import load_model
+    from vitsd.pretrained import from_pretrained
 
-    model, spec = load_model(arguments.model)
+    model, spec = from_pretrained(arguments.model)
     explanation = explain(model, spec, arguments.image)
     plot_explanation(explanation, output)
     answers = dict(zip(explanation.labels, map(float, explanation.probabilities), strict=True))

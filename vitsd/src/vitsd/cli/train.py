@@ -164,6 +164,8 @@ def _wanted(arguments) -> dict:
     given = {k: v for k, v in vars(arguments).items() if v is not None and k not in aside}
     if given.get("data") and given["data"] not in BUILT_IN:
         given["data"] = str(Path(given["data"]).resolve())  # a resumed run may be started from elsewhere
+    if "start" in given and Path(given["start"]).exists():
+        given["start"] = str(Path(given["start"]).resolve())
     return given
 
 

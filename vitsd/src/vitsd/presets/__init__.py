@@ -8,7 +8,7 @@ from importlib import import_module
 from vitsd.recipe import Preset
 from vitsd_runtime.errors import UsageError
 
-_NAMES = ("vit-small-ds", "vit-gap-ds", "tiny")
+_NAMES = ("vit-edge", "vit-small-ds", "vit-gap-ds", "tiny")
 
 
 def list_presets() -> tuple[str, ...]:
