@@ -201,8 +201,13 @@ def _tokenize(images, folded: FoldedVit, integer: bool):
             patches = _space_to_depth(tf.concat([images, *shifted], axis=3), patch)
         patches = tf.reshape(patches, (-1, tokens, kernel.shape[0]))
         if config.spt:
+            patches = patches - _mean(patches)
+            if config.input_size[2] == 1 and not integer:
+                # A flat patch of a grey image has no variance but the rounding of its mean, and the norm makes that a
+                # thousand times larger: each CPU would give other logits. (Colours differ once they are normalised.)
+                patches = patches - _mean(patches)
             normalise = _unit_variance_twice if integer else _unit_variance
-            patches = normalise(patches - _mean(patches), config.layer_norm_epsilon)
+            patches = normalise(patches, config.layer_norm_epsilon)
     projected = _dense(patches, Dense(kernel, np.zeros(config.width)), "tokenization")
     # The projection's bias rides on the position embedding: one addition instead of two.
     return projected + _constant(folded.position_embedding + folded.tokenization.bias)
