@@ -43,6 +43,19 @@ def test_it_installs_without_network_and_classifies(deployed, digits, tmp_path):
     assert done.stdout.startswith(f"a.png: {digits.labels[0]} ")
     assert sorted(p.name for p in folder.iterdir()) == sorted([*(p.name for p in deployed.iterdir()), "env"])
 
+    without = sh(tmp_path, folder / "run.sh")
+    assert without.returncode == 2
+    assert "run.sh IMAGE" in without.stderr
+
+
+def test_its_readme_says_what_was_filled_in(deployed, exported, tmp_path):
+    bare = deploy(exported / "digits-int8.tflite", tmp_path / "bare")
+    for folder, holds in (
+        (deployed, f"all that is needed by Python {HERE.python} on"),
+        (bare, "the runtime, but no engine."),
+    ):
+        assert f"`wheels/` holds {holds}" in (folder / "README.md").read_text()
+
 
 def test_a_failed_installation_leaves_the_one_before_it(deployed, tmp_path):
     folder = tmp_path / "device"

@@ -76,11 +76,12 @@ def test_predictions_are_sorted_and_top_k_is_bounded(classifier, digits):
     assert len(predictions) == 10
     assert probabilities == sorted(probabilities, reverse=True)
     assert len(classifier.predict(digits.images[0], top_k=3)[0]) == 3
-    with pytest.raises(UsageError):
-        classifier.predict(digits.images[0], top_k=0)
+    for top_k in (0, "3", 1.5):
+        with pytest.raises(UsageError, match="top_k"):
+            classifier.predict(digits.images[0], top_k=top_k)
 
 
-def test_streaming_reads_only_as_far_as_needed(classifier, digits):
+def test_a_camera_is_answered_image_by_image(classifier, digits):
     drawn = []
 
     def endless():
@@ -88,9 +89,9 @@ def test_streaming_reads_only_as_far_as_needed(classifier, digits):
             drawn.append(i)
             yield digits.images[i % len(digits.images)]
 
-    results = list(itertools.islice(classifier.stream(endless(), top_k=1), 10))
-    assert len(results) == 10
-    assert len(drawn) <= 10 + classifier.batch_size
+    for answered, predictions in enumerate(itertools.islice(classifier.stream(endless(), top_k=1), 10), 1):
+        assert len(drawn) == answered
+        assert predictions == classifier.predict(digits.images[(answered - 1) % len(digits.images)], top_k=1)[0]
 
 
 def test_nothing_is_recompiled_for_a_rest(exported_model, digits):

@@ -9,6 +9,7 @@ import signal
 import pytest
 from PIL import Image
 
+import vitsd_runtime
 from vitsd_runtime import hardware
 
 
@@ -221,6 +222,11 @@ def test_inspect_shows_spec_operations_and_tensors(command, exported_model, endi
     assert f"This machine: {hardware.format_machine(report['machine'])}" in text.stdout
 
 
+@pytest.mark.parametrize("tool", ["vitsd-predict", "vitsd-bench", "vitsd-inspect"])
+def test_versions(command, tool):
+    assert command(tool, "--version").stdout == f"vitsd_runtime {vitsd_runtime.__version__}\n"
+
+
 def test_inspect_reads_training_models_without_keras(command, trained):
     done = command("vitsd-inspect", trained / "model.keras", "--json")
     assert json.loads(done.stdout)["spec"]["architecture"]["width"] == 64
@@ -238,6 +244,8 @@ def test_inspect_reads_training_models_without_keras(command, trained):
         (["vitsd-predict"], 2, "required"),
         (["vitsd-bench", "missing.onnx"], 2, "no model at"),
         (["vitsd-bench", "MODEL", "--compare", "a.json", "b.json"], 2, "measure with MODEL and --save first"),
+        (["vitsd-bench", "MODEL", "--save", "EMPTY"], 2, "empty is a folder"),
+        (["vitsd-bench", "MODEL", "--seconds", "nan"], 2, "a number above 0"),
         (["vitsd-inspect", "EMPTY"], 2, "without a SavedModel"),
         (["vitsd-predict", "CUT", "x.png"], 1, "cut off"),
     ],

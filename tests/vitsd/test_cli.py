@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -47,6 +48,19 @@ def test_evaluate_gives_the_same_for_an_artifact(command, trained, exported):
     assert keras_report["top1"] == tflite_report["top1"]
     text = command("vitsd-evaluate", exported / "digits.onnx", "--data", "digits").stdout
     assert "Test top 5 accuracy" in text
+
+
+def test_what_means_nothing_is_not_printed(command, exported, digits, tmp_path):
+    few = digits.labels < 3
+    images, labels = digits.images[few], digits.labels[few]
+    data = tmp_path / "few.npz"
+    np.savez(data, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    text = command("vitsd-evaluate", exported / "digits.onnx", "--data", data).stdout
+    assert [line.split()[0] for line in text.splitlines()[2:5]] == ["0", "1", "2"]
+    assert text.splitlines()[5] == ""  # no rows of classes that have no images
+    done = command("vitsd-train", *"--preset tiny --epochs 1 --depth 1 --output run --data".split(), data, cwd=tmp_path)
+    assert "Test accuracy" in done.stdout
+    assert "top 5" not in done.stdout
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):

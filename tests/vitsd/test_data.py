@@ -141,6 +141,18 @@ def test_unusable_arrays_are_refused(tmp_path, changes, message):
         load_dataset(npz(tmp_path / "a.npz", **changes))
 
 
+def test_a_download_shows_its_progress_beside_the_results(monkeypatch, capsys):
+    def load_data():
+        print("Downloading data from ...")
+        images, labels = np.zeros((20, 32, 32, 3), np.uint8), np.arange(20)[:, None] % 10
+        return (images, labels), (images, labels)
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", load_data)
+    assert load_dataset("cifar10").num_classes == 10
+    shown = capsys.readouterr()
+    assert (shown.out, "Downloading" in shown.err) == ("", True)
+
+
 def test_pickles_are_not_opened(tmp_path):
     path = npz(tmp_path / "a.npz", class_names=np.array(["x", "y", {"z": 1}], dtype=object))
     with pytest.raises(VitsdError, match="pickle"):

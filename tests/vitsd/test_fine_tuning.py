@@ -28,9 +28,7 @@ def even_or_odd():
 def fine_tune(trained, data, output, freeze_body):
     start = Start.load(trained, freeze_body)
     config = VitConfig.from_dict(start.spec.architecture)
-    recipe = dataclasses.replace(
-        recipe_for(start.spec), epochs=6, batch_size=16, learning_rate=0.02 if freeze_body else 5e-4
-    )
+    recipe = recipe_for(start.spec, freeze_body, epochs=10)
     results = train(config, recipe, data, output, start=start)
     return results, load_model(output / "model.keras")
 
@@ -63,8 +61,8 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
         class_names=np.array(["even", "odd"]),
     )
     run = tmp_path / "run"
-    words = ("vitsd-train", "--from", trained, "--freeze-body", "--data", tmp_path / "parity.npz", "--epochs", 6)
-    options = ("--learning-rate", 0.02, "--batch-size", 16, "--output", run, "--json")
+    words = ("vitsd-train", "--from", trained, "--freeze-body", "--data", tmp_path / "parity.npz", "--epochs", 10)
+    options = ("--output", run, "--json")
     done = command(*words, *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["top1"] > 0.6
@@ -83,13 +81,14 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
         (["--from", "MODEL", "--depth", "3", "--data", "digits"], "leave out --depth"),
         (["--from", "MODEL", "--preset", "tiny", "--data", "digits"], "leave out --preset"),
         (["--from", "nothing", "--data", "digits"], "No model is found"),
+        (["--from", "EXPORTED", "--data", "digits"], "starts from a .keras file"),
         (["--from", "MODEL", "--data", "COLOUR"], "1 channels"),
     ],
 )
-def test_misuse(command, trained, tmp_path, arguments, message):
+def test_misuse(command, trained, exported, tmp_path, arguments, message):
     images, labels = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
     np.savez(tmp_path / "colour.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    names = {"MODEL": trained, "COLOUR": tmp_path / "colour.npz"}
+    names = {"MODEL": trained, "COLOUR": tmp_path / "colour.npz", "EXPORTED": exported / "digits-float32.tflite"}
     done = command("vitsd-train", *(names.get(a, a) for a in arguments), "--output", tmp_path / "run")
     assert done.returncode == 2
     assert message in done.stderr
@@ -100,14 +99,16 @@ def test_the_recipe_is_the_models_own_gentler_and_in_float32(trained):
     spec = read_spec(trained / "model.keras")
     stored = {**spec.provenance["recipe"], "precision": "mixed_bfloat16", "mixup": 0.2}
     recipe = recipe_for(spec.replace(provenance={"recipe": stored}), epochs=7)
-    assert (recipe.epochs, recipe.precision, recipe.mixup) == (7, "float32", 0.2)
+    assert (recipe.epochs, recipe.batch_size, recipe.precision, recipe.mixup) == (7, 32, "float32", 0.2)
     assert recipe.learning_rate == stored["learning_rate"] / 4
+    small = recipe_for(spec.replace(provenance={"recipe": {**stored, "batch_size": 8}}))
+    assert small.batch_size == 8
 
 
 def test_an_unknown_recipe_is_replaced_by_the_default(trained):
     spec = read_spec(trained / "model.keras").replace(provenance={"recipe": {"unknown": 1}})
     recipe = recipe_for(spec)
-    assert (recipe.epochs, recipe.batch_size) == (20, 256)
+    assert (recipe.epochs, recipe.batch_size) == (20, 32)
     for wrong in ({"learning_rate": -1}, {"epochs": "x"}, {"warmup": None}, {"flip": 2}, {"validation": float("nan")}):
         with pytest.raises(UsageError):
             recipe_for(spec.replace(provenance={"recipe": wrong}))

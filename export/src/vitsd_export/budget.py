@@ -80,6 +80,10 @@ class Found:
     baseline: float
     """Of the model with all layers on the second step."""
 
+    def added(self, layer: str) -> list[float]:
+        """Divergence that ``layer`` alone adds on the lowest step, from best to worst ranges; empty if not measured."""
+        return sorted(max(value - self.baseline, 0.0) for value in self.divergence.get(layer, {}).values())
+
     def measured(self) -> dict:
         """For a recipe."""
         return {
@@ -274,14 +278,14 @@ def describe_choices(found: Found) -> list[list[str]]:
     """Rows of a table, see :data:`CHOICE_HEADERS`."""
     rows = []
     for name, choice in found.choices.items():
-        alone = sorted(found.divergence.get(name, {}).values())
+        added = found.added(name)
         method = choice.method if choice.precision in METHODS else ""
-        rows.append([name, choice.precision, method, *(f"{alone[i]:.2e}" if alone else "" for i in (0, -1))])
+        rows.append([name, choice.precision, method, *(f"{added[i]:.2e}" if added else "" for i in (0, -1))])
     return rows
 
 
-CHOICE_HEADERS = ["layer", "precision", "ranges", "divergence, best", "worst ranges"]
-"""Name, what was chosen, and the divergence with this layer alone on the lowest precision, by the best and worst ranges."""
+CHOICE_HEADERS = ["layer", "precision", "ranges", "added divergence, best", "worst ranges"]
+"""Name, what was chosen, and :meth:`Found.added` by the best and worst ranges."""
 
 
 def _summary(chosen: Choices, ladder: Sequence[str]) -> str:

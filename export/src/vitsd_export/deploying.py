@@ -116,7 +116,9 @@ def deploy(
             "NAME": spec.name,
             "CLASSES": str(spec.num_classes),
             "REQUIREMENT": f"./wheels/{wheel.name}[{extra}]",  # by its path: an index may have another of its name
-            "OFFLINE": ", ".join(f"Python {w.python} on {w.platform}" for w in wheels) or "no device",
+            "FILLED": "holds all that is needed by " + " and ".join(f"Python {w.python} on {w.platform}" for w in wheels)
+            if wheels
+            else "holds the runtime, but no engine",
         }
         for template in sorted(_TEMPLATES.iterdir()):
             text = template.read_text(encoding="utf-8")

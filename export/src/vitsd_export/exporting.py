@@ -16,7 +16,7 @@ from vitsd_export.targets import get_target
 from vitsd_runtime.artifacts import write_spec
 from vitsd_runtime.console import check_interrupted
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import replacing, write_text
+from vitsd_runtime.files import check_file, replacing, write_text
 from vitsd_runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -187,6 +187,9 @@ def export(
         raise UsageError("A graph with embedded preprocessing takes uint8 pixels: leave out --io int8.")
     if not overwrite and (present := [path for path in targets.values() if path.exists()]):
         raise UsageError(f"{present[0]} exists; replace it with --overwrite, or choose another --output.")
+    for (kind, _), path in targets.items():
+        if kind != "saved_model":
+            check_file(path)
     source = data or spec.provenance.get("source")
     if not source:
         raise UsageError("Say which images to check the files with: --data SOURCE.")
@@ -207,7 +210,10 @@ def export(
             if len(images) < FEWEST_IMAGES:
                 lack = f"{dataset.name} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"
                 if any(q in BUDGETED and q != "dynamic" for _, q in targets):
-                    raise UsageError(f"{lack}: too few to quantise on. Give more with --data, or use --quantize dynamic.")
+                    raise UsageError(
+                        f"{lack}: too few to quantise on. Give more with --data, train with a larger --validation, or use "
+                        "--quantize dynamic."
+                    )
                 report(f"{lack}, so no budget can be checked: all layers become dynamic.")
                 break
         else:

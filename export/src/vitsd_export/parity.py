@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from vitsd.evaluation import model_logits
 from vitsd.metrics import paired_difference, top_k_hits
 from vitsd_runtime.artifacts import detect_format
+from vitsd_runtime.console import distinct_names
 from vitsd_runtime.spec import ModelSpec
 
 
@@ -125,7 +127,7 @@ def _failures(tolerance: Tolerance, agreement: float, relative: float, change: f
     if agreement < tolerance.agreement:
         yield f"top-1 agreement {100 * agreement:.2f} % (at least {100 * tolerance.agreement:g} %)"
     if tolerance.top1_drop is not None and -change > tolerance.top1_drop:
-        yield f"top-1 accuracy {100 * change:+.2f} points (at most {-100 * tolerance.top1_drop:g})"
+        yield f"top-1 accuracy {100 * change:+.2f} points (at most {100 * tolerance.top1_drop:g} may be lost)"
 
 
 def model_bytes(path: str | os.PathLike) -> int:
@@ -149,11 +151,15 @@ HEADERS = (
 )
 
 
-def table_row(comparison: Comparison) -> list[str]:
+def table_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
     """Cells for :data:`HEADERS`."""
+    names = distinct_names(comparison.path for comparison in comparisons)
+    return [[name, *_figures(comparison)] for name, comparison in zip(names, comparisons, strict=True)]
+
+
+def _figures(comparison: Comparison) -> list[str]:
     change, low, high = (100 * value for value in comparison.top1_change)
     return [
-        Path(comparison.path).name,
         f"{comparison.bytes / 1e6:.2f}",
         f"{100 * comparison.top1:.2f}",
         f"{100 * comparison.top5:.2f}",

@@ -22,8 +22,11 @@ def plot_sensitivity(found: Found, title: str, path: str | os.PathLike) -> None:
     Coloured by the precision that it got; thin, what it would be with the worst of the tried ranges.
     """
     names = list(found.divergence)
-    floor = min(found.baseline, *(min(values.values()) for values in found.divergence.values()))
-    best, worst = (np.array([max(pick(found.divergence[n].values()) - floor, 0) for n in names]) for pick in (min, max))
+    best, worst = (np.array([found.added(name)[i] for name in names]) for i in (0, -1))
+    # One range that fits nothing must not hide all others.
+    limit = 1.1 * max(best.max(), 4 * np.median(worst), 1e-6)
+    exponent = int(np.floor(np.log10(limit)))
+    best, worst, limit = (value / 10.0**exponent for value in (best, worst, limit))
     chosen = [found.choices[name].precision for name in names]
     colours = [_COLOURS[precision] for precision in chosen]
     figure, axis = plt.subplots(figsize=(8, max(2.5, 0.22 * len(names) + 1.2)))
@@ -32,10 +35,10 @@ def plot_sensitivity(found: Found, title: str, path: str | os.PathLike) -> None:
     axis.barh(places, best, height=0.8, color=colours)
     axis.set_yticks(places, names, fontsize=8)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    # One range that fits nothing must not hide all others.
-    axis.set_xlim(0, 1.05 * max(best.max(), 4 * np.median(worst), 1e-6))
-    axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
-    axis.set_xlabel("Kullback-Leibler divergence from the float model that the layer adds alone (nats)")
+    axis.set_xlim(0, limit)
+    for place in places[worst > limit]:
+        axis.text(limit, place, f" → {worst[place]:.1f}", va="center", fontsize=8)
+    axis.set_xlabel(f"Kullback-Leibler divergence from the float model that the layer adds alone ($10^{{{exponent}}}$ nats)")
     handles = [plt.Rectangle((0, 0), 1, 1, color=_COLOURS[p]) for p in dict.fromkeys(chosen)]
     handles.append(plt.Rectangle((0, 0), 1, 0.3, color="grey", alpha=0.4))
     labels = [*dict.fromkeys(chosen), "with the worst ranges tried"]

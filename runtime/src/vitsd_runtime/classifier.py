@@ -35,8 +35,8 @@ class Classifier:
     """An exported model, ready to classify. Make one with :meth:`load`.
 
     *Images* below means: a path, a PIL image or a uint8 array ``(height, width[, channels])``; or a list, an iterator or a
-    uint8 array ``(n, height, width, channels)`` of any number of them, of any sizes. They are streamed in batches: memory
-    does not grow with their number. Answers come in order and are those of one-by-one calls, but for the rounding of
+    uint8 array ``(n, height, width, channels)`` of any number of them, of any sizes. Memory does not grow with their number.
+    Answers come in order and are those of one-by-one calls, but for the rounding of
     float32 sums (about 1e-6 of the logits).
 
     Threads: calls from several threads at once are safe. Under TFLite they wait for each other; for parallel work load one
@@ -106,13 +106,20 @@ class Classifier:
         Returns:
             One list of :class:`Prediction` per image, also for a single image.
         """
-        return list(self.stream(images, top_k, tta=tta, fit=fit))
+        return list(self._answers(images, top_k, tta, fit, self.batch_size))
 
     def stream(self, images, top_k: int = 5, *, tta=None, fit=None) -> Iterator[list[Prediction]]:
-        """:meth:`predict` as an iterator that reads images as it goes, for endless or very many images."""
-        if top_k < 1:
-            raise UsageError(f"top_k must be at least 1; got {top_k}.")
-        for probabilities in self._probability_batches(images, tta, fit):
+        """:meth:`predict` as an iterator that reads images as it goes, for endless or very many images.
+
+        Of an iterator, such as a camera, each image is answered before the next is asked for; lists and arrays are read and
+        answered in batches.
+        """
+        return self._answers(images, top_k, tta, fit, 1 if isinstance(images, Iterator) else self.batch_size)
+
+    def _answers(self, images, top_k, tta, fit, batch_size) -> Iterator[list[Prediction]]:
+        if not isinstance(top_k, (int, np.integer)) or top_k < 1:
+            raise UsageError(f"top_k must be a whole number from 1; got {top_k!r}.")
+        for probabilities in self._probability_batches(images, tta, fit, batch_size):
             for row in probabilities:
                 yield self.top(row, top_k)
 
@@ -123,27 +130,27 @@ class Classifier:
 
     def predict_proba(self, images, *, tta: str | int | None = None, fit: str | None = None) -> np.ndarray:
         """Class probabilities, float32 ``(n, classes)``; a single image gives n = 1. Options as in :meth:`predict`."""
-        return self._stack(self._probability_batches(images, tta, fit))
+        return self._stack(self._probability_batches(images, tta, fit, self.batch_size))
 
     def logits(self, images, *, fit: str | None = None) -> np.ndarray:
         """The model's raw outputs, float32 ``(n, classes)``; a single image gives n = 1."""
-        return self._stack(self._run(self._prepare(pixels)) for pixels in self._pixel_batches(images, fit))
+        return self._stack(self._run(self._prepare(pixels)) for pixels in self._pixel_batches(images, fit, self.batch_size))
 
     def _stack(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         batches = list(batches)
         return np.concatenate(batches) if batches else np.zeros((0, self.spec.num_classes), np.float32)
 
-    def _pixel_batches(self, images, fit) -> Iterator[np.ndarray]:
-        """uint8 ``(n, *input_size)``, n up to the batch size."""
+    def _pixel_batches(self, images, fit, batch_size) -> Iterator[np.ndarray]:
+        """uint8 ``(n, *input_size)``, n up to ``batch_size``."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
             if images.dtype == np.uint8 and images.shape[1:] == self.spec.input_size:  # nothing to do for each image
-                for start in range(0, len(images), self.batch_size):
-                    yield images[start : start + self.batch_size]
+                for start in range(0, len(images), batch_size):
+                    yield images[start : start + batch_size]
                 return
         elif not _is_many(images):
             images = [images]
         images = iter(images)
-        while chunk := list(itertools.islice(images, self.batch_size)):
+        while chunk := list(itertools.islice(images, batch_size)):
             yield np.stack([load_image(image, self.spec, fit) for image in chunk])
 
     def _prepare(self, pixels: np.ndarray) -> np.ndarray:
@@ -156,9 +163,9 @@ class Classifier:
             [self.engine.run(batch[i : i + self.batch_size]) for i in range(0, len(batch), self.batch_size)]
         )
 
-    def _probability_batches(self, images, tta, fit) -> Iterator[np.ndarray]:
+    def _probability_batches(self, images, tta, fit, batch_size) -> Iterator[np.ndarray]:
         views = _make_views(tta, self.spec)
-        for pixels in self._pixel_batches(images, fit):
+        for pixels in self._pixel_batches(images, fit, batch_size):
             prepared = self._prepare(pixels)
             yield np.mean([softmax(self._run(view)) for view in views(prepared)], axis=0)
 

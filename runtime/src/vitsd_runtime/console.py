@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import errno
 import os
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from vitsd_runtime.errors import UsageError, VitsdError
@@ -23,10 +25,14 @@ _stderr_lock = threading.RLock()
 
 
 def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv=None) -> int:
-    """Parse, run, and turn errors into a message on stderr and an exit code.
+    """Parse, run, and turn errors into a message on stderr and an exit code; adds ``--version``.
 
     0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C. No traceback for errors that a person can act on.
     """
+    # By its globals, because its module is called __main__ under `python -m`.
+    package = (main.__globals__["__package__"] or "").partition(".")[0]
+    if version := getattr(sys.modules.get(package), "__version__", None):
+        parser.add_argument("--version", action="version", version=f"{package} {version}")
     arguments = parser.parse_intermixed_args(argv)  # options may stand between a model and its images
     _catch_signals()
     for stream in (sys.stdout, sys.stderr):
@@ -96,7 +102,7 @@ def _explain_os_error(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"the disk is full{where}; nothing was left half-written. Free some space and run it again."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission to use{where}; choose another place."
+        return f"no permission for{where}: change its permissions, or choose another place."
     return f"{error.strerror or error}{where}"
 
 
@@ -112,6 +118,18 @@ def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
     return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, cells)])
 
 
+def distinct_names(paths: Iterable[str | os.PathLike]) -> list[str]:
+    """File names for a table; where several are equal, with as many of their folders as tell them apart."""
+    parts = [Path(path).resolve().parts for path in paths]
+    longest = max(map(len, parts), default=0)
+    for length in range(1, longest + 1):
+        names = [str(Path(*own[-length:])) for own in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    plain = collections.Counter(own[-1] for own in parts)
+    return [own[-1] if plain[own[-1]] == 1 else name for own, name in zip(parts, names)]
+
+
 def _looks_numeric(cell: str) -> bool:
     return cell[:1].isdigit() or cell[:1] in "+-" or cell in ("", "n/a")
 
@@ -124,6 +142,17 @@ def positive_int(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1; got {text!r}")
+    return number
+
+
+def positive_float(text: str) -> float:
+    """An argparse type."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0; got {text!r}")
     return number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -16,13 +17,14 @@ from vitsd_runtime.errors import UsageError
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what stands there at the end takes ``path``'s place.
 
-    Works for a file or a folder. On any error the temporary one is removed and an old ``path`` stays as it was.
+    Works for a file or a folder. On any error the temporary one is removed and an old ``path`` stays as it was. A link stays
+    a link: what it points to is replaced.
+
+    Raises:
+        UsageError: something is in the way that can't be replaced.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{path.parent} is not a folder, so {path.name} can't be written into it.") from error
+    path = _place(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # The name goes last, because libraries choose the format by its ending.
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
@@ -38,9 +40,39 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
                 raise
             shutil.rmtree(old)
         else:
+            if path.is_dir():
+                raise UsageError(_A_FOLDER.format(path))
             os.replace(temporary, path)
+    except OSError as error:
+        if error.filename == str(temporary):  # a name that nobody gave
+            error.filename = str(path)
+        raise
     finally:
         remove(temporary)
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Before long work, raise what :func:`replacing` would raise at its end: UsageError, or PermissionError."""
+    path = _place(path)
+    if path.is_dir():
+        raise UsageError(_A_FOLDER.format(path))
+    parent = next(parent for parent in path.parents if parent.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
+
+
+_A_FOLDER = "{} is a folder: give the name of a file in it."
+
+
+def _place(path: str | os.PathLike) -> Path:
+    """Where a file or folder can be written, links resolved."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{path} is neither a file nor a folder, so it can't be replaced by one.")
+    parent = next(parent for parent in path.parents if parent.exists())
+    if not parent.is_dir():
+        raise UsageError(f"{parent} is not a folder, so nothing can be written into it.")
+    return path
 
 
 def _sync(path: Path) -> None:

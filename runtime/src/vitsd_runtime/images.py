@@ -57,7 +57,9 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
 
     Raises:
         UsageError: there are none.
+        PermissionError: the folder can't be read.
     """
+    os.listdir(folder)  # rglob passes over what it may not read
     files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
     if not files:
         raise UsageError(f"No images in {folder} (looked for {', '.join(EXTENSIONS)}).")

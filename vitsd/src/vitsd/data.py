@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import os
@@ -231,7 +232,8 @@ def _download(name: str):
     import keras
 
     try:
-        return getattr(keras.datasets, name).load_data()
+        with contextlib.redirect_stdout(sys.stderr):  # its progress; stdout is for results
+            return getattr(keras.datasets, name).load_data()
     except Exception as error:  # urllib's, ssl's and Keras' own errors
         raise VitsdError(f"{name} could not be downloaded ({error}). Offline, use a folder or an .npz file.") from error
 

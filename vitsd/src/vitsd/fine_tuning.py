@@ -13,7 +13,7 @@ from vitsd.config import VitConfig
 from vitsd.pretrained import locate
 from vitsd.recipe import Recipe
 from vitsd.saving import load_model
-from vitsd_runtime.artifacts import read_spec
+from vitsd_runtime.artifacts import detect_format, read_spec
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import ModelSpec
 
@@ -34,6 +34,8 @@ class Start:
     def load(cls, name_or_path: str | os.PathLike, freeze_body: bool = False) -> Start:
         """Of any model that :func:`vitsd.from_pretrained` finds. Raises as that does."""
         path = locate(name_or_path)
+        if detect_format(path) != "keras":
+            raise UsageError(f"{path} is an exported model; fine-tuning starts from a .keras file.")
         spec = read_spec(path)
         if spec is None:
             raise UsageError(f"{path} carries no vitsd spec, so it can't be fine-tuned.")
@@ -67,12 +69,21 @@ class Start:
             layer.trainable = not self.freeze_body
 
 
-def recipe_for(spec: ModelSpec, epochs: int = 20) -> Recipe:
-    """The recipe that the model was trained with, if it is known, at a quarter of its learning rate and for fewer epochs.
+def recipe_for(spec: ModelSpec, freeze_body: bool = False, epochs: int = 20) -> Recipe:
+    """The recipe that the model was trained with, if it is known, for fewer epochs and for fewer images.
+
+    Batches are small, so that a few hundred images still make enough steps. The learning rate is a quarter of the model's
+    own, not to lose what was learned; for a frozen body that is not in danger, and a new layer alone has far to go.
 
     In float32: the lower precisions are fast on the machines that have them, and many times slower on others.
     """
     known = {field.name for field in dataclasses.fields(Recipe)}
     stored = {name: value for name, value in spec.provenance.get("recipe", {}).items() if name in known}
     recipe = Recipe(**stored)
-    return dataclasses.replace(recipe, epochs=epochs, learning_rate=recipe.learning_rate / 4, precision="float32")
+    return dataclasses.replace(
+        recipe,
+        epochs=epochs,
+        batch_size=min(recipe.batch_size, 32),
+        learning_rate=0.01 if freeze_body else recipe.learning_rate / 4,
+        precision="float32",
+    )

@@ -42,6 +42,7 @@ def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict
             )
     return {
         "images": len(labels),
+        "classes": len(class_names),
         "top1": float(hits.mean()),
         "top1_interval": wilson_interval(int(hits.sum()), len(hits)),
         "top5": float(top5.mean()),

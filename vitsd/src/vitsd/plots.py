@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def _save(figure, path: str | os.PathLike) -> None:
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of class names in a script that Matplotlib's font lacks
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
     plt.close(figure)
 

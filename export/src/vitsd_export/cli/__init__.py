@@ -9,9 +9,9 @@ from vitsd_runtime.console import table
 
 def print_comparisons(comparisons) -> None:
     """The parity table, and on stderr what is beyond the tolerance."""
-    from vitsd_export.parity import HEADERS, table_row
+    from vitsd_export.parity import HEADERS, table_rows
 
-    print(table([table_row(c) for c in comparisons], HEADERS))
+    print(table(table_rows(comparisons), HEADERS))
     for comparison in comparisons:
         for failure in comparison.failures:
             print(f"{comparison.path} is beyond its tolerance: {failure}", file=sys.stderr)

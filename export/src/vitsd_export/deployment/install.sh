@@ -18,7 +18,7 @@ if pip install --no-index --find-links wheels '@REQUIREMENT@' 2>install.log; the
     echo "Installed from wheels/."
 else
     machine=$(python3 -c 'import platform; print("Python", platform.python_version(), "on", platform.machine())')
-    echo "wheels/ was filled for @OFFLINE@; this is $machine. Using the network ..."
+    echo "wheels/ @FILLED@; this is $machine. Using the network ..."
     pip install --find-links wheels '@REQUIREMENT@' || {
         cat install.log >&2
         fail "no engine could be installed: connect to the network, or export again with --wheels for this machine"

@@ -2,4 +2,5 @@
 # Classifies images: ./run.sh IMAGE|FOLDER ... [--top-k 3] [--json]
 here=$(cd "$(dirname "$0")" && pwd)
 [ -x "$here/env/bin/python" ] || { echo "run.sh: run ./install.sh first" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "run.sh: say what to classify: run.sh IMAGE|FOLDER ... [--top-k 3] [--json]" >&2; exit 2; }
 exec "$here/env/bin/python" -m vitsd_runtime.cli.predict "$here/@MODEL@" "$@"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from vitsd_runtime import console
 from vitsd_runtime.bundled import BUNDLED, bundled_model
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.files import write_text
+from vitsd_runtime.files import check_file, write_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=console.positive_ints, metavar="N,N", help="default: 1 and the physical cores")
     parser.add_argument("--batch-sizes", type=console.positive_ints, default=[1, 8], metavar="N,N", help="default: 1,8")
-    parser.add_argument("--seconds", type=float, default=2.0, help="per model and setting (default: 2)")
+    parser.add_argument("--seconds", type=console.positive_float, default=2.0, help="per model and setting (default: 2)")
     parser.add_argument("--spec", metavar="FILE", help="JSON spec for models that carry none")
     parser.add_argument("--no-verify", action="store_true", help="do not check the models' SHA-256")
     parser.add_argument("--save", metavar="A.json", help="also write the results to a file, for --compare")
@@ -51,6 +50,8 @@ def _main(arguments) -> int:
         return _compare(*map(Path, arguments.compare), arguments.json)
     from vitsd_runtime.hardware import describe_machine, peak_rss_mb, physical_cores, thermal_state
 
+    if arguments.save:
+        check_file(arguments.save)
     models = arguments.models or [str(bundled_model())]
     threads = arguments.threads or sorted({1, physical_cores()})
     spec = console.read_spec_option(arguments.spec)
@@ -213,7 +214,7 @@ def measure(
                 classifier._run(batch)
                 running.append(1e3 * (time.perf_counter() - middle))
                 preparing.append(1e3 * (middle - start))
-    names = _distinct_names([run[0] for run in runs])
+    names = console.distinct_names(run[0] for run in runs)
     return [
         {
             "model": name,
@@ -230,18 +231,6 @@ def measure(
         }
         for name, (_, classifier, _, load_ms, preparing, running) in zip(names, runs)
     ]
-
-
-def _distinct_names(models) -> list[str]:
-    """File names; where several are equal, with as many of their folders as tell them apart."""
-    parts = [Path(model).resolve().parts for model in models]
-    longest = max(map(len, parts))
-    for length in range(1, longest + 1):
-        names = [str(Path(*own[-length:])) for own in parts]
-        if len(set(names)) == len(set(parts)):
-            break
-    plain = collections.Counter(own[-1] for own in parts)
-    return [own[-1] if plain[own[-1]] == 1 else name for own, name in zip(parts, names)]
 
 
 if __name__ == "__main__":

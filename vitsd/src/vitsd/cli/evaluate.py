@@ -44,13 +44,15 @@ def _main(arguments) -> int:
     rows = [
         [entry["class"], entry["images"], *(_percent(entry[key]) for key in ("recall", "precision", "top5"))]
         for entry in report["per_class"]
+        if entry["images"]
     ]
     print(console.table(rows, ["class", "images", "top-1 %", "precision %", "top-5 %"]))
     low, high = report["top1_interval"]
     print(f"\n{report['model']} on {report['images']} {report['split']} images of {report['data']}")
     split = report["split"].capitalize()
     print(f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {_percent(low)} to {_percent(high)})")
-    print(f"{split} top 5 accuracy: {_percent(report['top5'])}%")
+    if report["classes"] > 5:
+        print(f"{split} top 5 accuracy: {_percent(report['top5'])}%")
     print(f"Expected calibration error: {_percent(report['ece'])}% (between probabilities and the share of right answers)")
     return 0
 

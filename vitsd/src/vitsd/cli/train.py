@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vitsd-train",
-        description="Train a Vision Transformer from scratch on labelled images. Options override the preset.",
+        description="Train a Vision Transformer on labelled images, from scratch or (--from) from a trained model. Options "
+        "override the preset.",
     )
     parser.add_argument("--preset", metavar="P", help=f"{', '.join(list_presets())} (default: vit-small-ds)")
     parser.add_argument(
@@ -43,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--from",
         dest="start",
         metavar="MODEL",
-        help="fine-tune: start with the architecture and the weights of a trained model (a .keras file, a run folder, or "
-        "owner/name on the Hugging Face Hub) and a new last layer",
+        help="fine-tune: start with the architecture and the weights of a trained model (vit-edge-cifar100, a .keras file, "
+        "a run folder, or owner/name on the Hugging Face Hub) and a new last layer",
     )
     parser.add_argument(
         "--freeze-body", action="store_const", const=True, help="with --from: train the new last layer alone"
@@ -153,7 +154,8 @@ def _main(arguments) -> int:
         print(json.dumps(results, indent=1))
         return 0
     print(f"Test accuracy: {100 * results['top1']:.2f}%")
-    print(f"Test top 5 accuracy: {100 * results['top5']:.2f}%")
+    if dataset.num_classes > 5:
+        print(f"Test top 5 accuracy: {100 * results['top5']:.2f}%")
     print(f"Model: {results['model']} (epoch {results['epoch']}); pictures: {output}/curves.png, {output}/confusion.png")
     return 0
 
@@ -189,7 +191,8 @@ def _fine_tuning(wanted: dict) -> tuple[str, Preset, Start]:
     if clashing := [name for name in ("preset", *architecture) if name in wanted]:
         raise UsageError(f"--from brings its architecture: leave out --{clashing[0].replace('_', '-')}.")
     start = Start.load(wanted["start"], wanted.get("freeze_body", False))
-    preset = _customise(Preset(VitConfig.from_dict(start.spec.architecture), recipe_for(start.spec)), wanted)
+    recipe = recipe_for(start.spec, start.freeze_body)
+    preset = _customise(Preset(VitConfig.from_dict(start.spec.architecture), recipe), wanted)
     return start.spec.name, preset, start
 
 
