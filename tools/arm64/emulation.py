@@ -155,6 +155,9 @@ exec chroot "$root" /bin/sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
 
 
 _SHOWN_CPU = "run/cpuinfo"
+_SHELL = ("/bin/sh", "-p", "-c")
+"""-p: the ids may be mapped between the shell's two questions for its real and its effective user. Without, it would take
+the different answers for a setuid program's, and give up its rights (one time in a thousand)."""
 
 
 def _show_cpu(root: Path, cpu: str) -> None:
@@ -169,7 +172,7 @@ def _show_cpu(root: Path, cpu: str) -> None:
 
 def _shell(script: str, root: Path, folder: str, binds: Mapping[str, Path]) -> list[str]:
     pairs = [word for inside, outside in binds.items() for word in (str(outside), inside)]
-    return ["/bin/sh", "-c", script, "enter", str(root), folder, str(len(binds)), *pairs]
+    return [*_SHELL, script, "enter", str(root), folder, str(len(binds)), *pairs]
 
 
 def _popen(words, variables, stdin=subprocess.DEVNULL):
@@ -219,7 +222,7 @@ def _can_register_privately() -> bool:
     if not (_BINFMT.is_dir() and _MAGIC.exists()):
         return False
     try:
-        probe = _in_user_namespace(["/bin/sh", "-c", f"read go && {_REGISTER} && mount -t proc proc /proc"], os.environ)
+        probe = _in_user_namespace([*_SHELL, f"read go && {_REGISTER} && mount -t proc proc /proc"], os.environ)
     except Unavailable:
         return False
     probe.communicate()

@@ -81,8 +81,11 @@ class Found:
     """Of the model with all layers on the second step."""
 
     def added(self, layer: str) -> list[float]:
-        """Divergence that ``layer`` alone adds on the lowest step, from best to worst ranges; empty if not measured."""
-        return sorted(max(value - self.baseline, 0.0) for value in self.divergence.get(layer, {}).values())
+        """Divergence that ``layer`` alone adds on the lowest step, from best to worst ranges; empty if not measured.
+
+        Below 0 where that step is nearer to the float model than the next one.
+        """
+        return sorted(value - self.baseline for value in self.divergence.get(layer, {}).values())
 
     def measured(self) -> dict:
         """For a recipe."""
@@ -280,7 +283,7 @@ def describe_choices(found: Found) -> list[list[str]]:
     for name, choice in found.choices.items():
         added = found.added(name)
         method = choice.method if choice.precision in METHODS else ""
-        rows.append([name, choice.precision, method, *(f"{added[i]:.2e}" if added else "" for i in (0, -1))])
+        rows.append([name, choice.precision, method, *(f"{added[i]:+.1e}" if added else "" for i in (0, -1))])
     return rows
 
 

@@ -35,7 +35,8 @@ def plot_sensitivity(found: Found, title: str, path: str | os.PathLike) -> None:
     axis.barh(places, best, height=0.8, color=colours)
     axis.set_yticks(places, names, fontsize=8)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_xlim(0, limit)
+    axis.set_xlim(min(0, 1.1 * best.min()), limit)
+    axis.axvline(0, color="black", linewidth=0.8)
     for place in places[worst > limit]:
         axis.text(limit, place, f" → {worst[place]:.1f}", va="center", fontsize=8)
     axis.set_xlabel(f"Kullback-Leibler divergence from the float model that the layer adds alone ($10^{{{exponent}}}$ nats)")
