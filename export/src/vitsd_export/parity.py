@@ -154,12 +154,13 @@ HEADERS = (
 def table_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
     """Cells for :data:`HEADERS`."""
     names = distinct_names(comparison.path for comparison in comparisons)
-    return [[name, *_figures(comparison)] for name, comparison in zip(names, comparisons, strict=True)]
+    return [_row(name, comparison) for name, comparison in zip(names, comparisons, strict=True)]
 
 
-def _figures(comparison: Comparison) -> list[str]:
+def _row(name: str, comparison: Comparison) -> list[str]:
     change, low, high = (100 * value for value in comparison.top1_change)
     return [
+        name,
         f"{comparison.bytes / 1e6:.2f}",
         f"{100 * comparison.top1:.2f}",
         f"{100 * comparison.top5:.2f}",

@@ -36,8 +36,7 @@ class Classifier:
 
     *Images* below means: a path, a PIL image or a uint8 array ``(height, width[, channels])``; or a list, an iterator or a
     uint8 array ``(n, height, width, channels)`` of any number of them, of any sizes. Memory does not grow with their number.
-    Answers come in order and are those of one-by-one calls, but for the rounding of
-    float32 sums (about 1e-6 of the logits).
+    Answers come in order and are those of one-by-one calls, but for the rounding of float32 sums (about 1e-6 of the logits).
 
     Threads: calls from several threads at once are safe. Under TFLite they wait for each other; for parallel work load one
     classifier per thread.

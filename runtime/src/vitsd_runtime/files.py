@@ -39,9 +39,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
                 os.rename(old, path)
                 raise
             shutil.rmtree(old)
+        elif path.is_dir():
+            raise UsageError(_A_FOLDER.format(path))
         else:
-            if path.is_dir():
-                raise UsageError(_A_FOLDER.format(path))
             os.replace(temporary, path)
     except OSError as error:
         if error.filename == str(temporary):  # a name that nobody gave
@@ -56,7 +56,7 @@ def check_file(path: str | os.PathLike) -> None:
     path = _place(path)
     if path.is_dir():
         raise UsageError(_A_FOLDER.format(path))
-    parent = next(parent for parent in path.parents if parent.exists())
+    parent = _parent(path)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
 
@@ -69,10 +69,16 @@ def _place(path: str | os.PathLike) -> Path:
     path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is neither a file nor a folder, so it can't be replaced by one.")
+    _parent(path)
+    return path
+
+
+def _parent(path: Path) -> Path:
+    """The nearest folder above ``path`` that is there already. Raises UsageError if something else is in its place."""
     parent = next(parent for parent in path.parents if parent.exists())
     if not parent.is_dir():
         raise UsageError(f"{parent} is not a folder, so nothing can be written into it.")
-    return path
+    return parent
 
 
 def _sync(path: Path) -> None:
