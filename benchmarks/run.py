@@ -261,10 +261,10 @@ def _export(
     preset_name: str, scratch: Path, kinds=("tflite none", "tflite dynamic", "tflite int8", "tflite int4", "onnx none")
 ):
     """Files by format and quantisation. All layers take their lowest precision: there is no accuracy to keep."""
-    from vitsd_export.exporting import artifact_name
+    from vitsd_export.artifact_writer import Writer
+    from vitsd_export.exporter import artifact_name
     from vitsd_export.recipe import LayerChoice
     from vitsd_export.tflite import TFLiteQuantizer
-    from vitsd_export.writing import Writer
     from vitsd_runtime.artifacts import write_spec
 
     model, spec = _model(preset_name)

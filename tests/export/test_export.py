@@ -14,7 +14,7 @@ import pytest
 
 from vitsd import load_model, save_model
 from vitsd_export import export
-from vitsd_export.exporting import ParityError, artifact_name, plan
+from vitsd_export.exporter import ParityError, artifact_name, plan
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
 
 
@@ -127,7 +127,7 @@ def wrong_graph(monkeypatch):
     """A converter that loses the position embedding: a plausible bug that only real answers show."""
     import dataclasses
 
-    from vitsd_export import writing
+    from vitsd_export import artifact_writer as writing
 
     real = writing.fold
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vitsd.evaluation import model_logits
-from vitsd_export.parity import TOLERANCES, compare
+from vitsd_export.gate import TOLERANCES, compare
 from vitsd_runtime import read_spec
 
 FLOAT = ["-float32.tflite", ".onnx", "_saved_model"]

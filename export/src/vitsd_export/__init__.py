@@ -7,7 +7,7 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
-_HOME = {"export": "exporting", "Artifact": "exporting", "compare": "parity", "fold": "folding"}
+_HOME = {"export": "exporter", "Artifact": "exporter", "compare": "gate", "fold": "folding"}
 __all__ = sorted(_HOME)
 
 

@@ -9,7 +9,7 @@ from vitsd_runtime.console import table
 
 def print_comparisons(comparisons) -> None:
     """The parity table, and on stderr what is beyond the tolerance."""
-    from vitsd_export.parity import HEADERS, table_rows
+    from vitsd_export.gate import HEADERS, table_rows
 
     print(table(table_rows(comparisons), HEADERS))
     for comparison in comparisons:

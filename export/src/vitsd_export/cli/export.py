@@ -10,7 +10,7 @@ from pathlib import Path
 from vitsd.cli import load_keras
 from vitsd_export.cli import print_comparisons
 from vitsd_export.deploying import Wheels, check_folder, deploy
-from vitsd_export.exporting import (
+from vitsd_export.exporter import (
     ALIASES,
     CALIBRATION_IMAGES,
     DEFAULT_OPSET,

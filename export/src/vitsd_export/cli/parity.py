@@ -34,7 +34,7 @@ def _main(arguments) -> int:
     load_keras()
     from vitsd.evaluation import labelled_images, load_matching, model_logits, require_spec
     from vitsd.pretrained import locate_any
-    from vitsd_export.parity import compare
+    from vitsd_export.gate import compare
 
     models = [locate_any(model) for model in arguments.models]
     specs = [require_spec(model) for model in models]

@@ -13,7 +13,7 @@ import onnx
 
 from vitsd.config import VitConfig
 from vitsd_export import budget, converters
-from vitsd_export.exporting import DEFAULT_OPSET
+from vitsd_export.exporter import DEFAULT_OPSET
 from vitsd_export.folding import fold
 from vitsd_export.graph import Style, bounded_masks, dense_layers, inference_module
 from vitsd_export.onnx_quantizer import OnnxQuantizer, run_onnx
@@ -62,7 +62,7 @@ class Writer:
     Args:
         model: Keras model made by :func:`vitsd.build_vit`.
         spec: its spec.
-        evidence: needed for the quantisations in :data:`vitsd_export.exporting.BUDGETED`, but for ``dynamic``, which
+        evidence: needed for the quantisations in :data:`vitsd_export.exporter.BUDGETED`, but for ``dynamic``, which
             without it is not checked against the budget.
         options: how to write.
     """

@@ -21,7 +21,7 @@ from vitsd_runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
     from vitsd_export.budget import Found
-    from vitsd_export.parity import Comparison
+    from vitsd_export.gate import Comparison
 
 QUANTIZATIONS = {
     "saved_model": ("none",),
@@ -196,8 +196,8 @@ def export(
     dataset = load_matching(source, spec)
     test = labelled_images(dataset, spec, "test", PARITY_IMAGES)
 
-    from vitsd_export.parity import compare  # TensorFlow is loaded when the request is known to be sound
-    from vitsd_export.writing import Evidence, Options, Writer
+    from vitsd_export.artifact_writer import Evidence, Options, Writer
+    from vitsd_export.gate import compare  # TensorFlow is loaded when the request is known to be sound
 
     evidence = None
     if any(q in BUDGETED for _, q in targets):
