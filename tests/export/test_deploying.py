@@ -10,7 +10,7 @@ import zipfile
 import pytest
 from PIL import Image
 
-from vitsd_export.deploying import Wheels, deploy, pack_runtime
+from vitsd_export.deploy.bundle import Wheels, deploy, pack_runtime
 from vitsd_runtime import UsageError, VitsdError
 
 HERE = Wheels(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitsd_export.deploying import Wheels, download
+from vitsd_export.deploy.bundle import Wheels, download
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.files import replacing
 

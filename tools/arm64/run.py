@@ -245,7 +245,7 @@ class Proof:
 
     def _deploy(self, digits: Path) -> None:
         """Export a deployment with its wheels; install and run it there, where there is no network."""
-        from vitsd_export.deploying import deploy
+        from vitsd_export.deploy.bundle import deploy
 
         self._report(f"\nA deployment, installed without network on {self._cpus[0]} ...")
         model = self._work / ENGINES[0].name / "deployed"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitsd.cli import load_keras
 from vitsd_export.cli import print_comparisons
-from vitsd_export.deploying import Wheels, check_folder, deploy
+from vitsd_export.deploy.bundle import Wheels, check_folder, deploy
 from vitsd_export.exporter import (
     ALIASES,
     CALIBRATION_IMAGES,

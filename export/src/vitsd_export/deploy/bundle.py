@@ -25,7 +25,7 @@ _GLIBC = range(17, 37)
 """Minor versions of glibc 2.x that wheels may ask for: up to Debian bookworm's, so that they run there and later."""
 _RUNTIME = "vitsd-runtime"
 _WHEEL = "vitsd_runtime"
-_TEMPLATES = Path(__file__).with_name("deployment")
+_TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
