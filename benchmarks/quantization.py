@@ -14,9 +14,9 @@ from vitsd.saving import load_model
 from vitsd.training import predict_logits
 from vitsd_export import export, graph
 from vitsd_export.budget import LayerChoice
-from vitsd_export.converters import to_tflite, write_saved_model
 from vitsd_export.exporter import artifact_name
 from vitsd_export.folding import fold
+from vitsd_export.formats.converters import to_tflite, write_saved_model
 from vitsd_export.tflite import TENSOR_GROUPS, TFLiteQuantizer
 from vitsd_export.weights import read_weights
 from vitsd_runtime import preprocess

@@ -191,8 +191,8 @@ def test_an_interrupted_export_leaves_nothing_half_written(model):
 def test_a_full_disk_is_reported_and_leaves_nothing(model, monkeypatch, capsys):
     import errno
 
-    from vitsd_export import converters
     from vitsd_export.cli.export import main
+    from vitsd_export.formats import converters
 
     def write_saved_model(module, path):
         path.mkdir()

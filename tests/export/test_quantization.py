@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitsd import VitConfig, build_vit, save_model
 from vitsd_export import export
-from vitsd_export.targets import TARGETS, check_operations, operation_versions
+from vitsd_export.formats.tflite_targets import TARGETS, check_operations, operation_versions
 from vitsd_runtime import Classifier, VitsdError, read_spec
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitsd_export.formats.tflite_targets import get_target
 from vitsd_export.recipe import read_recipe
-from vitsd_export.targets import get_target
 from vitsd_runtime.artifacts import write_spec
 from vitsd_runtime.console import check_interrupted
 from vitsd_runtime.errors import UsageError, VitsdError
@@ -131,7 +131,7 @@ def export(
         embed_preprocessing: the graph takes uint8 images of the input size and normalises and resizes them itself.
         io: ``float32`` or ``int8`` input and output tensors of ``int8`` TFLite files.
         opset: of ONNX.
-        target: runtime that the ``.tflite`` is for, one of :data:`vitsd_export.targets.TARGETS`.
+        target: runtime that the ``.tflite`` is for, one of :data:`vitsd_export.formats.tflite_targets.TARGETS`.
         max_drop: largest loss of top-1 accuracy that quantisation may cost on the validation images, in points.
         recipe: a ``.recipe.json`` of an earlier export, to be replayed instead of a search.
         calibration_images: how many training images the ranges of activations are taken from.

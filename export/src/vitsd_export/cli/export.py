@@ -21,7 +21,7 @@ from vitsd_export.exporter import (
     export,
     newest_model,
 )
-from vitsd_export.targets import TARGETS
+from vitsd_export.formats.tflite_targets import TARGETS
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 import tensorflow as tf
 
+from vitsd_export.formats.onnx_fusion import fuse
 from vitsd_export.graph import INPUT_NAME, OUTPUT_NAME
-from vitsd_export.onnx_fusion import fuse
 from vitsd_runtime.console import quiet_stderr
 from vitsd_runtime.errors import VitsdError
 

@@ -1,0 +1,1 @@
+"""From the inference graph to files: SavedModel, TFLite, ONNX."""
