@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd import VitConfig, build_vit, load_model
-from vitsd_export.folding import fold, merging_pays, score_bounds
-from vitsd_export.graph import Style, bounded_masks, build_logits
-from vitsd_export.weights import read_weights
+from vitsd_export.graph.build import Style, bounded_masks, build_logits
+from vitsd_export.graph.folding import fold, merging_pays, score_bounds
+from vitsd_export.graph.weights import read_weights
 from vitsd_runtime import VitsdError
 
 

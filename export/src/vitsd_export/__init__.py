@@ -7,7 +7,7 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
-_HOME = {"export": "exporter", "Artifact": "exporter", "compare": "gate", "fold": "folding"}
+_HOME = {"export": "exporter", "Artifact": "exporter", "compare": "gate", "fold": "graph.folding"}
 __all__ = sorted(_HOME)
 
 

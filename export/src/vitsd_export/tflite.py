@@ -1,6 +1,6 @@
 """Quantise a float ``.tflite`` dense layer by dense layer, with ai-edge-quantizer.
 
-The float file is the inference graph of :mod:`vitsd_export.graph`. A dense layer is a FULLY_CONNECTED operation with
+The float file is the inference graph of :mod:`vitsd_export.graph.build`. A dense layer is a FULLY_CONNECTED operation with
 constant weights; its name is the scope in which the graph made it.
 """
 

@@ -18,7 +18,7 @@ class Target:
     dynamic_per_channel: bool
     """Whether it knows one scale per output in layers that quantise their activations at run time."""
     exp_attention: bool
-    """Whether :class:`vitsd_export.graph.Style`'s form of softmax may be used."""
+    """Whether :class:`vitsd_export.graph.build.Style`'s form of softmax may be used."""
     versions: Mapping[str, int] | None = None
     """Newest version of each operation that it accepts; None: not limited."""
 

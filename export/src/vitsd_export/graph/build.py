@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from vitsd.config import VitConfig
-from vitsd_export.folding import Attention, Dense, FoldedVit, score_bounds
+from vitsd_export.graph.folding import Attention, Dense, FoldedVit, score_bounds
 from vitsd_runtime.preprocessing import resize_matrix
 from vitsd_runtime.spec import ModelSpec
 

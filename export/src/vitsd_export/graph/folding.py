@@ -1,6 +1,6 @@
 """Fold a trained model into the smaller, algebraically equal weights of its inference graph.
 
-Everything here is NumPy in float64; :mod:`vitsd_export.graph` casts the result to float32. Below, ``n(x)`` is
+Everything here is NumPy in float64; :mod:`vitsd_export.graph.build` casts the result to float32. Below, ``n(x)`` is
 ``(x - mean(x)) / sqrt(var(x) + eps)``, a LayerNorm without its scale ``g`` and shift ``beta``.
 
 The steps, each exact in real arithmetic:
@@ -104,12 +104,12 @@ def fold(weights: dict[str, np.ndarray], config: VitConfig, merge: bool | None =
     """Fold the weights of a model made by :func:`vitsd.build_vit`.
 
     Args:
-        weights: ``{"layer/variable": array}`` as :func:`vitsd_export.weights.read_weights` gives them.
+        weights: ``{"layer/variable": array}`` as :func:`vitsd_export.graph.weights.read_weights` gives them.
         config: the model's architecture.
         merge: force or forbid step 4; by default it is done where it pays.
 
     Returns:
-        float64 weights for :func:`vitsd_export.graph.build_logits`.
+        float64 weights for :func:`vitsd_export.graph.build.build_logits`.
     """
     weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
 
