@@ -38,7 +38,7 @@ def main(argv=None) -> int:
 
 def _main(arguments) -> int:
     load_keras()
-    from vitsd_export.importing import import_saved_model
+    from vitsd_export.keras2.importer import import_saved_model
 
     spec, found = import_saved_model(
         arguments.saved_model,

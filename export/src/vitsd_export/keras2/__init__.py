@@ -1,0 +1,1 @@
+"""Import of Keras 2 SavedModels of the public example."""
