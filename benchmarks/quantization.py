@@ -13,13 +13,13 @@ from vitsd.metrics import paired_difference, top_k_hits
 from vitsd.saving import load_model
 from vitsd.training import predict_logits
 from vitsd_export import export
-from vitsd_export.budget import LayerChoice
 from vitsd_export.exporter import artifact_name
 from vitsd_export.formats.converters import to_tflite, write_saved_model
 from vitsd_export.graph import build as graph
 from vitsd_export.graph.folding import fold
 from vitsd_export.graph.weights import read_weights
-from vitsd_export.tflite import TENSOR_GROUPS, TFLiteQuantizer
+from vitsd_export.quantization.search import LayerChoice
+from vitsd_export.quantization.tflite import TENSOR_GROUPS, TFLiteQuantizer
 from vitsd_runtime import preprocess
 from vitsd_runtime.artifacts import write_spec
 from vitsd_runtime.cli.bench import measure

@@ -263,8 +263,8 @@ def _export(
     """Files by format and quantisation. All layers take their lowest precision: there is no accuracy to keep."""
     from vitsd_export.artifact_writer import Writer
     from vitsd_export.exporter import artifact_name
-    from vitsd_export.recipe import LayerChoice
-    from vitsd_export.tflite import TFLiteQuantizer
+    from vitsd_export.quantization.recipe import LayerChoice
+    from vitsd_export.quantization.tflite import TFLiteQuantizer
     from vitsd_runtime.artifacts import write_spec
 
     model, spec = _model(preset_name)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitsd_export.budget import LADDERS, BudgetError, Goal, score, search
-from vitsd_export.recipe import LayerChoice
+from vitsd_export.quantization.recipe import LayerChoice
+from vitsd_export.quantization.search import LADDERS, BudgetError, Goal, score, search
 
 CLASSES, IMAGES = 5, 400
 

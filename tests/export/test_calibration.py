@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitsd_export.calibration import collect, least_error_limits
+from vitsd_export.quantization.ranges import collect, least_error_limits
 
 
 def distribution(values):

@@ -12,16 +12,16 @@ import numpy as np
 import onnx
 
 from vitsd.config import VitConfig
-from vitsd_export import budget
 from vitsd_export.exporter import DEFAULT_OPSET
 from vitsd_export.formats import converters
 from vitsd_export.formats.tflite_targets import check_operations, get_target
 from vitsd_export.graph.build import Style, bounded_masks, dense_layers, inference_module
 from vitsd_export.graph.folding import fold
 from vitsd_export.graph.weights import read_weights
-from vitsd_export.onnx_quantizer import OnnxQuantizer, run_onnx
-from vitsd_export.recipe import LayerChoice, QuantizationRecipe
-from vitsd_export.tflite import TENSOR_GROUPS, TFLiteQuantizer, run_tflite
+from vitsd_export.quantization import search as budget
+from vitsd_export.quantization.onnx import OnnxQuantizer, run_onnx
+from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
+from vitsd_export.quantization.tflite import TENSOR_GROUPS, TFLiteQuantizer, run_tflite
 from vitsd_runtime.hardware import physical_cores
 from vitsd_runtime.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
@@ -91,7 +91,7 @@ class Writer:
             What the spec's ``export`` should say, and what the search of a quantisation found.
 
         Raises:
-            vitsd_export.budget.BudgetError: no quantised model meets the budget.
+            vitsd_export.quantization.search.BudgetError: no quantised model meets the budget.
             VitsdError: a converter refused the graph, or the target would refuse the file.
         """
         info = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitsd_export.formats.tflite_targets import get_target
-from vitsd_export.recipe import read_recipe
+from vitsd_export.quantization.recipe import read_recipe
 from vitsd_runtime.artifacts import write_spec
 from vitsd_runtime.console import check_interrupted
 from vitsd_runtime.errors import UsageError, VitsdError
@@ -20,8 +20,8 @@ from vitsd_runtime.files import check_file, replacing, write_text
 from vitsd_runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from vitsd_export.budget import Found
     from vitsd_export.gate import Comparison
+    from vitsd_export.quantization.search import Found
 
 QUANTIZATIONS = {
     "saved_model": ("none",),
@@ -152,7 +152,7 @@ def export(
     from vitsd.pretrained import locate
     from vitsd.saving import load_model
     from vitsd.training import predict_logits
-    from vitsd_export.budget import BudgetError
+    from vitsd_export.quantization.search import BudgetError
 
     trained = newest_model() if model is None else locate(model)
     keras_model, spec = load_model(trained)
@@ -256,7 +256,7 @@ def companions(path: Path) -> tuple[Path, Path]:
 
 
 def _write_companions(path: Path, recipe: dict, found: Found) -> None:
-    from vitsd_export.plots import plot_sensitivity
+    from vitsd_export.quantization.plot import plot_sensitivity
 
     recipe_path, picture = companions(path)
     write_text(recipe_path, json.dumps(recipe, indent=1))

@@ -36,7 +36,7 @@ TOLERANCES = {
     "int8-full": Tolerance(None, 0.94, 0.015),
     "int4": Tolerance(None, 0.90, 0.015),
 }
-"""By quantisation. The searched ones (see :mod:`vitsd_export.budget`) met a stricter budget on validation images before; the
+"""By quantisation. The searched ones (see :mod:`vitsd_export.quantization.search`) met a stricter budget on validation images before; the
 rest is for the chance of other images."""
 
 

@@ -177,7 +177,7 @@ def _main(arguments) -> int:
 
 
 def _print_choices(artifact: Artifact) -> None:
-    from vitsd_export.budget import CHOICE_HEADERS, describe_choices
+    from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
 
     recipe, picture = companions(artifact.path)
     print(f"\n{artifact.path.name}, layer by layer (again with --recipe {recipe}; picture: {picture}):")

@@ -70,7 +70,7 @@ def operation_versions(content: bytes) -> dict[str, int]:
     """``{"FULLY_CONNECTED": 12, ...}``: the operations of a ``.tflite`` and their newest version."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    from vitsd_export.tflite import operation_name
+    from vitsd_export.quantization.tflite import operation_name
 
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     found: dict[str, int] = {}

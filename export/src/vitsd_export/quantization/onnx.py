@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from vitsd_export.calibration import Distribution, collect
-from vitsd_export.recipe import LayerChoice
+from vitsd_export.quantization.ranges import Distribution, collect
+from vitsd_export.quantization.recipe import LayerChoice
 from vitsd_runtime.errors import VitsdError
 
 

@@ -1,4 +1,4 @@
-"""How each dense layer of a model is quantised: data, found by :mod:`vitsd_export.budget`, that can be replayed."""
+"""How each dense layer of a model is quantised: data, found by :mod:`vitsd_export.quantization.search`, that can be replayed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ calibration; int8 weights and activations quantised at run time; not quantised."
 class LayerChoice:
     """Precision of one dense layer, and how its ranges are chosen.
 
-    ``method``: see :meth:`vitsd_export.calibration.Distribution.range`; of the activations of ``static`` layers, of the
+    ``method``: see :meth:`vitsd_export.quantization.ranges.Distribution.range`; of the activations of ``static`` layers, of the
     weights of ``int4`` layers, else ``minmax``.
     """
 

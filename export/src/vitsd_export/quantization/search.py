@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitsd.metrics import paired_difference, top_k_hits
-from vitsd_export import calibration
-from vitsd_export.recipe import LayerChoice, QuantizationRecipe
+from vitsd_export.quantization import ranges as calibration
+from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
 from vitsd_runtime.console import check_interrupted, progress
 from vitsd_runtime.errors import UsageError, VitsdError
 

@@ -10,7 +10,7 @@ import numpy as np
 matplotlib.use("Agg")  # files only: no screen is needed
 from matplotlib import pyplot as plt
 
-from vitsd_export.budget import Found
+from vitsd_export.quantization.search import Found
 from vitsd_runtime.files import replacing
 
 _COLOURS = {"int4": "tab:red", "static": "tab:blue", "dynamic": "tab:orange", "float": "tab:grey"}

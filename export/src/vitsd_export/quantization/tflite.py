@@ -20,8 +20,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from vitsd_export.calibration import METHODS, Distribution, collect, least_error_limits
-from vitsd_export.recipe import LayerChoice
+from vitsd_export.quantization.ranges import METHODS, Distribution, collect, least_error_limits
+from vitsd_export.quantization.recipe import LayerChoice
 from vitsd_runtime.console import quiet_stderr
 from vitsd_runtime.errors import VitsdError, first_line
 from vitsd_runtime.quantization import dequantize, quantize

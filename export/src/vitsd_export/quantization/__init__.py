@@ -1,0 +1,1 @@
+"""Quantization: recipes, ranges, the search for precisions, and one quantizer per format."""
