@@ -150,7 +150,8 @@ def test_onnx_dynamic_runs_images_alone_because_neighbours_would_change_answers(
 
 @pytest.mark.parametrize("faster", [1, 3])
 def test_threads_are_chosen_by_measuring(exported_model, monkeypatch, faster):
-    from vitsd_runtime import classifier, engines
+    from vitsd_runtime import classifier
+    from vitsd_runtime.engines import base as engines
 
     def load_engine(path, kind, num_threads, batch_size):
         engine = engines.load_engine(path, kind, 1, batch_size)

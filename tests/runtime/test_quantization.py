@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitsd_runtime import Classifier
-from vitsd_runtime.quantization import dequantize, quantize
+from vitsd_runtime.engines.affine import dequantize, quantize
 
 # tflite-runtime 2.14 switches the whole process to arithmetic without subnormal numbers on Arm.
 values_to_quantise = st.floats(-1000, 1000, width=32, allow_subnormal=False)

@@ -91,7 +91,7 @@ def _size(path: Path) -> int:
 
 
 def _tflite(path: Path) -> dict:
-    from vitsd_runtime.engines import load_engine
+    from vitsd_runtime.engines.base import load_engine
 
     interpreter, inputs, outputs = load_engine(path, "tflite", 1, 1)._interpreter(1)
     report = {"inputs": [_tflite_tensor(inputs)], "outputs": [_tflite_tensor(outputs)]}
@@ -117,7 +117,7 @@ def _dtype_name(dtype) -> str:
 
 
 def _onnx(path: Path) -> dict:
-    from vitsd_runtime.engines import load_engine
+    from vitsd_runtime.engines.base import load_engine
 
     session = load_engine(path, "onnx", 1, 1)._session
     report = {
@@ -135,7 +135,7 @@ def _onnx(path: Path) -> dict:
 
 
 def _saved_model(path: Path) -> dict:
-    from vitsd_runtime.engines import load_engine
+    from vitsd_runtime.engines.base import load_engine
 
     function = load_engine(path, "saved_model", 1, 1)._function
     inputs = function.structured_input_signature[1]

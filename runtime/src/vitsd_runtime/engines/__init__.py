@@ -1,0 +1,1 @@
+"""Inference engines, each imported only when a model needs it."""
