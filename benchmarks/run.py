@@ -265,7 +265,7 @@ def _export(
     from vitsd_export.exporter import artifact_name
     from vitsd_export.quantization.recipe import LayerChoice
     from vitsd_export.quantization.tflite import TFLiteQuantizer
-    from vitsd_runtime.artifacts import write_spec
+    from vitsd_runtime.formats.spec_io import write_spec
 
     model, spec = _model(preset_name)
     images = np.random.default_rng(0).normal(size=(16, spec.image_size, spec.image_size, spec.input_size[2]))
@@ -289,7 +289,7 @@ def _plain(preset_name: str, scratch: Path) -> dict[str, Path]:
     from benchmarks import baselines
 
     from vitsd.config import VitConfig
-    from vitsd_runtime.artifacts import write_spec
+    from vitsd_runtime.formats.spec_io import write_spec
 
     model, spec = _model(preset_name)
     module = baselines.plain_module(model, VitConfig.from_dict(spec.architecture), None)

@@ -74,7 +74,7 @@ def test_any_mix_of_models(command, trained, exported):
 
 def test_a_model_beyond_its_tolerance_ends_with_1(command, trained, exported, tmp_path):
     # A quantised file that claims to be float: what a wrong build step would leave.
-    from vitsd_runtime.artifacts import write_spec
+    from vitsd_runtime.formats.spec_io import write_spec
 
     path = tmp_path / "claims.tflite"
     shutil.copyfile(exported / "digits-int8.tflite", path)

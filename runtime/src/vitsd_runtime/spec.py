@@ -1,7 +1,7 @@
 """The contract between training and device: what a model expects and what its answers mean.
 
 A :class:`ModelSpec` is written by the trainer, completed by the exporters, and travels inside every model file as JSON
-(see :mod:`vitsd_runtime.artifacts` for where).
+(see :mod:`vitsd_runtime.formats.spec_io` for where).
 """
 
 from __future__ import annotations

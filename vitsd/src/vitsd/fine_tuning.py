@@ -13,8 +13,8 @@ from vitsd.config import VitConfig
 from vitsd.pretrained import locate
 from vitsd.recipe import Recipe
 from vitsd.saving import load_model
-from vitsd_runtime.artifacts import detect_format, read_spec
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.formats.spec_io import detect_format, read_spec
 from vitsd_runtime.spec import ModelSpec
 
 _NEW = "logits"

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from vitsd.config import VitConfig
-from vitsd_runtime.artifacts import read_spec, write_spec
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.files import replacing
+from vitsd_runtime.formats.spec_io import read_spec, write_spec
 from vitsd_runtime.spec import ModelSpec
 
 

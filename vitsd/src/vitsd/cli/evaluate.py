@@ -8,7 +8,7 @@ import sys
 
 from vitsd.cli import add_data_options, load_keras
 from vitsd_runtime import console
-from vitsd_runtime.artifacts import detect_format
+from vitsd_runtime.formats.spec_io import detect_format
 
 
 def build_parser() -> argparse.ArgumentParser:
