@@ -15,7 +15,7 @@ from vitsd.training import predict_logits  # noqa: E402
 from vitsd_export import export  # noqa: E402
 from vitsd_export.keras2.importer import import_saved_model  # noqa: E402
 from vitsd_runtime import Classifier, UsageError, VitsdError  # noqa: E402
-from vitsd_runtime.preprocessing import preprocess  # noqa: E402
+from vitsd_runtime.images.preprocessing import preprocess  # noqa: E402
 
 
 @pytest.fixture(scope="module")

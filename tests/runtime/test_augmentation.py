@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd_runtime import Augmenter, UsageError
-from vitsd_runtime.augmentation import Draw
+from vitsd_runtime.images.augmentation import Draw
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vitsd_runtime import UsageError, VitsdError
-from vitsd_runtime.images import load_image
+from vitsd_runtime.images.loading import load_image
 
 SIZE = (24, 32)  # width, height of the fixture's input size
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitsd_runtime.images import load_image
-from vitsd_runtime.preprocessing import preprocess
+from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
 
 

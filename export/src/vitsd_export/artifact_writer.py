@@ -23,7 +23,7 @@ from vitsd_export.quantization.onnx import OnnxQuantizer, run_onnx
 from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
 from vitsd_export.quantization.tflite import TENSOR_GROUPS, TFLiteQuantizer, run_tflite
 from vitsd_runtime.hardware import physical_cores
-from vitsd_runtime.preprocessing import preprocess
+from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
 
 _SIMD_WIDTH = 16

@@ -17,7 +17,7 @@ import numpy as np
 
 from vitsd_runtime.console import progress
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.images import EXTENSIONS, load_image
+from vitsd_runtime.images.loading import EXTENSIONS, load_image
 
 BUILT_IN = ("digits", "fashion-mnist", "cifar10", "cifar100")
 SPLITS = ("train", "val", "test")
@@ -311,7 +311,7 @@ def _memory_limit() -> int:
 
 @dataclass(frozen=True)
 class _Target:
-    """What :func:`vitsd_runtime.images.load_image` must know of a spec."""
+    """What :func:`vitsd_runtime.images.loading.load_image` must know of a spec."""
 
     input_size: tuple[int, int, int]
     fit: str

@@ -10,8 +10,8 @@ import numpy as np
 
 from vitsd.config import VitConfig
 from vitsd_runtime.classifier import softmax
-from vitsd_runtime.images import load_image
-from vitsd_runtime.preprocessing import preprocess
+from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
 
 

@@ -41,7 +41,7 @@ def main(argv=None) -> int:
 
 def _main(arguments) -> int:
     from vitsd_runtime.classifier import Classifier
-    from vitsd_runtime.images import find_images
+    from vitsd_runtime.images.loading import find_images
 
     model, names = _model_and_images(arguments.model, arguments.images)
     paths = []
@@ -87,7 +87,7 @@ def _model_and_images(model: str | None, images: list[str]) -> tuple[Path, list[
 
 def _is_image(name: str) -> bool:
     """Whether a word on the command line means images: an image file, or a folder that is no SavedModel."""
-    from vitsd_runtime.images import EXTENSIONS
+    from vitsd_runtime.images.loading import EXTENSIONS
 
     path = Path(name)
     if path.is_dir():
@@ -106,7 +106,7 @@ class _Readable:
         """Images that are not answered yet, in order, with what is wrong with them (empty: nothing)."""
 
     def __iter__(self):
-        from vitsd_runtime.images import load_image
+        from vitsd_runtime.images.loading import load_image
 
         for path in self._paths:
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.preprocessing import antialiased_resize_matrix
+from vitsd_runtime.images.preprocessing import antialiased_resize_matrix
 from vitsd_runtime.spec import FITS
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
