@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from vitsd.cli import load_keras
-from vitsd_runtime.bundled import BUNDLED, bundled_model
 from vitsd_runtime.console import table
 from vitsd_runtime.hardware import describe_machine
+from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

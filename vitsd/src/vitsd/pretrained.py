@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from vitsd.saving import load_model
-from vitsd_runtime.bundled import BUNDLED
 from vitsd_runtime.errors import UsageError, VitsdError, first_line
 from vitsd_runtime.formats.spec_io import is_saved_model
+from vitsd_runtime.models.catalog import BUNDLED
 
 MODEL_FILE = "model.keras"
 _LINK = re.compile(r"\]\(([\w.\-]+)\)")

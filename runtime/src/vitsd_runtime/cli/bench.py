@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from vitsd_runtime import console
-from vitsd_runtime.bundled import BUNDLED, bundled_model
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.files import check_file, write_text
+from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 
 
 def build_parser() -> argparse.ArgumentParser:

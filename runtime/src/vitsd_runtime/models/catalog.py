@@ -10,4 +10,4 @@ BUNDLED = "vit-edge-cifar100"
 
 def bundled_model() -> Path:
     """The ``.tflite`` file of the bundled model: int8, for ai-edge-litert and for tflite-runtime 2.14."""
-    return Path(__file__).with_name("models") / f"{BUNDLED}.tflite"
+    return Path(__file__).with_name(f"{BUNDLED}.tflite")
