@@ -22,8 +22,8 @@ import numpy as np
 
 from vitsd.cli import load_keras
 from vitsd_runtime.console import table
-from vitsd_runtime.hardware import describe_machine
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
+from vitsd_runtime.system.machine import describe_machine
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -342,7 +342,7 @@ def _predict_rss(model: Path, scratch: Path) -> float:
     picture = scratch / "picture.png"
     Image.new("L", (640, 480), 90).save(picture)
     code = (
-        "import sys; from vitsd_runtime.cli.predict import main; from vitsd_runtime.hardware import peak_rss_mb; "
+        "import sys; from vitsd_runtime.cli.predict import main; from vitsd_runtime.system.machine import peak_rss_mb; "
         f"main([{str(model)!r}, {str(picture)!r}]); print(peak_rss_mb())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

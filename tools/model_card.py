@@ -22,7 +22,7 @@ from vitsd.evaluation import labelled_images, load_matching, model_logits, requi
 from vitsd.metrics import accuracy_report, paired_difference, top_k_hits
 from vitsd.pretrained import locate
 from vitsd_runtime import console
-from vitsd_runtime.files import write_text
+from vitsd_runtime.system.files import write_text
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:

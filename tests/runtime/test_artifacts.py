@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
-from vitsd_runtime.files import replacing
 from vitsd_runtime.formats.spec_io import write_spec
+from vitsd_runtime.system.files import replacing
 
 FILES = ["-float32.tflite", "-int8.tflite", ".onnx", "-dynamic.onnx"]
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import vitsd_runtime
-from vitsd_runtime import hardware
+from vitsd_runtime.system import machine as hardware
 
 
 @pytest.fixture

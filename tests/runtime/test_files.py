@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.files import check_file, replacing, write_text
+from vitsd_runtime.system.files import check_file, replacing, write_text
 
 
 def test_a_link_stays_a_link(tmp_path):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from vitsd_runtime import hardware
+from vitsd_runtime.system import machine as hardware
 
 CPU_INFO = """processor\t: 0
 BogoMIPS\t: 108.00

@@ -14,7 +14,7 @@ import numpy as np
 
 from vitsd_export.deploy.bundle import Wheels, download
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.files import replacing
+from vitsd_runtime.system.files import replacing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUEST = Wheels("aarch64", "3.11")

@@ -9,7 +9,7 @@ from pathlib import Path
 from emulation import Emulator, Unavailable
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.files import replacing
+from vitsd_runtime.system.files import replacing
 
 SUITE = "bookworm"
 PACKAGES = ("python3", "python3-venv", "python3-pip", "libstdc++6")

@@ -30,7 +30,7 @@ from rootfs import root_file_system
 
 from vitsd_runtime import Classifier, console, read_spec
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import remove
+from vitsd_runtime.system.files import remove
 
 CPUS = {"cortex-a72": "Raspberry Pi 4", "cortex-a76": "Raspberry Pi 5"}
 FLOAT_TOLERANCE = 1e-4

@@ -22,9 +22,9 @@ from vitsd_export.quantization import search as budget
 from vitsd_export.quantization.onnx import OnnxQuantizer, run_onnx
 from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
 from vitsd_export.quantization.tflite import TENSOR_GROUPS, TFLiteQuantizer, run_tflite
-from vitsd_runtime.hardware import physical_cores
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.machine import physical_cores
 
 _SIMD_WIDTH = 16
 """float32 values in the widest vector register: rows of scores that are no multiple of it are slow in XNNPACK's softmax."""

@@ -15,9 +15,9 @@ from vitsd_export.formats.tflite_targets import get_target
 from vitsd_export.quantization.recipe import read_recipe
 from vitsd_runtime.console import check_interrupted
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import check_file, replacing, write_text
 from vitsd_runtime.formats.spec_io import write_spec
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.files import check_file, replacing, write_text
 
 if TYPE_CHECKING:
     from vitsd_export.gate import Comparison

@@ -14,12 +14,12 @@ import numpy as np
 from vitsd_runtime.engines.base import Engine, load_engine
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.spec_io import detect_format, read_spec
-from vitsd_runtime.hardware import physical_cores
 from vitsd_runtime.images.augmentation import Augmenter
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.models.catalog import bundled_model
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.machine import physical_cores
 
 
 @dataclass(frozen=True)

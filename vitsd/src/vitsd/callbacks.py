@@ -14,7 +14,7 @@ import numpy as np
 
 from vitsd_runtime.console import check_interrupted
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.files import replacing
+from vitsd_runtime.system.files import replacing
 
 COLUMNS = (
     "epoch",

@@ -14,8 +14,8 @@ from vitsd_runtime import Classifier
 from vitsd_runtime.console import progress
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats.spec_io import detect_format, read_spec
-from vitsd_runtime.hardware import physical_cores
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.machine import physical_cores
 
 
 def evaluate(model_path: str | os.PathLike, source: str, split: str = "test", limit: int | None = None) -> dict:

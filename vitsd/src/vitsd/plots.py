@@ -12,7 +12,7 @@ import numpy as np
 matplotlib.use("Agg")  # files only: no screen is needed
 from matplotlib import pyplot as plt
 
-from vitsd_runtime.files import replacing
+from vitsd_runtime.system.files import replacing
 
 if TYPE_CHECKING:
     from vitsd.explaining import Explanation

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import write_text
+from vitsd_runtime.system.files import write_text
 
 
 def open_run(output: Path, description: dict, resume: bool) -> None:

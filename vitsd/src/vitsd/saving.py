@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vitsd.config import VitConfig
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import replacing
 from vitsd_runtime.formats.spec_io import read_spec, write_spec
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.files import replacing
 
 
 def model_name(text: str) -> str:

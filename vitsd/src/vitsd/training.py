@@ -29,9 +29,9 @@ from vitsd.recipe import Recipe
 from vitsd.run_folder import open_run
 from vitsd.saving import model_name, save_model
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import write_text
-from vitsd_runtime.hardware import describe_machine
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.files import write_text
+from vitsd_runtime.system.machine import describe_machine
 
 if TYPE_CHECKING:
     from vitsd.fine_tuning import Start

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import vitsd_runtime
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import replacing
 from vitsd_runtime.formats.spec_io import detect_format, read_spec
+from vitsd_runtime.system.files import replacing
 
 PLATFORMS = ("aarch64", "x86_64")
 _GLIBC = range(17, 37)

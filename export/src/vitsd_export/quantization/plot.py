@@ -11,7 +11,7 @@ matplotlib.use("Agg")  # files only: no screen is needed
 from matplotlib import pyplot as plt
 
 from vitsd_export.quantization.search import Found
-from vitsd_runtime.files import replacing
+from vitsd_runtime.system.files import replacing
 
 _COLOURS = {"int4": "tab:red", "static": "tab:blue", "dynamic": "tab:orange", "float": "tab:grey"}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from vitsd_runtime import console
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.files import check_file, write_text
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
+from vitsd_runtime.system.files import check_file, write_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def _main(arguments) -> int:
         if arguments.models or arguments.save:
             raise UsageError("--compare reads two saved results; measure with MODEL and --save first.")
         return _compare(*map(Path, arguments.compare), arguments.json)
-    from vitsd_runtime.hardware import describe_machine, peak_rss_mb, physical_cores, thermal_state
+    from vitsd_runtime.system.machine import describe_machine, peak_rss_mb, physical_cores, thermal_state
 
     if arguments.save:
         check_file(arguments.save)
@@ -79,7 +79,7 @@ def _main(arguments) -> int:
 
 
 def _print(report: dict) -> None:
-    from vitsd_runtime.hardware import format_machine, format_thermal
+    from vitsd_runtime.system.machine import format_machine, format_thermal
 
     print(f"\r{format_machine(report['machine'])}")
     print(
@@ -109,7 +109,7 @@ def _print(report: dict) -> None:
 
 
 def _compare(first: Path, second: Path, as_json: bool) -> int:
-    from vitsd_runtime.hardware import format_machine
+    from vitsd_runtime.system.machine import format_machine
 
     reports = [_read_results(path) for path in (first, second)]
     rows = compare(*reports)

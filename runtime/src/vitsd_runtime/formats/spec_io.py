@@ -23,8 +23,8 @@ import zlib
 from pathlib import Path
 
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.files import replacing
 from vitsd_runtime.spec import MAX_JSON_BYTES, ModelSpec
+from vitsd_runtime.system.files import replacing
 
 SPEC_NAME = "vitsd.json"
 FORMATS = ("tflite", "onnx", "saved_model", "keras")
@@ -102,7 +102,7 @@ def check_complete(path: str | os.PathLike) -> None:
 def write_spec(path: str | os.PathLike, spec: ModelSpec) -> ModelSpec:
     """Put ``spec`` into the model at ``path``, replacing one that is there; returns it with its integrity filled in.
 
-    The file is changed in place: call it on a temporary path (:func:`vitsd_runtime.files.replacing`).
+    The file is changed in place: call it on a temporary path (:func:`vitsd_runtime.system.files.replacing`).
     """
     path = Path(path)
     kind = detect_format(path)
