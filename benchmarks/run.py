@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from vitsd.cli import load_keras
-from vitsd_runtime.console import table
+from vitsd_runtime.cli.common import table
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.system.machine import describe_machine
 

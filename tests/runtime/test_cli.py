@@ -56,9 +56,8 @@ def test_one_bad_image_among_many_is_reported_and_the_others_are_done(command, e
 def test_a_signal_counts_although_its_exception_was_dropped(number, code):
     import argparse
 
-    from vitsd_runtime import console
+    from vitsd_runtime.cli import common as console
 
-    # Tests that run in the background inherit that some signals are ignored.
     handlers = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def main(arguments):
@@ -123,7 +122,7 @@ def test_file_names_that_are_not_text_can_be_printed(command, exported_model, pi
 def test_native_output_is_held_back_by_threads_in_turn(capfd):
     import threading
 
-    from vitsd_runtime.console import quiet_stderr
+    from vitsd_runtime.cli.common import quiet_stderr
 
     def work():
         for _ in range(20):

@@ -28,7 +28,8 @@ from emulation import Emulator, Unavailable, cpu_models
 from PIL import Image
 from rootfs import root_file_system
 
-from vitsd_runtime import Classifier, console, read_spec
+from vitsd_runtime import Classifier, read_spec
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.files import remove
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vitsd_export.formats.tflite_targets import get_target
 from vitsd_export.quantization.recipe import read_recipe
-from vitsd_runtime.console import check_interrupted
+from vitsd_runtime.cli.common import check_interrupted
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.spec_io import write_spec
 from vitsd_runtime.spec import ModelSpec

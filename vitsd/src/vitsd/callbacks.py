@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from vitsd_runtime.console import check_interrupted
+from vitsd_runtime.cli.common import check_interrupted
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.files import replacing
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitsd_runtime.console import progress
+from vitsd_runtime.cli.common import progress
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.loading import EXTENSIONS, load_image
 

@@ -11,7 +11,7 @@ from vitsd.data import Dataset, Split, align_labels, load_dataset, to_input_size
 from vitsd.metrics import accuracy_report
 from vitsd.recipe import Recipe
 from vitsd_runtime import Classifier
-from vitsd_runtime.console import progress
+from vitsd_runtime.cli.common import progress
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats.spec_io import detect_format, read_spec
 from vitsd_runtime.spec import ModelSpec

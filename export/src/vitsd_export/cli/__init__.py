@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from vitsd_runtime.console import table
+from vitsd_runtime.cli.common import table
 
 
 def print_comparisons(comparisons) -> None:

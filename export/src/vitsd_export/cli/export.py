@@ -22,7 +22,7 @@ from vitsd_export.exporter import (
     newest_model,
 )
 from vitsd_export.formats.tflite_targets import TARGETS
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError
 
 

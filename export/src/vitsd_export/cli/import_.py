@@ -8,7 +8,7 @@ import sys
 
 from vitsd.cli import load_keras
 from vitsd.data import BUILT_IN
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import sys
 
 from vitsd.cli import add_data_options, load_keras
 from vitsd_export.cli import print_comparisons
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from vitsd_export.formats.onnx_fusion import fuse
 from vitsd_export.graph.build import INPUT_NAME, OUTPUT_NAME
-from vitsd_runtime.console import quiet_stderr
+from vitsd_runtime.cli.common import quiet_stderr
 from vitsd_runtime.errors import VitsdError
 
 

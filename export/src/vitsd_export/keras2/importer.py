@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vitsd.config import VitConfig
-from vitsd_runtime.console import quiet_stderr
+from vitsd_runtime.cli.common import quiet_stderr
 from vitsd_runtime.errors import UsageError, VitsdError, first_line
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec

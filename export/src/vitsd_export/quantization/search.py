@@ -16,7 +16,7 @@ import numpy as np
 from vitsd.metrics import paired_difference, top_k_hits
 from vitsd_export.quantization import ranges as calibration
 from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
-from vitsd_runtime.console import check_interrupted, progress
+from vitsd_runtime.cli.common import check_interrupted, progress
 from vitsd_runtime.errors import UsageError, VitsdError
 
 AGREEMENT = {"dynamic": 0.98, "int8": 0.975, "int8-full": 0.95, "int4": 0.93}

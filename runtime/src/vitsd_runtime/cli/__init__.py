@@ -1,1 +1,1 @@
-"""Command-line tools. What they share is in :mod:`vitsd_runtime.console`."""
+"""Command-line tools. What they share is in :mod:`vitsd_runtime.cli.common`."""

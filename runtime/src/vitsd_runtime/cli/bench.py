@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.system.files import check_file, write_text

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.formats.spec_io import detect_format, read_spec, saved_model_folder
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.system.machine import describe_machine, format_machine, format_thermal, thermal_state

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.spec_io import is_saved_model
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model

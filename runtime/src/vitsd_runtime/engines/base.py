@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitsd_runtime.console import quiet_stderr
+from vitsd_runtime.cli.common import quiet_stderr
 from vitsd_runtime.engines.affine import dequantize, quantize
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.formats.spec_io import check_complete, saved_model_folder

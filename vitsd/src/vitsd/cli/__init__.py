@@ -6,7 +6,7 @@ import argparse
 import os
 
 from vitsd.data import BUILT_IN, SPLITS
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError
 
 

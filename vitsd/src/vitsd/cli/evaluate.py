@@ -7,7 +7,7 @@ import json
 import sys
 
 from vitsd.cli import add_data_options, load_keras
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.formats.spec_io import detect_format
 
 

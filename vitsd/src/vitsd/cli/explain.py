@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from vitsd.cli import load_keras
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError
 
 

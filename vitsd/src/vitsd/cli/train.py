@@ -20,7 +20,7 @@ from vitsd.data import BUILT_IN, load_dataset
 from vitsd.presets import get_preset, list_presets
 from vitsd.recipe import PRECISIONS, Preset, Recipe
 from vitsd.run_folder import newest_run, read_run
-from vitsd_runtime import console
+from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import MAX_SIDE
 
