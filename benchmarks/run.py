@@ -69,7 +69,7 @@ def training(scratch: Path) -> dict:
     from vitsd import callbacks as cb
     from vitsd.augmentation import BatchAugmentation, model_augmentation
     from vitsd.batches import Batches
-    from vitsd.data import Split
+    from vitsd.data.dataset import Split
     from vitsd.model import build_vit
     from vitsd.presets import get_preset
     from vitsd.training import compile_model

@@ -39,7 +39,7 @@ def trained(tmp_path_factory) -> Path:
     """A run folder: preset `tiny`, shortened, trained on handwritten digits."""
     if MADE_ELSEWHERE:
         return Path(MADE_ELSEWHERE)
-    from vitsd.data import load_dataset
+    from vitsd.data.dataset import load_dataset
     from vitsd.presets import get_preset
     from vitsd.training import train
 
@@ -97,7 +97,7 @@ def digits():
     if MADE_ELSEWHERE:
         with np.load(Path(MADE_ELSEWHERE) / "digits.npz") as stored:
             return SimpleNamespace(**stored)
-    from vitsd.data import load_dataset
+    from vitsd.data.dataset import load_dataset
 
     return load_dataset("digits").test
 

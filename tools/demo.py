@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vitsd.data import load_dataset
+from vitsd.data.dataset import load_dataset
 from vitsd_runtime.cli.common import table
 
 RUN = Path("runs/demo")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitsd.data import align_labels, load_dataset, pixel_statistics
+from vitsd.data.dataset import align_labels, load_dataset, pixel_statistics
 from vitsd_runtime import UsageError, VitsdError
 
 
@@ -211,7 +211,7 @@ def test_statistics_equal_those_of_keras_normalization():
 
 
 def test_every_class_is_in_both_parts_of_a_split():
-    from vitsd.data import Dataset, Split
+    from vitsd.data.dataset import Dataset, Split
 
     split = Split(np.zeros((9, 2, 2, 1), np.uint8), np.array([0, 0, 1, 1, 2, 2, 3, 3, 4]))
     for fraction in (0.1, 0.6, 0.9):

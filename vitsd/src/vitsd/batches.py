@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from vitsd.augmentation import BatchAugmentation
-from vitsd.data import Split
+from vitsd.data.dataset import Split
 
 
 class Batches(keras.utils.PyDataset):

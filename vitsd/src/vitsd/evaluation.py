@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitsd.data import Dataset, Split, align_labels, load_dataset, to_input_size
+from vitsd.data.dataset import Dataset, Split, align_labels, load_dataset, to_input_size
 from vitsd.metrics import accuracy_report
 from vitsd.recipe import Recipe
 from vitsd_runtime import Classifier

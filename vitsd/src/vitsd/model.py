@@ -22,7 +22,7 @@ def build_vit(
 
     Args:
         config: the architecture.
-        mean, variance: normalisation statistics per channel, in 0-255 pixel units (see ``vitsd.data.pixel_statistics``).
+        mean, variance: normalisation statistics per channel, in 0-255 pixel units (see ``vitsd.data.dataset.pixel_statistics``).
         augmentation: layers that run between resizing and tokenization. Keras' random layers act unless told otherwise:
             call such a model with ``training=False`` (``fit``, ``evaluate`` and ``predict`` do what is right by themselves).
         dtype: dtype or dtype policy of the layers (``"mixed_float16"`` for mixed precision); logits are always float32.

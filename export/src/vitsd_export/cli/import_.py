@@ -7,7 +7,7 @@ import json
 import sys
 
 from vitsd.cli import load_keras
-from vitsd.data import BUILT_IN
+from vitsd.data.dataset import BUILT_IN
 from vitsd_runtime.cli import common as console
 
 

@@ -75,7 +75,7 @@ def import_saved_model(
         UsageError: not a SavedModel, no statistics, something in the way.
         VitsdError: another architecture, or different answers.
     """
-    from vitsd.data import load_dataset, pixel_statistics
+    from vitsd.data.dataset import load_dataset, pixel_statistics
     from vitsd.saving import model_name, save_model
 
     folder, output = Path(folder), Path(output)

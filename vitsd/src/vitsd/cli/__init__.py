@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from vitsd.data import BUILT_IN, SPLITS
+from vitsd.data.dataset import BUILT_IN, SPLITS
 from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError
 

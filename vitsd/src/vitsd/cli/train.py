@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from vitsd.cli import load_keras
 from vitsd.config import POOLINGS, VitConfig
-from vitsd.data import BUILT_IN, load_dataset
+from vitsd.data.dataset import BUILT_IN, load_dataset
 from vitsd.presets import get_preset, list_presets
 from vitsd.recipe import PRECISIONS, Preset, Recipe
 from vitsd.run_folder import newest_run, read_run

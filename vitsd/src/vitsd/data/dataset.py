@@ -222,7 +222,7 @@ def _fashion_mnist() -> Dataset:
 
 
 def _cifar(name: str) -> Dataset:
-    from vitsd.class_names import CIFAR10, CIFAR100
+    from vitsd.data.class_names import CIFAR10, CIFAR100
 
     splits = (Split(x, y.reshape(-1).astype(np.int64)) for x, y in _download(name))
     return Dataset(name, CIFAR10 if name == "cifar10" else CIFAR100, *splits)
