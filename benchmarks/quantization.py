@@ -8,8 +8,8 @@ import numpy as np
 from benchmarks import baselines
 
 from vitsd.config import VitConfig
-from vitsd.evaluation import labelled_images, load_matching, model_logits
-from vitsd.metrics import paired_difference, top_k_hits
+from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits
+from vitsd.evaluation.metrics import paired_difference, top_k_hits
 from vitsd.saving import load_model
 from vitsd.training import predict_logits
 from vitsd_export import export

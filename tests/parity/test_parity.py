@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from vitsd.evaluation import model_logits
+from vitsd.evaluation.evaluate import model_logits
 from vitsd_export.gate import TOLERANCES, compare
 from vitsd_runtime import read_spec
 

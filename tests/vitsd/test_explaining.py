@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vitsd import VitConfig, build_vit, load_model, save_model
-from vitsd.explaining import explain, rollout
+from vitsd.evaluation.explain import explain, rollout
 from vitsd.training import predict_logits
 from vitsd_runtime import ModelSpec
 from vitsd_runtime.classifier import softmax

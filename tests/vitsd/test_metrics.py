@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitsd.metrics import accuracy_report, calibration, confusion_matrix, paired_difference, top_k_hits, wilson_interval
+from vitsd.evaluation.metrics import (
+    accuracy_report,
+    calibration,
+    confusion_matrix,
+    paired_difference,
+    top_k_hits,
+    wilson_interval,
+)
 from vitsd_runtime import VitsdError
 
 

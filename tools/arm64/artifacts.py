@@ -67,7 +67,7 @@ def export_for(engine: Engine, model: Path, source: str, output: Path) -> None:
 
 def images_of(source: str, model: Path) -> tuple[np.ndarray, np.ndarray]:
     """500 uint8 images of the model's input size, of the test set first, and their labels."""
-    from vitsd.evaluation import labelled_images, load_matching
+    from vitsd.evaluation.evaluate import labelled_images, load_matching
     from vitsd_runtime import read_spec
 
     spec = read_spec(model)

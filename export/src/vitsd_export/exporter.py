@@ -148,7 +148,7 @@ def export(
         BudgetError: no quantised model within the budget was found; nothing of it is kept.
         VitsdError: a converter refused the graph.
     """
-    from vitsd.evaluation import labelled_images, load_matching
+    from vitsd.evaluation.evaluate import labelled_images, load_matching
     from vitsd.pretrained import locate
     from vitsd.saving import load_model
     from vitsd.training import predict_logits

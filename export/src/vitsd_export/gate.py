@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vitsd.evaluation import model_logits
-from vitsd.metrics import paired_difference, top_k_hits
+from vitsd.evaluation.evaluate import model_logits
+from vitsd.evaluation.metrics import paired_difference, top_k_hits
 from vitsd_runtime.cli.common import distinct_names
 from vitsd_runtime.formats.spec_io import detect_format
 from vitsd_runtime.spec import ModelSpec

@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from vitsd_runtime.system.files import replacing
 
 if TYPE_CHECKING:
-    from vitsd.explaining import Explanation
+    from vitsd.evaluation.explain import Explanation
 
 
 def _save(figure, path: str | os.PathLike) -> None:
@@ -71,7 +71,7 @@ def plot_reliability(reports: dict[str, dict], path: str | os.PathLike) -> None:
     """Reliability diagrams, one beside the other: right answers over the probability that the model gave.
 
     Args:
-        reports: a title to what :func:`vitsd.metrics.calibration` returns.
+        reports: a title to what :func:`vitsd.evaluation.metrics.calibration` returns.
     """
     figure, axes = plt.subplots(1, len(reports), figsize=(4.5 * len(reports), 4.5), squeeze=False, constrained_layout=True)
     for axis, (title, report) in zip(axes.flat, reports.items(), strict=True):

@@ -22,7 +22,7 @@ from vitsd.augmentation import BatchAugmentation, describe, model_augmentation
 from vitsd.batches import Batches
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, pixel_statistics
-from vitsd.metrics import accuracy_report, confusion_matrix
+from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.model import build_vit
 from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import Recipe

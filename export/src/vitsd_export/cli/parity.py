@@ -32,7 +32,7 @@ def _main(arguments) -> int:
     if len(arguments.models) < 2:
         raise UsageError("Give at least two models: the reference first.")
     load_keras()
-    from vitsd.evaluation import labelled_images, load_matching, model_logits, require_spec
+    from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits, require_spec
     from vitsd.pretrained import locate_any
     from vitsd_export.gate import compare
 

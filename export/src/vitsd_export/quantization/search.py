@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitsd.metrics import paired_difference, top_k_hits
+from vitsd.evaluation.metrics import paired_difference, top_k_hits
 from vitsd_export.quantization import ranges as calibration
 from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
 from vitsd_runtime.cli.common import check_interrupted, progress

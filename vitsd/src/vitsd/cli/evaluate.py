@@ -35,7 +35,7 @@ def _main(arguments) -> int:
     model = locate_any(arguments.model)
     if detect_format(model) == "keras":
         load_keras()
-    from vitsd.evaluation import evaluate
+    from vitsd.evaluation.evaluate import evaluate
 
     report = evaluate(model, arguments.data, arguments.split, arguments.limit)
     if arguments.json:

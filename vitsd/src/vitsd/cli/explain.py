@@ -39,7 +39,7 @@ def _main(arguments) -> int:
     if output.suffix.lower() != ".png":
         raise UsageError(f"The picture is a PNG file: let its name end in .png; got {output}.")
     load_keras()
-    from vitsd.explaining import explain
+    from vitsd.evaluation.explain import explain
     from vitsd.plots import plot_explanation
     from vitsd.pretrained import from_pretrained
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitsd.data.dataset import Dataset, Split, align_labels, load_dataset, to_input_size
-from vitsd.metrics import accuracy_report
+from vitsd.evaluation.metrics import accuracy_report
 from vitsd.recipe import Recipe
 from vitsd_runtime import Classifier
 from vitsd_runtime.cli.common import progress
@@ -28,7 +28,7 @@ def evaluate(model_path: str | os.PathLike, source: str, split: str = "test", li
         limit: use at most this many images (a fixed random choice).
 
     Returns:
-        The report of :func:`vitsd.metrics.accuracy_report`, with ``model``, ``data`` and ``split``.
+        The report of :func:`vitsd.evaluation.metrics.accuracy_report`, with ``model``, ``data`` and ``split``.
     """
     spec = require_spec(model_path)
     chosen = labelled_images(load_matching(source, spec), spec, split, limit)

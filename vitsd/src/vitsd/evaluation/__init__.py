@@ -1,0 +1,1 @@
+"""Predictions, metrics and explanations of trained and exported models."""
