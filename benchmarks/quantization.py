@@ -10,7 +10,7 @@ from benchmarks import baselines
 from vitsd.config import VitConfig
 from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits
 from vitsd.evaluation.metrics import paired_difference, top_k_hits
-from vitsd.saving import load_model
+from vitsd.hub.saving import load_model
 from vitsd.training import predict_logits
 from vitsd_export import export
 from vitsd_export.exporter import artifact_name

@@ -201,7 +201,7 @@ def quantization(scratch: Path, model: Path, source: str | None) -> dict:
     """Every export of a trained model against the converters' defaults."""
     from benchmarks.quantization import compare, promises
 
-    from vitsd.saving import load_model
+    from vitsd.hub.saving import load_model
 
     spec = load_model(model)[1]
     report = compare(model, source or spec.provenance["source"], scratch)

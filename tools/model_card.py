@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 from vitsd.cli import load_keras
 from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits, require_spec
 from vitsd.evaluation.metrics import accuracy_report, paired_difference, top_k_hits
-from vitsd.pretrained import locate
+from vitsd.hub.pretrained import locate
 from vitsd_runtime.cli import common as console
 from vitsd_runtime.system.files import write_text
 

@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from vitsd import from_pretrained
-from vitsd.pretrained import locate
+from vitsd.hub.pretrained import locate
 from vitsd.training import predict_logits
 from vitsd_export import export
 from vitsd_runtime import Classifier

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitsd.pretrained import from_pretrained
+from vitsd.hub.pretrained import from_pretrained
 from vitsd.training import predict_logits
 from vitsd_runtime import UsageError, VitsdError
 
@@ -100,7 +100,7 @@ def hub(tmp_path):
     server.server_close()
 
 
-LOAD = "from vitsd.pretrained import locate; print(locate({!r}))"
+LOAD = "from vitsd.hub.pretrained import locate; print(locate({!r}))"
 
 
 def test_local_files_and_run_folders(trained, digits):
@@ -153,7 +153,7 @@ def test_a_model_is_pushed_with_its_card(hub, trained, tmp_path):
     )
     (tmp_path / "curves.png").write_bytes((trained / "curves.png").read_bytes())
     arguments = f"{str(trained)!r}, 'me/digits', {str(tmp_path / 'card.md')!r}"
-    done = run(f"from vitsd.pretrained import push_to_hub; print(push_to_hub({arguments}))")
+    done = run(f"from vitsd.hub.pretrained import push_to_hub; print(push_to_hub({arguments}))")
     assert done.returncode == 0, done.stderr
     assert COMMIT in done.stdout
     assert server.uploaded["model.keras"] == (trained / "model.keras").read_bytes()

@@ -149,8 +149,8 @@ def export(
         VitsdError: a converter refused the graph.
     """
     from vitsd.evaluation.evaluate import labelled_images, load_matching
-    from vitsd.pretrained import locate
-    from vitsd.saving import load_model
+    from vitsd.hub.pretrained import locate
+    from vitsd.hub.saving import load_model
     from vitsd.training import predict_logits
     from vitsd_export.quantization.search import BudgetError
 

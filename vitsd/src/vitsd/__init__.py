@@ -25,10 +25,10 @@ _HOME = {
     "train": "training",
     "evaluate": "evaluation.evaluate",
     "explain": "evaluation.explain",
-    "from_pretrained": "pretrained",
-    "push_to_hub": "pretrained",
-    "save_model": "saving",
-    "load_model": "saving",
+    "from_pretrained": "hub.pretrained",
+    "push_to_hub": "hub.pretrained",
+    "save_model": "hub.saving",
+    "load_model": "hub.saving",
 }
 __all__ = sorted(_HOME)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from vitsd.config import VitConfig
-from vitsd.pretrained import locate
+from vitsd.hub.pretrained import locate
+from vitsd.hub.saving import load_model
 from vitsd.recipe import Recipe
-from vitsd.saving import load_model
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats.spec_io import detect_format, read_spec
 from vitsd_runtime.spec import ModelSpec

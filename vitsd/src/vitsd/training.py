@@ -23,11 +23,11 @@ from vitsd.batches import Batches
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, pixel_statistics
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
+from vitsd.hub.saving import model_name, save_model
 from vitsd.model import build_vit
 from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import Recipe
 from vitsd.run_folder import open_run
-from vitsd.saving import model_name, save_model
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import write_text

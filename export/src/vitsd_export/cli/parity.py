@@ -33,7 +33,7 @@ def _main(arguments) -> int:
         raise UsageError("Give at least two models: the reference first.")
     load_keras()
     from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits, require_spec
-    from vitsd.pretrained import locate_any
+    from vitsd.hub.pretrained import locate_any
     from vitsd_export.gate import compare
 
     models = [locate_any(model) for model in arguments.models]

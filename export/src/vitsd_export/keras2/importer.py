@@ -76,7 +76,7 @@ def import_saved_model(
         VitsdError: another architecture, or different answers.
     """
     from vitsd.data.dataset import load_dataset, pixel_statistics
-    from vitsd.saving import model_name, save_model
+    from vitsd.hub.saving import model_name, save_model
 
     folder, output = Path(folder), Path(output)
     if not (folder / "saved_model.pb").exists():

@@ -30,7 +30,7 @@ def main(argv=None) -> int:
 
 
 def _main(arguments) -> int:
-    from vitsd.pretrained import locate_any
+    from vitsd.hub.pretrained import locate_any
 
     model = locate_any(arguments.model)
     if detect_format(model) == "keras":

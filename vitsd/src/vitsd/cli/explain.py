@@ -40,8 +40,8 @@ def _main(arguments) -> int:
         raise UsageError(f"The picture is a PNG file: let its name end in .png; got {output}.")
     load_keras()
     from vitsd.evaluation.explain import explain
+    from vitsd.hub.pretrained import from_pretrained
     from vitsd.plots import plot_explanation
-    from vitsd.pretrained import from_pretrained
 
     model, spec = from_pretrained(arguments.model)
     explanation = explain(model, spec, arguments.image)

@@ -67,7 +67,7 @@ def labelled_images(dataset: Dataset, spec: ModelSpec, split: str, limit: int | 
 def model_logits(model_path: str | os.PathLike, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Float32 logits ``(n, classes)`` of uint8 images of the model's input size: Keras, or the runtime's engine."""
     if detect_format(model_path) == "keras":
-        from vitsd.saving import load_model
+        from vitsd.hub.saving import load_model
         from vitsd.training import predict_logits
 
         model = load_model(model_path)[0]

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from vitsd.saving import load_model
+from vitsd.hub.saving import load_model
 from vitsd_runtime.errors import UsageError, VitsdError, first_line
 from vitsd_runtime.formats.spec_io import is_saved_model
 from vitsd_runtime.models.catalog import BUNDLED
@@ -43,7 +43,7 @@ def locate(name_or_path: str | os.PathLike) -> Path:
     if path.exists() or path.suffix == ".keras":
         return path
     if str(name_or_path) == BUNDLED:
-        return Path(__file__).with_name("models") / f"{BUNDLED}.keras"
+        return Path(__file__).parents[1] / "models" / f"{BUNDLED}.keras"
     repository = _REPOSITORY.fullmatch(str(name_or_path))
     if repository is None:
         raise UsageError(
