@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from vitsd.config import VitConfig
-from vitsd.model import build_vit
+from vitsd.model.vit import build_vit
 from vitsd_runtime.cli.common import quiet_stderr
 
 

@@ -70,7 +70,7 @@ def training(scratch: Path) -> dict:
     from vitsd.augmentation import BatchAugmentation, model_augmentation
     from vitsd.batches import Batches
     from vitsd.data.dataset import Split
-    from vitsd.model import build_vit
+    from vitsd.model.vit import build_vit
     from vitsd.presets import get_preset
     from vitsd.training import compile_model
 
@@ -238,7 +238,7 @@ def _model(preset_name: str):
     """An untrained model and its spec."""
     import keras
 
-    from vitsd.model import build_vit
+    from vitsd.model.vit import build_vit
     from vitsd.presets import get_preset
     from vitsd_runtime.spec import ModelSpec
 

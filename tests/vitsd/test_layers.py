@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitsd.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
+from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
 
 
 def reference_tokens(image, patch, gamma, beta, kernel, bias, epsilon):

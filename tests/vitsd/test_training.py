@@ -15,7 +15,7 @@ from vitsd.batches import Batches
 from vitsd.callbacks import read_history
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, Split, load_dataset
-from vitsd.model import build_vit
+from vitsd.model.vit import build_vit
 from vitsd.recipe import Recipe
 from vitsd.training import compile_model, learning_rate_schedule, train
 from vitsd_runtime import UsageError, VitsdError, read_spec

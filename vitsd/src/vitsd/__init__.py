@@ -12,10 +12,10 @@ from importlib import import_module
 __version__ = "0.1.0"
 _HOME = {
     "VitConfig": "config",
-    "build_vit": "model",
-    "ShiftedPatchTokenization": "layers",
-    "LocalitySelfAttention": "layers",
-    "PositionEmbedding": "layers",
+    "build_vit": "model.vit",
+    "ShiftedPatchTokenization": "model.layers",
+    "LocalitySelfAttention": "model.layers",
+    "PositionEmbedding": "model.layers",
     "Preset": "recipe",
     "Recipe": "recipe",
     "get_preset": "presets",

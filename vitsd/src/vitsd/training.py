@@ -24,7 +24,7 @@ from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, pixel_statistics
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.hub.saving import model_name, save_model
-from vitsd.model import build_vit
+from vitsd.model.vit import build_vit
 from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import Recipe
 from vitsd.run_folder import open_run

@@ -14,7 +14,7 @@ def read_weights(model, config: VitConfig) -> dict[str, np.ndarray]:
     Raises:
         VitsdError: if the model is not one that :func:`vitsd.build_vit` makes from ``config``.
     """
-    from vitsd.model import build_vit
+    from vitsd.model.vit import build_vit
 
     expected = {weight.path: tuple(weight.shape) for weight in build_vit(config).weights}
     found = {weight.path: np.asarray(weight, np.float32) for weight in model.weights}

@@ -21,7 +21,7 @@ def model_name(text: str) -> str:
 def save_model(model, path: str | os.PathLike, spec: ModelSpec) -> ModelSpec:
     """Save a model made by :func:`vitsd.build_vit` with its spec, whole or not at all.
 
-    ``keras.saving.load_model`` opens the file too, once ``vitsd.layers`` is imported.
+    ``keras.saving.load_model`` opens the file too, once ``vitsd.model.layers`` is imported.
     """
     with replacing(path) as temporary:
         model.save(temporary)
@@ -57,7 +57,7 @@ def load_model(path: str | os.PathLike):
     ):
         raise VitsdError(f"{path}: its spec contradicts itself about classes or image sizes.")
 
-    from vitsd.model import build_vit
+    from vitsd.model.vit import build_vit
 
     model = build_vit(config, mean=spec.mean, variance=spec.variance)
     try:

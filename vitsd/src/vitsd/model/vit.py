@@ -6,7 +6,7 @@ import keras
 from keras import layers
 
 from vitsd.config import VitConfig
-from vitsd.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
+from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
 
 
 def build_vit(
