@@ -11,7 +11,7 @@ from vitsd.config import VitConfig
 from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits
 from vitsd.evaluation.metrics import paired_difference, top_k_hits
 from vitsd.hub.saving import load_model
-from vitsd.training import predict_logits
+from vitsd.training.train import predict_logits
 from vitsd_export import export
 from vitsd_export.exporter import artifact_name
 from vitsd_export.formats.converters import to_tflite, write_saved_model

@@ -66,13 +66,13 @@ def training(scratch: Path) -> dict:
     """Images per second of ``vitsd-train``'s loop against a bare Keras step, ``vit-small-ds``, batch 256, float32."""
     import keras
 
-    from vitsd import callbacks as cb
-    from vitsd.augmentation import BatchAugmentation, model_augmentation
-    from vitsd.batches import Batches
     from vitsd.data.dataset import Split
     from vitsd.model.vit import build_vit
     from vitsd.presets import get_preset
-    from vitsd.training import compile_model
+    from vitsd.training import callbacks as cb
+    from vitsd.training.augmentation import BatchAugmentation, model_augmentation
+    from vitsd.training.batches import Batches
+    from vitsd.training.train import compile_model
 
     preset, steps, rounds = get_preset("vit-small-ds"), 4, 4
     size = preset.recipe.batch_size

@@ -41,7 +41,7 @@ def trained(tmp_path_factory) -> Path:
         return Path(MADE_ELSEWHERE)
     from vitsd.data.dataset import load_dataset
     from vitsd.presets import get_preset
-    from vitsd.training import train
+    from vitsd.training.train import train
 
     preset = get_preset("tiny")
     output = tmp_path_factory.mktemp("runs") / "digits"

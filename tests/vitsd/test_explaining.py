@@ -8,7 +8,7 @@ from PIL import Image
 
 from vitsd import VitConfig, build_vit, load_model, save_model
 from vitsd.evaluation.explain import explain, rollout
-from vitsd.training import predict_logits
+from vitsd.training.train import predict_logits
 from vitsd_runtime import ModelSpec
 from vitsd_runtime.classifier import softmax
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from vitsd import VitConfig, load_dataset, load_model
-from vitsd.fine_tuning import Start, recipe_for
-from vitsd.training import train
+from vitsd.training.fine_tuning import Start, recipe_for
+from vitsd.training.train import train
 from vitsd_runtime import UsageError, read_spec
 
 

@@ -150,8 +150,8 @@ def test_saving_and_loading_keeps_every_weight_and_the_temperatures(tmp_path):
 
 
 def test_a_model_with_augmentation_and_mixed_precision_can_be_saved(tmp_path):
-    from vitsd.augmentation import model_augmentation
     from vitsd.recipe import Recipe
+    from vitsd.training.augmentation import model_augmentation
 
     model = build_vit(SMALL, augmentation=model_augmentation(Recipe()), dtype="mixed_bfloat16")
     model.save(tmp_path / "a.keras")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vitsd.hub.pretrained import from_pretrained
-from vitsd.training import predict_logits
+from vitsd.training.train import predict_logits
 from vitsd_runtime import UsageError, VitsdError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

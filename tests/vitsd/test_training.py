@@ -10,14 +10,15 @@ import keras
 import numpy as np
 import pytest
 
-from vitsd import callbacks, load_model
-from vitsd.batches import Batches
-from vitsd.callbacks import read_history
+from vitsd import load_model
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, Split, load_dataset
 from vitsd.model.vit import build_vit
 from vitsd.recipe import Recipe
-from vitsd.training import compile_model, learning_rate_schedule, train
+from vitsd.training import callbacks
+from vitsd.training.batches import Batches
+from vitsd.training.callbacks import read_history
+from vitsd.training.train import compile_model, learning_rate_schedule, train
 from vitsd_runtime import UsageError, VitsdError, read_spec
 
 CONFIG = VitConfig(
@@ -286,7 +287,7 @@ def test_batches_hold_every_image_once_and_depend_on_the_epoch():
 
 
 def test_random_crops_differ_within_a_batch():
-    from vitsd.augmentation import random_crop
+    from vitsd.training.augmentation import random_crop
 
     images = np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1).repeat(200, axis=0)
     crops = random_crop(images, 1, np.random.default_rng(0))
@@ -296,7 +297,7 @@ def test_random_crops_differ_within_a_batch():
 
 
 def test_mixing_keeps_labels_and_pixels_in_step():
-    from vitsd.augmentation import BatchAugmentation
+    from vitsd.training.augmentation import BatchAugmentation
 
     images = np.zeros((16, 32, 32, 1), np.uint8)
     images[8:] = 200

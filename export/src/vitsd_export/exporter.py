@@ -151,7 +151,7 @@ def export(
     from vitsd.evaluation.evaluate import labelled_images, load_matching
     from vitsd.hub.pretrained import locate
     from vitsd.hub.saving import load_model
-    from vitsd.training import predict_logits
+    from vitsd.training.train import predict_logits
     from vitsd_export.quantization.search import BudgetError
 
     trained = newest_model() if model is None else locate(model)

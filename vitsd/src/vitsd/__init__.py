@@ -22,7 +22,7 @@ _HOME = {
     "list_presets": "presets",
     "Dataset": "data.dataset",
     "load_dataset": "data.dataset",
-    "train": "training",
+    "train": "training.train",
     "evaluate": "evaluation.evaluate",
     "explain": "evaluation.explain",
     "from_pretrained": "hub.pretrained",

@@ -165,7 +165,7 @@ def _as_signature_takes(images: np.ndarray, spec: ModelSpec, side: tuple[int, in
 def _build_equal(layers, config: VitConfig, spec: ModelSpec, images, expected):
     """The model, with what its variables leave open chosen so that it answers as expected."""
     from vitsd.model.vit import build_vit
-    from vitsd.training import predict_logits
+    from vitsd.training.train import predict_logits
 
     best = None
     # Without a temperature among the variables, attention may be masked with a constant one, or ordinary.

@@ -19,13 +19,13 @@ from vitsd.config import POOLINGS, VitConfig
 from vitsd.data.dataset import BUILT_IN, load_dataset
 from vitsd.presets import get_preset, list_presets
 from vitsd.recipe import PRECISIONS, Preset, Recipe
-from vitsd.run_folder import newest_run, read_run
+from vitsd.training.run_folder import newest_run, read_run
 from vitsd_runtime.cli import common as console
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import MAX_SIDE
 
 if TYPE_CHECKING:
-    from vitsd.fine_tuning import Start
+    from vitsd.training.fine_tuning import Start
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -132,7 +132,7 @@ def _main(arguments) -> int:
         flush=True,
     )
     load_keras()
-    from vitsd.training import train
+    from vitsd.training.train import train
 
     try:
         with contextlib.redirect_stdout(progress):
@@ -185,7 +185,7 @@ def _customise(preset: Preset, wanted: dict) -> Preset:
 
 def _fine_tuning(wanted: dict) -> tuple[str, Preset, Start]:
     """Name, architecture and recipe for training on from a trained model."""
-    from vitsd.fine_tuning import Start, recipe_for
+    from vitsd.training.fine_tuning import Start, recipe_for
 
     architecture = (field.name for field in dataclasses.fields(VitConfig))
     if clashing := [name for name in ("preset", *architecture) if name in wanted]:

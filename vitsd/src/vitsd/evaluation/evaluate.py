@@ -68,7 +68,7 @@ def model_logits(model_path: str | os.PathLike, images: np.ndarray, batch_size: 
     """Float32 logits ``(n, classes)`` of uint8 images of the model's input size: Keras, or the runtime's engine."""
     if detect_format(model_path) == "keras":
         from vitsd.hub.saving import load_model
-        from vitsd.training import predict_logits
+        from vitsd.training.train import predict_logits
 
         model = load_model(model_path)[0]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from vitsd.augmentation import BatchAugmentation
 from vitsd.data.dataset import Split
+from vitsd.training.augmentation import BatchAugmentation
 
 
 class Batches(keras.utils.PyDataset):

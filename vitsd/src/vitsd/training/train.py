@@ -17,9 +17,6 @@ import keras
 import numpy as np
 
 import vitsd
-from vitsd import callbacks as cb
-from vitsd.augmentation import BatchAugmentation, describe, model_augmentation
-from vitsd.batches import Batches
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, pixel_statistics
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
@@ -27,14 +24,17 @@ from vitsd.hub.saving import model_name, save_model
 from vitsd.model.vit import build_vit
 from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import Recipe
-from vitsd.run_folder import open_run
+from vitsd.training import callbacks as cb
+from vitsd.training.augmentation import BatchAugmentation, describe, model_augmentation
+from vitsd.training.batches import Batches
+from vitsd.training.run_folder import open_run
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.machine import describe_machine
 
 if TYPE_CHECKING:
-    from vitsd.fine_tuning import Start
+    from vitsd.training.fine_tuning import Start
 
 
 def train(

@@ -1,0 +1,1 @@
+"""Training, resuming and fine-tuning."""
