@@ -46,7 +46,7 @@ def trained(tmp_path_factory) -> Path:
     preset = get_preset("tiny")
     output = tmp_path_factory.mktemp("runs") / "digits"
     recipe = dataclasses.replace(preset.recipe, epochs=8)
-    config = dataclasses.replace(preset.config, depth=2)
+    config = dataclasses.replace(preset.config, num_layers=2)
     train(config, recipe, load_dataset("digits"), output, origin={"preset": "tiny", "source": "digits"})
     return output
 

@@ -26,8 +26,8 @@ def configs(draw):
         num_classes=draw(st.integers(2, 7)),
         image_size=patch * side,
         patch_size=patch,
-        width=width,
-        depth=draw(st.integers(1, 3)),
+        hidden_dim=width,
+        num_layers=draw(st.integers(1, 3)),
         num_heads=draw(st.integers(1, 4)),
         key_dim=draw(st.sampled_from([2, 5, 16, 40])),
         mlp_units=draw(st.sampled_from([(width,), (2 * width, width), (5, 7, width)])),
@@ -77,15 +77,15 @@ def test_folded_equals_keras(config, seed, merge):
 
     result = build_logits(tf.constant(images), folded, Style(exp_attention=True), watch).numpy()
     np.testing.assert_allclose(result, expected, atol=tolerance)
-    for masks in ((-1e9,) * config.depth, bounded_masks(images, folded)):
+    for masks in ((-1e9,) * config.num_layers, bounded_masks(images, folded)):
         style = Style(integer_masks=masks)
         single = [build_logits(tf.constant(image[None]), folded, style).numpy() for image in images]
         np.testing.assert_allclose(np.concatenate(single), expected, atol=2 * tolerance)
 
 
 def test_scores_too_large_for_exp_are_left_to_softmax():
-    shape = {"input_size": (12, 12, 3), "image_size": 12, "patch_size": 4, "width": 12, "mlp_units": (12,)}
-    config = VitConfig(depth=1, num_heads=2, key_dim=12, head_units=(), pooling="gap", **shape)
+    shape = {"input_size": (12, 12, 3), "image_size": 12, "patch_size": 4, "hidden_dim": 12, "mlp_units": (12,)}
+    config = VitConfig(num_layers=1, num_heads=2, key_dim=12, head_units=(), pooling="gap", **shape)
     model = build_vit(config)
     images = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype("float32")
     for factor, uses_exp in ((1, True), (30, False)):
@@ -104,7 +104,7 @@ def test_both_sides_of_the_merge_rule_are_met():
     assert merging_pays(VitConfig())  # vit-small-ds
     assert not merging_pays(VitConfig(key_dim=16))
     # d (d + tokens) < k (2 d + tokens), one step to either side
-    config = VitConfig(width=64, image_size=72, patch_size=6)
+    config = VitConfig(hidden_dim=64, image_size=72, patch_size=6)
     border = 64 * (64 + 144) / (2 * 64 + 144)
     assert merging_pays(dataclasses.replace(config, key_dim=int(border) + 1))
     assert not merging_pays(dataclasses.replace(config, key_dim=int(border)))
@@ -121,7 +121,7 @@ def test_folded_equals_keras_for_the_trained_model(trained, digits):
 
 
 def test_folding_leaves_no_temperature_scale_or_key_bias_behind():
-    config = VitConfig(image_size=12, depth=1, head_units=())
+    config = VitConfig(image_size=12, num_layers=1, head_units=())
     folded = fold(read_weights(build_vit(config), config), config)
     assert folded.blocks[0].attention.key is None
     for matrix in (folded.tokenization.kernel, folded.position_embedding, folded.blocks[0].attention.output.kernel):
@@ -130,13 +130,13 @@ def test_folding_leaves_no_temperature_scale_or_key_bias_behind():
 
 
 def test_weights_of_another_architecture_are_refused():
-    config = VitConfig(image_size=12, depth=1, head_units=())
+    config = VitConfig(image_size=12, num_layers=1, head_units=())
     with pytest.raises(VitsdError, match=r"block_1_"):
-        read_weights(build_vit(dataclasses.replace(config, depth=2)), config)
+        read_weights(build_vit(dataclasses.replace(config, num_layers=2)), config)
 
 
 def test_weights_that_are_nan_are_refused():
-    config = VitConfig(image_size=12, depth=1, head_units=())
+    config = VitConfig(image_size=12, num_layers=1, head_units=())
     model = build_vit(config)
     model.get_layer("logits").bias.assign(np.full(100, np.nan))
     with pytest.raises(VitsdError, match="NaN"):

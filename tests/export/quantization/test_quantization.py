@@ -118,7 +118,7 @@ def test_a_recipe_is_replayed_to_the_same_model(exported, model, digits, ending,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": {"depth": 9}}, "another architecture"),
+        ({"architecture": {"num_layers": 9}}, "another architecture"),
         ({"quantization": "int4"}, "is for quantisation int4"),
         ({"target": "tflite-runtime-2.14"}, "is for target tflite-runtime-2.14"),
         ({"layers": {"logits": {"precision": "static"}}}, "other layers than the model"),
@@ -140,8 +140,8 @@ def test_a_recipe_for_something_else_is_refused(command, exported, model, change
 
 def test_an_impossible_budget_fails_with_the_best_and_leaves_nothing(command, tmp_path):
     """Where the classes' logits differ by a thousandth of what they have in common, 8 bits can't tell them apart."""
-    shape = {"input_size": (8, 8, 1), "num_classes": 10, "image_size": 8, "patch_size": 2, "width": 16, "mlp_units": (16,)}
-    config = VitConfig(depth=2, key_dim=8, head_units=(), pooling="gap", **shape)
+    shape = {"input_size": (8, 8, 1), "num_classes": 10, "image_size": 8, "patch_size": 2, "hidden_dim": 16, "mlp_units": (16,)}
+    config = VitConfig(num_layers=2, key_dim=8, head_units=(), pooling="gap", **shape)
     keras_model = build_vit(config, mean=[80.0], variance=[1000.0])
     for weight in keras_model.trainable_variables:
         if weight.path == "logits/kernel":

@@ -228,7 +228,7 @@ def test_versions(command, tool):
 
 def test_inspect_reads_training_models_without_keras(command, trained):
     done = command("vitsd-inspect", trained / "model.keras", "--json")
-    assert json.loads(done.stdout)["spec"]["architecture"]["width"] == 64
+    assert json.loads(done.stdout)["spec"]["architecture"]["hidden_dim"] == 64
 
 
 @pytest.mark.parametrize(

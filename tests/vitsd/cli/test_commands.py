@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def test_train_then_evaluate(command, tmp_path):
-    done = command("vitsd-train", *"--preset tiny --data digits --epochs 3 --depth 1".split(), cwd=tmp_path)
+    done = command("vitsd-train", *"--preset tiny --data digits --epochs 3 --num-layers 1".split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("Test accuracy: ") and line.endswith("%") for line in lines)
@@ -58,14 +58,14 @@ def test_what_means_nothing_is_not_printed(command, exported, digits, tmp_path):
     text = command("vitsd-evaluate", exported / "digits.onnx", "--data", data).stdout
     assert [line.split()[0] for line in text.splitlines()[2:5]] == ["0", "1", "2"]
     assert text.splitlines()[5] == ""  # no rows of classes that have no images
-    done = command("vitsd-train", *"--preset tiny --epochs 1 --depth 1 --output run --data".split(), data, cwd=tmp_path)
+    done = command("vitsd-train", *"--preset tiny --epochs 1 --num-layers 1 --output run --data".split(), data, cwd=tmp_path)
     assert "Test accuracy" in done.stdout
     assert "top 5" not in done.stdout
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
     tool = Path(sys.executable).parent / "vitsd-train"
-    arguments = [tool, *"--preset tiny --data digits --depth 1 --epochs 6 --output run".split()]
+    arguments = [tool, *"--preset tiny --data digits --num-layers 1 --epochs 6 --output run".split()]
     process = subprocess.Popen(
         arguments,
         cwd=tmp_path,
@@ -108,7 +108,7 @@ def test_a_folder_of_photos(command, tmp_path):
                 Image.new("RGB", (40 + i, 50), tuple(c + 2 * i for c in colour)).save(folder / f"{i}.jpg")
     done = command(
         "vitsd-train",
-        *"--preset tiny --data photos --epochs 3 --depth 1 --batch-size 8 --output run --json --fit crop".split(),
+        *"--preset tiny --data photos --epochs 3 --num-layers 1 --batch-size 8 --output run --json --fit crop".split(),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr

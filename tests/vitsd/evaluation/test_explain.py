@@ -65,15 +65,15 @@ def test_the_command_draws_a_picture(command, trained, digits, tmp_path):
         assert len(set(picture.convert("L").getdata())) > 50
 
 
-@pytest.mark.parametrize("depth", [1, 9])
+@pytest.mark.parametrize("num_layers", [1, 9])
 def test_ordinary_vits_and_other_depths_are_drawn_too(command, tmp_path, depth):
     config = VitConfig(
         input_size=(16, 16, 3),
         num_classes=3,
         image_size=16,
         patch_size=8,
-        width=8,
-        depth=depth,
+        hidden_dim=8,
+        num_layers=depth,
         num_heads=1,
         key_dim=8,
         mlp_units=(8,),

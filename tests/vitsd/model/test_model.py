@@ -16,8 +16,8 @@ SMALL = VitConfig(
     num_classes=4,
     image_size=12,
     patch_size=4,
-    width=16,
-    depth=2,
+    hidden_dim=16,
+    num_layers=2,
     num_heads=2,
     key_dim=8,
     mlp_units=(32, 16),
@@ -103,9 +103,9 @@ def test_an_unknown_preset_suggests_the_nearest():
         ({"patch_size": 100}, "multiple of patch_size"),
         ({"num_heads": 0}, "num_heads must be at least 1"),
         ({"key_dim": 1}, "key_dim"),
-        ({"depth": 0}, "depth"),
-        ({"mlp_units": (128, 32)}, "must equal width"),
-        ({"mlp_units": ()}, "must equal width"),
+        ({"num_layers": 0}, "num_layers"),
+        ({"mlp_units": (128, 32)}, "must equal hidden_dim"),
+        ({"mlp_units": ()}, "must equal hidden_dim"),
         ({"head_units": (0,)}, "head_units"),
         ({"pooling": "max"}, "pooling"),
         ({"activation": "swish"}, "activation"),
@@ -114,9 +114,9 @@ def test_an_unknown_preset_suggests_the_nearest():
         ({"patch_size": 72}, "at least 2 tokens"),
         ({"patch_size": 1}, "half a patch"),
         ({"input_size": (32, 32)}, "input_size"),
-        ({"depth": 2.5}, "depth must be of type int"),
+        ({"num_layers": 2.5}, "num_layers must be of type int"),
         ({"num_heads": "4"}, "num_heads"),
-        ({"depth": True}, "depth"),
+        ({"num_layers": True}, "num_layers"),
         ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon"),
         ({"head_units": ("many",)}, "head_units"),
     ],
@@ -131,7 +131,7 @@ def test_config_survives_json_and_refuses_strangers():
     with pytest.raises(UsageError, match="depht"):
         VitConfig.from_dict({"depht": 3})
     with pytest.raises(UsageError):
-        VitConfig.from_dict({"depth": "many"})
+        VitConfig.from_dict({"num_layers": "many"})
 
 
 def test_saving_and_loading_keeps_every_weight_and_the_temperatures(tmp_path):

@@ -78,7 +78,7 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
     ("arguments", "message"),
     [
         (["--freeze-body", "--data", "digits"], "--from"),
-        (["--from", "MODEL", "--depth", "3", "--data", "digits"], "leave out --depth"),
+        (["--from", "MODEL", "--num-layers", "3", "--data", "digits"], "leave out --num-layers"),
         (["--from", "MODEL", "--preset", "tiny", "--data", "digits"], "leave out --preset"),
         (["--from", "nothing", "--data", "digits"], "No model is found"),
         (["--from", "EXPORTED", "--data", "digits"], "starts from a .keras file"),

@@ -24,8 +24,8 @@ from vitsd_runtime import UsageError, VitsdError, read_spec
 CONFIG = VitConfig(
     image_size=8,
     patch_size=4,
-    width=16,
-    depth=1,
+    hidden_dim=16,
+    num_layers=1,
     num_heads=2,
     key_dim=8,
     mlp_units=(32, 16),
@@ -187,8 +187,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, tmp_path):
         train(CONFIG, RECIPE, small, tmp_path / "run")
     with pytest.raises(UsageError, match=r"recipe.epochs was 1, now 4"):
         train(CONFIG, RECIPE, small, tmp_path / "run", resume=True)
-    deeper, shorter = dataclasses.replace(CONFIG, depth=2), dataclasses.replace(RECIPE, epochs=1)
-    with pytest.raises(UsageError, match=r"config.depth was 1, now 2"):
+    deeper, shorter = dataclasses.replace(CONFIG, num_layers=2), dataclasses.replace(RECIPE, epochs=1)
+    with pytest.raises(UsageError, match=r"config.num_layers was 1, now 2"):
         train(deeper, shorter, small, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="no run to resume"):
         train(CONFIG, RECIPE, small, tmp_path / "none", resume=True)

@@ -28,14 +28,14 @@ class VitConfig:
     image_size: int = 72
     """Side of the square that the transformer sees, in pixels; images are resized to it."""
     patch_size: int = 6
-    width: int = 64
+    hidden_dim: int = 64
     """Length of a token."""
-    depth: int = 8
+    num_layers: int = 8
     num_heads: int = 4
     key_dim: int = 64
     """Length of the query and key of one head."""
     mlp_units: tuple[int, ...] = (128, 64)
-    """Dense layers of a block, each followed by the activation; the last must equal ``width``."""
+    """Dense layers of a block, each followed by the activation; the last must equal ``hidden_dim``."""
     head_units: tuple[int, ...] = (2048, 1024)
     pooling: str = "flatten"
     """``flatten`` (all tokens, as published) or ``gap`` (mean over the tokens: far fewer weights)."""
@@ -61,7 +61,7 @@ class VitConfig:
                 raise UsageError(f"{field.name} must be of type {field.type}; got {value!r}.")
         if len(self.input_size) != 3 or min(self.input_size) < 1:
             raise UsageError(f"input_size must be (height, width, channels), all positive; got {self.input_size}.")
-        for name in ("num_classes", "image_size", "patch_size", "width", "depth", "num_heads", "key_dim"):
+        for name in ("num_classes", "image_size", "patch_size", "hidden_dim", "num_layers", "num_heads", "key_dim"):
             if int(getattr(self, name)) < 1:
                 raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if self.key_dim < 2:
@@ -77,8 +77,8 @@ class VitConfig:
             )
         if self.spt and self.patch_size < 2:
             raise UsageError("Shifted Patch Tokenization shifts by half a patch, so patch_size must be at least 2.")
-        if not self.mlp_units or min(self.mlp_units) < 1 or self.mlp_units[-1] != self.width:
-            raise UsageError(f"The last of mlp_units must equal width ({self.width}); got {self.mlp_units}.")
+        if not self.mlp_units or min(self.mlp_units) < 1 or self.mlp_units[-1] != self.hidden_dim:
+            raise UsageError(f"The last of mlp_units must equal hidden_dim ({self.hidden_dim}); got {self.mlp_units}.")
         if self.head_units and min(self.head_units) < 1:
             raise UsageError(f"head_units must be positive; got {self.head_units}.")
         if self.pooling not in POOLINGS:
@@ -103,14 +103,14 @@ class VitConfig:
         def dense(sizes):
             return sum(n * m + m for n, m in pairwise(sizes))
 
-        width, inner = self.width, self.num_heads * self.key_dim
+        hidden, inner = self.hidden_dim, self.num_heads * self.key_dim
         patch = self.patch_size**2 * self.input_size[2] * (5 if self.spt else 1)
-        tokenization = dense((patch, width)) + (2 * patch if self.spt else 0)
-        attention = 3 * dense((width, inner)) + dense((inner, width)) + (1 if self.lsa else 0)
-        block = attention + 4 * width + dense((width, *self.mlp_units))
-        features = width * (self.tokens if self.pooling == "flatten" else 1)
-        head = 2 * width + dense((features, *self.head_units, self.num_classes))
-        return tokenization + self.tokens * width + self.depth * block + head
+        tokenization = dense((patch, hidden)) + (2 * patch if self.spt else 0)
+        attention = 3 * dense((hidden, inner)) + dense((inner, hidden)) + (1 if self.lsa else 0)
+        block = attention + 4 * hidden + dense((hidden, *self.mlp_units))
+        features = hidden * (self.tokens if self.pooling == "flatten" else 1)
+        head = 2 * hidden + dense((features, *self.head_units, self.num_classes))
+        return tokenization + self.tokens * hidden + self.num_layers * block + head
 
     def for_data(self, input_size: tuple[int, int, int], num_classes: int) -> VitConfig:
         """The same architecture for images of ``input_size`` (height, width, channels) and ``num_classes`` classes."""

@@ -90,7 +90,7 @@ def bounded_masks(images: np.ndarray, folded: FoldedVit) -> tuple[float, ...]:
 
     for start in range(0, len(images), 16):
         build_logits(tf.constant(images[start : start + 16]), folded, watch=watch)
-    return tuple(float(np.floor(np.log(1e-6) - excess[f"block_{i}_scores"])) for i in range(config.depth))
+    return tuple(float(np.floor(np.log(1e-6) - excess[f"block_{i}_scores"])) for i in range(config.num_layers))
 
 
 def _own_excess(scores: np.ndarray, config: VitConfig) -> float:
@@ -129,12 +129,12 @@ def build_logits(
     ``(batch, tokens * heads, tokens)`` or ``(batch, heads, tokens, tokens)``.
     """
     config, style = folded.config, style or Style()
-    tokens, width, epsilon = config.tokens, config.width, config.layer_norm_epsilon
+    tokens, hidden_dim, epsilon = config.tokens, config.hidden_dim, config.layer_norm_epsilon
     rank3 = style.integer_masks is None
 
-    stream = _tokenize(images, folded, integer=not rank3)  # (batch, tokens, width), mean-free
+    stream = _tokenize(images, folded, integer=not rank3)  # (batch, tokens, hidden_dim), mean-free
     if not rank3:
-        stream = tf.reshape(stream, (tokens, width))
+        stream = tf.reshape(stream, (tokens, hidden_dim))
     for i, block in enumerate(folded.blocks):
         if rank3:
             normed = _unit_variance(stream, epsilon)
@@ -153,7 +153,7 @@ def build_logits(
     stream = _unit_variance(stream, epsilon)
 
     if config.pooling == "flatten":
-        features = tf.reshape(stream, (-1, tokens * width))
+        features = tf.reshape(stream, (-1, tokens * hidden_dim))
     else:
         features = tf.reduce_mean(stream, axis=-2, keepdims=not rank3)
     for i, layer in enumerate(folded.head[:-1]):
@@ -191,7 +191,7 @@ def _tokenize(images, folded: FoldedVit, integer: bool):
             corners = (grid[:, 1:, 1:], grid[:, :-1, 1:], grid[:, 1:, :-1], grid[:, :-1, :-1])
             patches = tf.concat([_space_to_depth(images, patch), *corners], axis=3)
             # The features come image by image; the projection's rows have the five images within a pixel.
-            per_pixel = kernel.reshape(patch * patch, 5, config.input_size[2], config.width)
+            per_pixel = kernel.reshape(patch * patch, 5, config.input_size[2], config.hidden_dim)
             kernel = per_pixel.transpose(1, 0, 2, 3).reshape(kernel.shape)
         else:
             half = patch // 2
@@ -208,7 +208,7 @@ def _tokenize(images, folded: FoldedVit, integer: bool):
                 patches = patches - _mean(patches)
             normalise = _unit_variance_twice if integer else _unit_variance
             patches = normalise(patches, config.layer_norm_epsilon)
-    projected = _dense(patches, Dense(kernel, np.zeros(config.width)), "tokenization")
+    projected = _dense(patches, Dense(kernel, np.zeros(config.hidden_dim)), "tokenization")
     # The projection's bias rides on the position embedding: one addition instead of two.
     return projected + _constant(folded.position_embedding + folded.tokenization.bias)
 
@@ -218,11 +218,11 @@ def _space_to_depth(images, block: int):
 
 
 def _attention(normed, attention: Attention, config: VitConfig, style: Style, name: str, watch: Watch):
-    tokens, heads, width = config.tokens, config.num_heads, config.width
+    tokens, heads, hidden_dim = config.tokens, config.num_heads, config.hidden_dim
     if attention.key is None:
         # Keys and values are the tokens themselves, so the heads are stacked as rows and nothing is transposed.
         keys = values = normed
-        queries = tf.reshape(_dense(normed, attention.query, f"{name}_query"), (-1, tokens * heads, width))
+        queries = tf.reshape(_dense(normed, attention.query, f"{name}_query"), (-1, tokens * heads, hidden_dim))
     else:
 
         def split_heads(flat):
@@ -251,8 +251,8 @@ def _exp_shift(attention: Attention, config: VitConfig) -> float | None:
 
     Too much, because a row with no score above ``shift - 87`` would underflow as a whole.
     """
-    # The sums have as many terms as tokens, and normalised values are at most sqrt(width).
-    room = np.log(config.tokens * np.sqrt(config.width))
+    # The sums have as many terms as tokens, and normalised values are at most sqrt(hidden_dim).
+    room = np.log(config.tokens * np.sqrt(config.hidden_dim))
     shift = max(float(score_bounds(attention, config).max()) + room - _LARGEST_EXPONENT, 0.0)
     return shift if shift <= _LARGEST_SHIFT else None
 
@@ -273,24 +273,24 @@ def _masked(scores, config: VitConfig, attention: Attention, shift: float):
 
 
 def _integer_attention(stream, attention: Attention, config: VitConfig, mask: float, name: str):
-    """Attention over one image's ``(tokens, width)``, of operations that have fast integer kernels.
+    """Attention over one image's ``(tokens, hidden_dim)``, of operations that have fast integer kernels.
 
     TFLite computes ``a @ b`` as FULLY_CONNECTED where ``b`` is the transpose of a tensor. The converter fuses a transpose
     into the product that follows, and makes it a BATCH_MATMUL again; so something stands between the two.
     """
-    tokens, heads, width = config.tokens, config.num_heads, config.width
+    tokens, heads, hidden_dim = config.tokens, config.num_heads, config.hidden_dim
     inverse = _inverse_deviation(stream, config.layer_norm_epsilon)
     normed = stream * inverse
     queries = _dense(normed, attention.query, f"{name}_query")
     diagonal = mask * np.eye(tokens)
     if attention.key is None:
         weights = _masked_softmax(
-            tf.reshape(queries, (tokens * heads, width)), normed, np.repeat(diagonal, heads, axis=0), config, name
+            tf.reshape(queries, (tokens * heads, hidden_dim)), normed, np.repeat(diagonal, heads, axis=0), config, name
         )
         with tf.name_scope(f"{name}_attended"):
             values = tf.transpose(stream) * tf.reshape(inverse, (1, tokens))
             attended = tf.matmul(weights, values, transpose_b=True)
-        attended = tf.reshape(attended, (tokens, heads * width))
+        attended = tf.reshape(attended, (tokens, heads * hidden_dim))
     else:
         keys = _dense(normed, attention.key, f"{name}_key")
         values = tf.transpose(_dense(normed, attention.value, f"{name}_value"))

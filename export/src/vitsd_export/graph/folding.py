@@ -50,12 +50,12 @@ class Attention:
     """
 
     query: Dense
-    """``(width, heads * d)``, the temperature divided in; d is ``width`` if merged, else ``key_dim``."""
+    """``(hidden_dim, heads * d)``, the temperature divided in; d is ``hidden_dim`` if merged, else ``key_dim``."""
     key: Dense | None
-    """``(width, heads * key_dim)``; its bias is zero, as is that of the value."""
+    """``(hidden_dim, heads * key_dim)``; its bias is zero, as is that of the value."""
     value: Dense | None
     output: Dense
-    """``(heads * d, width)``, centred."""
+    """``(heads * d, hidden_dim)``, centred."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class FoldedVit:
     tokenization: Dense
     """On patches normalised without scale and shift (SPT), or on plain patches; centred."""
     position_embedding: np.ndarray
-    """``(tokens, width)``, centred."""
+    """``(tokens, hidden_dim)``, centred."""
     blocks: list[Block]
     head: list[Dense] = field(repr=False)
     """Hidden head layers, then the logits; the final LayerNorm folded into the first."""
@@ -80,24 +80,24 @@ class FoldedVit:
 
 def merging_pays(config: VitConfig) -> bool:
     """Whether the merged products cost fewer multiplications per token: ``d (d + tokens) < k (2 d + tokens)``."""
-    width, key_dim = config.width, config.key_dim
-    return width * (width + config.tokens) < key_dim * (2 * width + config.tokens)
+    hidden_dim, key_dim = config.hidden_dim, config.key_dim
+    return hidden_dim * (hidden_dim + config.tokens) < key_dim * (2 * hidden_dim + config.tokens)
 
 
 def score_bounds(attention: Attention, config: VitConfig) -> np.ndarray:
     """For each head a bound of the absolute scores that no input can exceed, ``(heads,)``.
 
-    A score is ``n_i A n_j + c n_j`` (see step 4), and a normalised token is no longer than ``sqrt(width)``.
+    A score is ``n_i A n_j + c n_j`` (see step 4), and a normalised token is no longer than ``sqrt(hidden_dim)``.
     """
-    width, heads = config.width, config.num_heads
-    queries = attention.query.kernel.reshape(width, heads, -1).transpose(1, 0, 2)
+    hidden_dim, heads = config.hidden_dim, config.num_heads
+    queries = attention.query.kernel.reshape(hidden_dim, heads, -1).transpose(1, 0, 2)
     offsets = attention.query.bias.reshape(heads, -1)
     if attention.key is not None:
-        keys = attention.key.kernel.reshape(width, heads, -1).transpose(1, 2, 0)
+        keys = attention.key.kernel.reshape(hidden_dim, heads, -1).transpose(1, 2, 0)
         queries, offsets = queries @ keys, np.einsum("hk,hkw->hw", offsets, keys)
-    centre = np.eye(width) - 1 / width  # normalised tokens have no mean
+    centre = np.eye(hidden_dim) - 1 / hidden_dim  # normalised tokens have no mean
     largest = np.linalg.norm(centre @ queries @ centre, ord=2, axis=(1, 2))
-    return width * largest + np.sqrt(width) * np.linalg.norm(offsets @ centre, axis=1)
+    return hidden_dim * largest + np.sqrt(hidden_dim) * np.linalg.norm(offsets @ centre, axis=1)
 
 
 def fold(weights: dict[str, np.ndarray], config: VitConfig, merge: bool | None = None) -> FoldedVit:
@@ -126,7 +126,7 @@ def fold(weights: dict[str, np.ndarray], config: VitConfig, merge: bool | None =
 
     merge = merging_pays(config) if merge is None else merge
     blocks = []
-    for i in range(config.depth):
+    for i in range(config.num_layers):
         mlp = [dense(f"block_{i}_mlp_{j}") for j in range(len(config.mlp_units))]
         mlp[0] = mlp[0].after_norm(*norm(f"block_{i}_norm_2"))
         attention = _fold_attention(weights, f"block_{i}_attention", *norm(f"block_{i}_norm_1"), config, merge)
@@ -148,31 +148,35 @@ def fold(weights: dict[str, np.ndarray], config: VitConfig, merge: bool | None =
 
 
 def _fold_attention(weights, name, scale, shift, config: VitConfig, merge: bool) -> Attention:
-    heads, key_dim, width = config.num_heads, config.key_dim, config.width
+    heads, key_dim, hidden_dim = config.num_heads, config.key_dim, config.hidden_dim
 
     def projection(part):
-        kernel = weights[f"{name}/{part}/kernel"].reshape(width, heads * key_dim)
+        kernel = weights[f"{name}/{part}/kernel"].reshape(hidden_dim, heads * key_dim)
         return Dense(kernel, weights[f"{name}/{part}/bias"].reshape(-1)).after_norm(scale, shift)
 
     query, key, value = projection("query"), projection("key"), projection("value")
     tau = weights[f"{name}/tau"] if config.lsa else np.sqrt(key_dim)
     query = Dense(query.kernel / tau, query.bias / tau)
-    output = Dense(weights[f"{name}/projection/kernel"].reshape(heads * key_dim, width), weights[f"{name}/projection/bias"])
+    output = Dense(
+        weights[f"{name}/projection/kernel"].reshape(heads * key_dim, hidden_dim), weights[f"{name}/projection/bias"]
+    )
     output = Dense(output.kernel, output.bias + value.bias @ output.kernel).centred()
     if not merge:
         none = np.zeros(heads * key_dim)
         return Attention(query, Dense(key.kernel, none), Dense(value.kernel, none), output)
 
-    def per_head(matrix):  # (width, heads * key_dim) -> (heads, width, key_dim)
-        return matrix.reshape(width, heads, key_dim).transpose(1, 0, 2)
+    def per_head(matrix):  # (hidden_dim, heads * key_dim) -> (heads, hidden_dim, key_dim)
+        return matrix.reshape(hidden_dim, heads, key_dim).transpose(1, 0, 2)
 
     key_heads = per_head(key.kernel)
-    products = per_head(query.kernel) @ key_heads.transpose(0, 2, 1)  # (heads, width, width)
-    offsets = key_heads @ query.bias.reshape(heads, key_dim, 1)  # (heads, width, 1)
-    outputs = per_head(value.kernel) @ output.kernel.reshape(heads, key_dim, width)
+    products = per_head(query.kernel) @ key_heads.transpose(0, 2, 1)  # (heads, hidden_dim, hidden_dim)
+    offsets = key_heads @ query.bias.reshape(heads, key_dim, 1)  # (heads, hidden_dim, 1)
+    outputs = per_head(value.kernel) @ output.kernel.reshape(heads, key_dim, hidden_dim)
     return Attention(
-        query=Dense(products.transpose(1, 0, 2).reshape(width, heads * width), offsets.reshape(heads * width)),
+        query=Dense(
+            products.transpose(1, 0, 2).reshape(hidden_dim, heads * hidden_dim), offsets.reshape(heads * hidden_dim)
+        ),
         key=None,
         value=None,
-        output=Dense(outputs.reshape(heads * width, width), output.bias),
+        output=Dense(outputs.reshape(heads * hidden_dim, hidden_dim), output.bias),
     )

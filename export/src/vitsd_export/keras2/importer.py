@@ -90,7 +90,7 @@ def import_saved_model(
     layers, ignored = _read_layers(folder)
     signature = _Signature.load(folder)
     config = _infer_config(layers, signature)
-    report(f"Found {config.depth} blocks of width {config.width}, {config.parameter_count():,} weights.")
+    report(f"Found {config.num_layers} blocks of width {config.hidden_dim}, {config.parameter_count():,} weights.")
 
     statistics = [layer for layer in layers if layer.kind == "statistics"]
     normalises = bool(statistics)
@@ -205,7 +205,7 @@ def _weights(layers: list[_Layer], config: VitConfig) -> dict[str, np.ndarray]:
     projection = {f"projection__{part}": f"tokenization/projection/{part}" for part in ("kernel", "bias")}
     put(next(rest), **projection, **norm)
     put(next(rest), embeddings="position_embedding/embedding")
-    for i in range(config.depth):
+    for i in range(config.num_layers):
         put(next(rest), gamma=f"block_{i}_norm_1/gamma", beta=f"block_{i}_norm_1/beta")
         attention = next(rest)
         names = {
@@ -242,41 +242,41 @@ def _infer_config(layers: list[_Layer], signature: _Signature) -> VitConfig:
     """The architecture, from the kinds, order and shapes of its layers."""
     body = [layer for layer in layers if layer.kind != "statistics"]
     kinds = [layer.kind for layer in body]
-    depth = kinds.count("attention")
+    num_layers = kinds.count("attention")
     # Tokenization and embedding, then the first block's norm, attention and norm, and its dense layers.
-    mlp = next((i for i, kind in enumerate(kinds[5:]) if kind != "dense"), 0) if depth else 0
-    head = len(kinds) - (2 + depth * (3 + mlp) + 1)
+    mlp = next((i for i, kind in enumerate(kinds[5:]) if kind != "dense"), 0) if num_layers else 0
+    head = len(kinds) - (2 + num_layers * (3 + mlp) + 1)
     wanted = [
         "tokenization",
         "embedding",
-        *["norm", "attention", "norm", *["dense"] * mlp] * depth,
+        *["norm", "attention", "norm", *["dense"] * mlp] * num_layers,
         "norm",
         *["dense"] * head,
     ]
-    if not depth or not mlp or head < 1 or kinds != wanted:
+    if not num_layers or not mlp or head < 1 or kinds != wanted:
         raise VitsdError(
             f"The SavedModel is not a ViT of the public example: its layers with variables are {', '.join(kinds[:12])} ..."
         )
-    tokens, width = body[1].get("embeddings").shape
+    tokens, hidden_dim = body[1].get("embeddings").shape
     grid = round(tokens**0.5)
     kernel = body[0].get("projection/kernel")
     shifted = any(place.endswith("gamma") for place in body[0].tensors)
     patch = round((kernel.shape[0] / (signature.channels * (5 if shifted else 1))) ** 0.5)
     query = body[3].get("_query_dense/kernel")
     dense = [layer.get("kernel") for layer in body if layer.kind == "dense"]
-    flattened = dense[depth * mlp].shape[0]
+    flattened = dense[num_layers * mlp].shape[0]
     return VitConfig(
         input_size=(signature.height, signature.width, signature.channels),
         num_classes=dense[-1].shape[1],
         image_size=grid * patch,
         patch_size=patch,
-        width=width,
-        depth=depth,
+        hidden_dim=hidden_dim,
+        num_layers=num_layers,
         num_heads=query.shape[1],
         key_dim=query.shape[2],
         mlp_units=tuple(kernel.shape[1] for kernel in dense[:mlp]),
-        head_units=tuple(kernel.shape[1] for kernel in dense[depth * mlp : -1]),
-        pooling="flatten" if flattened == tokens * width else "gap",
+        head_units=tuple(kernel.shape[1] for kernel in dense[num_layers * mlp : -1]),
+        pooling="flatten" if flattened == tokens * hidden_dim else "gap",
         spt=shifted,
     )
 

@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("architecture")
     explain = _field_docstrings(VitConfig)
     for names, kind, unit in (
-        (("image_size", "patch_size", "width", "depth", "num_heads", "key_dim"), int, "N"),
+        (("image_size", "patch_size", "hidden_dim", "num_layers", "num_heads", "key_dim"), int, "N"),
         (("mlp_units", "head_units"), _units, "N,N"),
         (("attention_dropout", "mlp_dropout", "head_dropout", "stochastic_depth"), float, "RATE"),
     ):
@@ -178,8 +178,8 @@ def _customise(preset: Preset, wanted: dict) -> Preset:
         return dataclasses.replace(options, **{k: v for k, v in changes.items() if k != "input_size"})
 
     config: VitConfig = preset.config
-    if "width" in wanted and "mlp_units" not in wanted:  # the last one must follow the width
-        wanted = {**wanted, "mlp_units": [*config.mlp_units[:-1], wanted["width"]]}
+    if "hidden_dim" in wanted and "mlp_units" not in wanted:  # the last one must follow it
+        wanted = {**wanted, "mlp_units": [*config.mlp_units[:-1], wanted["hidden_dim"]]}
     return Preset(override(config), override(preset.recipe))
 
 

@@ -48,8 +48,8 @@ def explain(model: keras.Model, spec: ModelSpec, image: str | os.PathLike | np.n
     """
     config = VitConfig.from_dict(spec.architecture)
     pixels = load_image(image, spec)
-    attentions = [model.get_layer(f"block_{i}_attention") for i in range(config.depth)]
-    normed = [model.get_layer(f"block_{i}_norm_1").output for i in range(config.depth)]
+    attentions = [model.get_layer(f"block_{i}_attention") for i in range(config.num_layers)]
+    normed = [model.get_layer(f"block_{i}_norm_1").output for i in range(config.num_layers)]
     *tokens, logits = keras.Model(model.input, [*normed, model.output]).predict_on_batch(pixels[None])
     weights = [
         keras.ops.convert_to_numpy(layer.attention(keras.ops.convert_to_tensor(stream)))[0]

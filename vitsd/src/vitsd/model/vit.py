@@ -59,11 +59,11 @@ def build_vit(
         images = layer(images)
 
     tokens = ShiftedPatchTokenization(
-        config.patch_size, config.width, shifted=config.spt, epsilon=epsilon, dtype=policy, name="tokenization"
+        config.patch_size, config.hidden_dim, shifted=config.spt, epsilon=epsilon, dtype=policy, name="tokenization"
     )(images)
     tokens = PositionEmbedding(dtype=policy, name="position_embedding")(tokens)
-    for i in range(config.depth):
-        rate = config.stochastic_depth * (i + 1) / config.depth
+    for i in range(config.num_layers):
+        rate = config.stochastic_depth * (i + 1) / config.num_layers
         branch = LocalitySelfAttention(
             config.num_heads,
             config.key_dim,
