@@ -22,16 +22,22 @@ def plain_module(model, config: VitConfig, batch: int | None) -> tf.Module:
     twin.set_weights(model.get_weights())
     signature = tf.TensorSpec((batch, size, size, config.input_size[2]), name="images")
     module = tf.Module()
-    module.serve = tf.function(lambda images: {"logits": tf.identity(twin(images, training=False), "logits")}, [signature])
+    module.serve = tf.function(
+        lambda images: {"logits": tf.identity(twin(images, training=False), "logits")}, [signature]
+    )
     return module
 
 
-def tflite(module: tf.Module, optimise: bool = False, calibration: np.ndarray | None = None) -> bytes:
+def tflite(
+    module: tf.Module, optimise: bool = False, calibration: np.ndarray | None = None
+) -> bytes:
     """TensorFlow's converter; ``optimise`` alone is dynamic-range int8, with ``calibration`` images full int8."""
     with quiet_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Not from_saved_model, which leaves the weights variables that calibration can't read.
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()])
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [module.serve.get_concrete_function()]
+        )
         if optimise:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if calibration is not None:
@@ -59,5 +65,7 @@ def onnx(module: tf.Module, path: Path) -> None:
         if node.op_type == "Erfc":
             (name,) = node.output
             node.op_type, node.output[0] = "Erf", f"{name}_complement"
-            model.graph.node.insert(index + 1, helper.make_node("Sub", ["one", f"{name}_complement"], [name]))
+            model.graph.node.insert(
+                index + 1, helper.make_node("Sub", ["one", f"{name}_complement"], [name])
+            )
     save(model, path)

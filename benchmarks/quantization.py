@@ -39,7 +39,14 @@ def compare(model: Path, source: str, scratch: Path, seconds: float = 3.0) -> di
     files |= _integer_steps(folded, config, spec, calibration, scratch)
     export(model, "tflite", TFLITE, scratch, source, report=print)
     export(model, "onnx", ONNX, scratch, source, report=print)
-    export(model, "tflite", ["none", "dynamic", "int8"], scratch / "old", source, target="tflite-runtime-2.14")
+    export(
+        model,
+        "tflite",
+        ["none", "dynamic", "int8"],
+        scratch / "old",
+        source,
+        target="tflite-runtime-2.14",
+    )
     for quantization in TFLITE:
         files[f"tflite {quantization}"] = scratch / artifact_name(spec.name, "tflite", quantization)
     for quantization in ONNX:
@@ -54,7 +61,9 @@ def compare(model: Path, source: str, scratch: Path, seconds: float = 3.0) -> di
     latencies = measure(list(files.values()), threads=1, batch_size=1, seconds=seconds)
     for (name, path), latency in zip(files.items(), latencies, strict=True):
         logits = model_logits(path, test.images)
-        change = paired_difference(top_k_hits(reference, test.labels, 1), top_k_hits(logits, test.labels, 1))
+        change = paired_difference(
+            top_k_hits(reference, test.labels, 1), top_k_hits(logits, test.labels, 1)
+        )
         rows.append(
             {
                 "name": name,
@@ -68,7 +77,13 @@ def compare(model: Path, source: str, scratch: Path, seconds: float = 3.0) -> di
             }
         )
     top1, top5 = (float(top_k_hits(reference, test.labels, k).mean()) for k in (1, 5))
-    return {"model": spec.name, "images": len(test), "keras_top1": top1, "keras_top5": top5, "rows": rows}
+    return {
+        "model": spec.name,
+        "images": len(test),
+        "keras_top1": top1,
+        "keras_top5": top5,
+        "rows": rows,
+    }
 
 
 def _plain(keras_model, config, spec, calibration, scratch):
@@ -79,9 +94,15 @@ def _plain(keras_model, config, spec, calibration, scratch):
         ("plain tflite, converter's full int8", {"optimise": True, "calibration": calibration}),
     ):
         content = baselines.tflite(
-            baselines.plain_module(keras_model, config, 1) if "calibration" in options else module, **options
+            baselines.plain_module(keras_model, config, 1) if "calibration" in options else module,
+            **options,
         )
-        yield name, _written(scratch, spec, name, content, "int8-full" if "calibration" in options else "dynamic")
+        yield (
+            name,
+            _written(
+                scratch, spec, name, content, "int8-full" if "calibration" in options else "dynamic"
+            ),
+        )
     path = scratch / "plain.onnx"
     baselines.onnx(module, path)
     write_spec(path, spec.replace(export={"quantization": "none", "batch_invariant": True}))
@@ -129,9 +150,17 @@ def promises(report: dict) -> list[list[str]]:
     def kept(name, drop, agreement=None):
         row = rows[name]
         change, low, high = (100 * value for value in row["top1_change"])
-        yield [f"{name}, top-1", f"{change:+.2f} points ({low:+.2f} to {high:+.2f})", f"at most -{drop}"]
+        yield [
+            f"{name}, top-1",
+            f"{change:+.2f} points ({low:+.2f} to {high:+.2f})",
+            f"at most -{drop}",
+        ]
         if agreement:
-            yield [f"{name}, agreement", f"{100 * row['agreement']:.2f} %", f"at least {agreement} %"]
+            yield [
+                f"{name}, agreement",
+                f"{100 * row['agreement']:.2f} %",
+                f"at least {agreement} %",
+            ]
 
     plain, dynamic = "plain tflite", "plain tflite, converter's dynamic"
     return [

@@ -32,13 +32,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=sorted(SECTIONS), default=sorted(SECTIONS), help="sections to run")
-    parser.add_argument("--model", type=Path, help="trained model.keras for the section quantization (else it is left out)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=sorted(SECTIONS),
+        default=sorted(SECTIONS),
+        help="sections to run",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="trained model.keras for the section quantization (else it is left out)",
+    )
     parser.add_argument("--data", help="its dataset (default: what it was trained on)")
-    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/MACHINE.json)")
+    parser.add_argument(
+        "--output", type=Path, help="JSON file (default: benchmarks/results/MACHINE.json)"
+    )
     arguments = parser.parse_args()
     machine = describe_machine()
-    name = re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {machine['cores']} cores".lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {machine['cores']} cores".lower()).strip(
+        "-"
+    )
     output = arguments.output or ROOT / "benchmarks" / "results" / f"{name}.json"
     report = json.loads(output.read_text()) if output.exists() else {"command": "make bench"}
     report["machine"] = machine
@@ -58,7 +72,9 @@ def main() -> int:
     output.parent.mkdir(exist_ok=True)
     output.write_text(json.dumps(report, indent=1) + "\n")
     print(table(rows, ["section", "what", "measured", "promised"]))
-    print(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}. Details: {output}")
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}. Details: {output}"
+    )
     return 0
 
 
@@ -77,10 +93,18 @@ def training(scratch: Path) -> dict:
     preset, steps, rounds = get_preset("vit-small-ds"), 4, 4
     size = preset.recipe.batch_size
     random = np.random.default_rng(0)
-    split = Split(random.integers(0, 256, (size * steps, 32, 32, 3), dtype=np.uint8), random.integers(0, 100, size * steps))
+    split = Split(
+        random.integers(0, 256, (size * steps, 32, 32, 3), dtype=np.uint8),
+        random.integers(0, 100, size * steps),
+    )
     bare = build_vit(preset.config, mean=[120] * 3, variance=[4000] * 3)
     compile_model(bare, preset.recipe, steps)
-    whole = build_vit(preset.config, mean=[120] * 3, variance=[4000] * 3, augmentation=model_augmentation(preset.recipe))
+    whole = build_vit(
+        preset.config,
+        mean=[120] * 3,
+        variance=[4000] * 3,
+        augmentation=model_augmentation(preset.recipe),
+    )
     compile_model(whole, preset.recipe, steps)
     batches = Batches(split, 100, size, seed=0, augment=BatchAugmentation(preset.recipe))
     pixels, labels = batches[0]
@@ -94,7 +118,14 @@ def training(scratch: Path) -> dict:
     savers = [cb.BestWeights(scratch / "best.npz"), cb.LastCheckpoint(scratch / "last.weights.h5")]
 
     def fit(epoch):
-        whole.fit(batches, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=chain)
+        whole.fit(
+            batches,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            verbose=0,
+            shuffle=False,
+            callbacks=chain,
+        )
         return history[-1]["images_per_second"]
 
     def step():
@@ -124,7 +155,11 @@ def training(scratch: Path) -> dict:
         "summary": [
             ["bare Keras step, images/s", f"{bare_speed:.1f}", ""],
             ["vitsd-train's loop with augmentation, images/s", f"{whole_speed:.1f}", ""],
-            ["input pipeline, augmentation, callbacks and checkpoints on top", f"{100 * overhead:+.1f} %", "at most 5 %"],
+            [
+                "input pipeline, augmentation, callbacks and checkpoints on top",
+                f"{100 * overhead:+.1f} %",
+                "at most 5 %",
+            ],
         ],
     }
 
@@ -132,16 +167,31 @@ def training(scratch: Path) -> dict:
 def runtime(scratch: Path) -> dict:
     """Import time, wheel size, memory, and what ``Classifier`` adds to the bare engine."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", scratch, ROOT / "runtime"], check=True
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "-w",
+            scratch,
+            ROOT / "runtime",
+        ],
+        check=True,
     )
     (wheel,) = scratch.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        code = sum(entry.compress_size for entry in archive.infolist() if "/models/" not in entry.filename)
+        code = sum(
+            entry.compress_size for entry in archive.infolist() if "/models/" not in entry.filename
+        )
     imports = []
     for _ in range(15):
         empty, full = (_seconds(f"import {module}") for module in ("sys", "vitsd_runtime"))
         imports.append(full - empty)
-    overhead = _classifier_overhead(_export("vit-small-ds", scratch, ["tflite none"])["tflite none"])
+    overhead = _classifier_overhead(
+        _export("vit-small-ds", scratch, ["tflite none"])["tflite none"]
+    )
     tiny = _export("tiny", scratch, ["tflite int8"])["tflite int8"]
     rss = _predict_rss(tiny, scratch)
     return {
@@ -170,12 +220,29 @@ def latency(scratch: Path) -> dict:
     results, summary = [], []
     for preset in ("tiny", "vit-gap-ds", "vit-small-ds"):
         paths = {**_plain(preset, scratch), **_export(preset, scratch)}
-        measured = dict(zip(paths, measure(list(paths.values()), threads=1, batch_size=1, seconds=3), strict=True))
+        measured = dict(
+            zip(
+                paths,
+                measure(list(paths.values()), threads=1, batch_size=1, seconds=3),
+                strict=True,
+            )
+        )
         for name, row in measured.items():
             plain = measured["plain onnx" if "onnx" in name else "plain tflite"]["p50_ms"]
-            row |= {"preset": preset, "name": name, "bytes": paths[name].stat().st_size, "faster": plain / row["p50_ms"]}
+            row |= {
+                "preset": preset,
+                "name": name,
+                "bytes": paths[name].stat().st_size,
+                "faster": plain / row["p50_ms"],
+            }
             size = f"{row['bytes'] / 1e6:.2f} MB"
-            summary.append([f"{preset}, {name}", f"{row['p50_ms']:.3f} ms, {row['faster']:.2f}x plain, {size}", ""])
+            summary.append(
+                [
+                    f"{preset}, {name}",
+                    f"{row['p50_ms']:.3f} ms, {row['faster']:.2f}x plain, {size}",
+                    "",
+                ]
+            )
         results += measured.values()
     return {"results": results, "summary": summary}
 
@@ -183,7 +250,18 @@ def latency(scratch: Path) -> dict:
 def shipped(scratch: Path) -> dict:
     """The bundled model beside the published architecture in int8, by vitsd-bench, in a process without TensorFlow."""
     small_path = _export("vit-small-ds", scratch, ["tflite int8"])["tflite int8"]
-    words = ["vitsd-bench", bundled_model(), small_path, "--threads", "1", "--batch-sizes", "1", "--seconds", "10", "--json"]
+    words = [
+        "vitsd-bench",
+        bundled_model(),
+        small_path,
+        "--threads",
+        "1",
+        "--batch-sizes",
+        "1",
+        "--seconds",
+        "10",
+        "--json",
+    ]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     edge, small = json.loads(done.stdout)["results"]
     size = bundled_model().stat().st_size
@@ -192,7 +270,11 @@ def shipped(scratch: Path) -> dict:
         "results": [{**edge, "bytes": size}, small],
         "summary": [
             [BUNDLED, f"{edge['p50_ms']:.3f} ms, {size / 1e6:.2f} MB", "at most 1.5 MB"],
-            ["vit-small-ds int8, share of its latency", f"{small['p50_ms']:.3f} ms, 1/{times:.2f}", "at most 1/6"],
+            [
+                "vit-small-ds int8, share of its latency",
+                f"{small['p50_ms']:.3f} ms, 1/{times:.2f}",
+                "at most 1/6",
+            ],
         ],
     }
 
@@ -221,7 +303,11 @@ def quantization(scratch: Path, model: Path, source: str | None) -> dict:
             ]
         )
     print(table(cells, headers))
-    previous = {"model_provenance": {k: v for k, v in spec.provenance.items() if k not in ("source", "options")}}
+    previous = {
+        "model_provenance": {
+            k: v for k, v in spec.provenance.items() if k not in ("source", "options")
+        }
+    }
     return {**report, **previous, "summary": promises(report)}
 
 
@@ -258,7 +344,9 @@ def _model(preset_name: str):
 
 
 def _export(
-    preset_name: str, scratch: Path, kinds=("tflite none", "tflite dynamic", "tflite int8", "tflite int4", "onnx none")
+    preset_name: str,
+    scratch: Path,
+    kinds=("tflite none", "tflite dynamic", "tflite int8", "tflite int4", "onnx none"),
 ):
     """Files by format and quantisation. All layers take their lowest precision: there is no accuracy to keep."""
     from vitsd_export.artifact_writer import Writer
@@ -268,7 +356,9 @@ def _export(
     from vitsd_runtime.formats.spec_io import write_spec
 
     model, spec = _model(preset_name)
-    images = np.random.default_rng(0).normal(size=(16, spec.image_size, spec.image_size, spec.input_size[2]))
+    images = np.random.default_rng(0).normal(
+        size=(16, spec.image_size, spec.image_size, spec.input_size[2])
+    )
     paths = {}
     with Writer(model, spec) as writer:
         for kind, quantization in (entry.split() for entry in kinds):
@@ -276,9 +366,13 @@ def _export(
             if quantization == "none":
                 info, _ = writer.write(path, kind, quantization)
             else:
-                quantizer = TFLiteQuantizer(writer.float_tflite(), list(writer.layers), images.astype(np.float32))
+                quantizer = TFLiteQuantizer(
+                    writer.float_tflite(), list(writer.layers), images.astype(np.float32)
+                )
                 precision = {"int8": "static"}.get(quantization, quantization)
-                path.write_bytes(quantizer.build(dict.fromkeys(writer.layers, LayerChoice(precision))))
+                path.write_bytes(
+                    quantizer.build(dict.fromkeys(writer.layers, LayerChoice(precision)))
+                )
                 info = {"format": kind, "quantization": quantization, "batch_invariant": True}
             write_spec(path, spec.replace(export=info))
             paths[f"{kind} {quantization}"] = path
@@ -293,7 +387,10 @@ def _plain(preset_name: str, scratch: Path) -> dict[str, Path]:
 
     model, spec = _model(preset_name)
     module = baselines.plain_module(model, VitConfig.from_dict(spec.architecture), None)
-    paths = {name: scratch / f"{preset_name}-{name.replace(' ', '-')}" for name in ("plain tflite", "plain tflite dynamic")}
+    paths = {
+        name: scratch / f"{preset_name}-{name.replace(' ', '-')}"
+        for name in ("plain tflite", "plain tflite dynamic")
+    }
     paths = {name: path.with_suffix(".tflite") for name, path in paths.items()}
     paths["plain tflite"].write_bytes(baselines.tflite(module))
     paths["plain tflite dynamic"].write_bytes(baselines.tflite(module, optimise=True))
@@ -313,7 +410,10 @@ def _classifier_overhead(model: Path) -> dict:
     classifier = Classifier.load(model, num_threads=1)
     interpreter = Interpreter(str(model), num_threads=1)
     interpreter.allocate_tensors()
-    inputs, outputs = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    inputs, outputs = (
+        interpreter.get_input_details()[0]["index"],
+        interpreter.get_output_details()[0]["index"],
+    )
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
     def by_hand():
@@ -332,7 +432,11 @@ def _classifier_overhead(model: Path) -> dict:
             function()
             measured.append(time.perf_counter() - start)
     bare, ours = (1e3 * float(np.median(measured)) for measured in times.values())
-    return {"engine_and_preprocessing_ms": bare, "classifier_ms": ours, "classifier_overhead": ours / bare - 1}
+    return {
+        "engine_and_preprocessing_ms": bare,
+        "classifier_ms": ours,
+        "classifier_overhead": ours / bare - 1,
+    }
 
 
 def _predict_rss(model: Path, scratch: Path) -> float:

@@ -31,7 +31,11 @@ settings.load_profile("default")
 
 
 MADE_ELSEWHERE = os.environ.get("VITSD_TEST_ARTIFACTS")
-ENGINES = {".tflite": ("ai_edge_litert", "tflite_runtime"), ".onnx": ("onnxruntime",), "_saved_model": ("tensorflow",)}
+ENGINES = {
+    ".tflite": ("ai_edge_litert", "tflite_runtime"),
+    ".onnx": ("onnxruntime",),
+    "_saved_model": ("tensorflow",),
+}
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +51,13 @@ def trained(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "digits"
     recipe = dataclasses.replace(preset.recipe, epochs=8)
     config = dataclasses.replace(preset.config, num_layers=2)
-    train(config, recipe, load_dataset("digits"), output, origin={"preset": "tiny", "source": "digits"})
+    train(
+        config,
+        recipe,
+        load_dataset("digits"),
+        output,
+        origin={"preset": "tiny", "source": "digits"},
+    )
     return output
 
 
@@ -59,7 +69,12 @@ def exported(trained) -> Path:
         return output
     from vitsd_export import export
 
-    export(trained / "model.keras", ["all"], ["none", "float16", "dynamic", "int8", "int8-full", "int4"], output)
+    export(
+        trained / "model.keras",
+        ["all"],
+        ["none", "float16", "dynamic", "int8", "int8-full", "int4"],
+        output,
+    )
     return output
 
 
@@ -71,7 +86,9 @@ def exported_model(exported):
         for ending in endings:
             path = exported / f"digits{ending}"
             engines = next(modules for end, modules in ENGINES.items() if ending.endswith(end))
-            if not MADE_ELSEWHERE or (path.exists() and any(map(importlib.util.find_spec, engines))):
+            if not MADE_ELSEWHERE or (
+                path.exists() and any(map(importlib.util.find_spec, engines))
+            ):
                 return path
         pytest.skip(f"nothing here runs {' or '.join(endings)}")
 

@@ -52,17 +52,30 @@ DISTURBANCES = {
 def disturb(images: np.ndarray, how, amount) -> np.ndarray:
     """uint8 images ``(n, height, width, channels)``, each disturbed alone."""
     squeezed = images[..., 0] if images.shape[-1] == 1 else images
-    return np.stack([np.asarray(how(Image.fromarray(image), amount)) for image in squeezed]).reshape(images.shape)
+    return np.stack(
+        [np.asarray(how(Image.fromarray(image), amount)) for image in squeezed]
+    ).reshape(images.shape)
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("model", metavar="MODEL", help="the trained model: .keras file, run folder, or name")
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the shipped, quantised file")
+    parser.add_argument(
+        "model", metavar="MODEL", help="the trained model: .keras file, run folder, or name"
+    )
+    parser.add_argument(
+        "artifact", type=Path, metavar="ARTIFACT", help="the shipped, quantised file"
+    )
     parser.add_argument("--data", required=True, metavar="SOURCE")
-    parser.add_argument("--notes", type=Path, required=True, metavar="NOTES.md", help="beginning of the card")
+    parser.add_argument(
+        "--notes", type=Path, required=True, metavar="NOTES.md", help="beginning of the card"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--limit", type=console.positive_int, metavar="N", help="use at most N test images, to try it out")
+    parser.add_argument(
+        "--limit",
+        type=console.positive_int,
+        metavar="N",
+        help="use at most N test images, to try it out",
+    )
     return console.run(_main, parser, argv)
 
 
@@ -78,7 +91,10 @@ def _main(arguments) -> int:
         f"{spec.export.get('quantization', 'none')} ({arguments.artifact.name})": arguments.artifact,
     }
     logits = {name: model_logits(path, test.images) for name, path in models.items()}
-    reports = {name: accuracy_report(found, test.labels, spec.class_names) for name, found in logits.items()}
+    reports = {
+        name: accuracy_report(found, test.labels, spec.class_names)
+        for name, found in logits.items()
+    }
     float_hits, quantized_hits = (top_k_hits(found, test.labels, 1) for found in logits.values())
     change, low, high = paired_difference(float_hits, quantized_hits)
     agreement = float(np.mean(np.equal(*(found.argmax(axis=1) for found in logits.values()))))
@@ -86,14 +102,24 @@ def _main(arguments) -> int:
     disturbed = {}
     for name, (how, amount) in DISTURBANCES.items():
         images = disturb(test.images, how, amount)
-        disturbed[name] = [float(top_k_hits(model_logits(p, images), test.labels, 1).mean()) for p in models.values()]
+        disturbed[name] = [
+            float(top_k_hits(model_logits(p, images), test.labels, 1).mean())
+            for p in models.values()
+        ]
 
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     plot_reliability(reports, output / "reliability.png")
     write_text(
         output / "figures.json",
-        json.dumps({"models": reports, "agreement": agreement, "top1_change": [change, low, high], "disturbed": disturbed}),
+        json.dumps(
+            {
+                "models": reports,
+                "agreement": agreement,
+                "top1_change": [change, low, high],
+                "disturbed": disturbed,
+            }
+        ),
     )
     card = [
         arguments.notes.read_text(encoding="utf-8").rstrip(),
@@ -118,7 +144,10 @@ def _main(arguments) -> int:
             ["disturbance", *models],
             [
                 ["none", *(f"{100 * report['top1']:.2f}" for report in reports.values())],
-                *([name, *(f"{100 * value:.2f}" for value in values)] for name, values in disturbed.items()),
+                *(
+                    [name, *(f"{100 * value:.2f}" for value in values)]
+                    for name, values in disturbed.items()
+                ),
             ],
         ),
         "\n## Class by class\n",

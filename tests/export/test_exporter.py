@@ -41,7 +41,9 @@ def test_names_are_predictable(exported):
         "digits.onnx",
         *quantised,
     }
-    assert {name.removesuffix(".recipe.json") for name in names if name.endswith(".recipe.json")} == quantised
+    assert {
+        name.removesuffix(".recipe.json") for name in names if name.endswith(".recipe.json")
+    } == quantised
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,11 @@ def test_names_are_predictable(exported):
         (["litert", "tflite"], ["int8"], {"n-int8.tflite"}),
         (["tf_saved_model"], ["none"], {"n_saved_model"}),
         (["onnx", "tflite"], ["dynamic"], {"n-dynamic.onnx", "n-dynamic.tflite"}),
-        (["all"], ["none", "int8"], {"n_saved_model", "n-float32.tflite", "n-int8.tflite", "n.onnx", "n-int8.onnx"}),
+        (
+            ["all"],
+            ["none", "int8"],
+            {"n_saved_model", "n-float32.tflite", "n-int8.tflite", "n.onnx", "n-int8.onnx"},
+        ),
     ],
 )
 def test_plans(formats, quantize, expected):
@@ -86,7 +92,12 @@ def test_the_bare_command_exports_the_newest_run(command, trained, tmp_path):
     again = command("vitsd-export", "--format", "tflite", cwd=tmp_path)
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
-    assert command("vitsd-export", "--format", "tflite", "--overwrite", "--json", cwd=tmp_path).returncode == 0
+    assert (
+        command(
+            "vitsd-export", "--format", "tflite", "--overwrite", "--json", cwd=tmp_path
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("opset", [13, 18])
@@ -108,7 +119,9 @@ def test_json_tells_what_was_found(command, model):
 @pytest.mark.parametrize("quantize", ["none", "dynamic", "int8"])
 def test_embedded_preprocessing_takes_raw_pixels(model, trained, digits, quantize):
     formats = {"none": ["all"], "dynamic": ["tflite", "onnx"], "int8": ["tflite"]}[quantize]
-    artifacts = export(model, formats, quantize, model.parent / "embedded", embed_preprocessing=True)
+    artifacts = export(
+        model, formats, quantize, model.parent / "embedded", embed_preprocessing=True
+    )
     expected = load_model(trained / "model.keras")[0].predict(digits.images, verbose=0)
     for artifact in artifacts:
         classifier = Classifier.load(artifact.path)
@@ -133,13 +146,17 @@ def wrong_graph(monkeypatch):
 
     def fold(weights, config):
         folded = real(weights, config)
-        return dataclasses.replace(folded, position_embedding=np.zeros_like(folded.position_embedding))
+        return dataclasses.replace(
+            folded, position_embedding=np.zeros_like(folded.position_embedding)
+        )
 
     monkeypatch.setattr(writing, "fold", fold)
 
 
 def test_what_fails_the_gate_is_not_kept(model, wrong_graph):
-    with pytest.raises(ParityError, match=r"keep-failing.*digits-float32.tflite: largest logit difference") as raised:
+    with pytest.raises(
+        ParityError, match=r"keep-failing.*digits-float32.tflite: largest logit difference"
+    ) as raised:
         export(model, "all", ["none", "float16"], overwrite=True)
     assert len(raised.value.comparisons) == 4
     assert not any(c.passed for c in raised.value.comparisons if c.quantization == "none")
@@ -175,7 +192,11 @@ def test_failing_files_can_be_kept_and_say_so(model, wrong_graph):
 def test_an_interrupted_export_leaves_nothing_half_written(model):
     tool = Path(sys.executable).parent / "vitsd-export"
     process = subprocess.Popen(
-        [tool, model, "--format", "all"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=model.parent
+        [tool, model, "--format", "all"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=model.parent,
     )
     deadline = time.monotonic() + 120
     while not list(model.parent.glob(".tmp-*")):
@@ -223,16 +244,25 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         (["MODEL", "--quantize", "int8-full", "--format", "onnx"], "can't be quantised"),
         (["MODEL", "--io", "int8"], "--quantize int8"),
         (["MODEL", "--format", "onnx", "--opset", "7"], "opset must be 13 to 18"),
-        (["MODEL", "--io", "int8", "--quantize", "int8", "--embed-preprocessing"], "leave out --io int8"),
+        (
+            ["MODEL", "--io", "int8", "--quantize", "int8", "--embed-preprocessing"],
+            "leave out --io int8",
+        ),
         (["MODEL", "--quantize", "int8-full", "--embed-preprocessing"], "takes int8 inputs"),
         (["MODEL", "--quantize", "int8", "--max-drop", "-1"], "0 to 100 points"),
         (["MODEL", "--quantize", "int8", "--max-drop", "nan"], "0 to 100 points"),
         (["MODEL", "--quantize", "int8", "--calibration-images", "8"], "at least 32 images"),
         (["MODEL", "--target", "tflite-runtime-1"], "Unknown target"),
-        (["MODEL", "--quantize", "int4", "--target", "tflite-runtime-2.14"], "can't run int4 files"),
+        (
+            ["MODEL", "--quantize", "int4", "--target", "tflite-runtime-2.14"],
+            "can't run int4 files",
+        ),
         (["MODEL", "--quantize", "int8", "--recipe", "none.json"], "can't be read"),
         (["MODEL", "--quantize", "int8", "--recipe", "other.tflite"], "is not a recipe"),
-        (["MODEL", "--quantize", "none", "--recipe", "none.json"], "--recipe needs a single --format"),
+        (
+            ["MODEL", "--quantize", "none", "--recipe", "none.json"],
+            "--recipe needs a single --format",
+        ),
         (["MODEL", "--data", "cifar1000"], "There is no dataset"),
         (["MODEL", "--output", "MODEL"], "not a folder"),
         ([], "none under runs/"),
@@ -241,7 +271,9 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
 def test_misuse_ends_with_a_message(command, model, arguments, message):
     (model.parent / "other.tflite").touch()
     before = set(model.parent.iterdir())
-    done = command("vitsd-export", *(model if a == "MODEL" else a for a in arguments), cwd=model.parent)
+    done = command(
+        "vitsd-export", *(model if a == "MODEL" else a for a in arguments), cwd=model.parent
+    )
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -24,7 +24,9 @@ def crops() -> np.ndarray:
         side = int(generator.integers(64, 400))
         photo = photos[i % 2]
         left, top = (int(generator.integers(0, length - side)) for length in photo.size)
-        found.append(photo.resize((32, 32), Image.Resampling.BOX, box=(left, top, left + side, top + side)))
+        found.append(
+            photo.resize((32, 32), Image.Resampling.BOX, box=(left, top, left + side, top + side))
+        )
     return np.stack(found)
 
 
@@ -45,9 +47,17 @@ def test_it_is_exported_by_its_name_into_the_current_folder(crops, tmp_path, mon
     model, spec = from_pretrained(NAME)
     logits = predict_logits(model, crops)
     labels = logits.argmax(axis=1)
-    data = {"x_train": crops, "y_train": labels, "x_test": crops, "y_test": labels, "class_names": spec.class_names}
+    data = {
+        "x_train": crops,
+        "y_train": labels,
+        "x_test": crops,
+        "y_test": labels,
+        "class_names": spec.class_names,
+    }
     np.savez(tmp_path / "crops.npz", **data)
     monkeypatch.chdir(tmp_path)
     (artifact,) = export(NAME, "tflite", "none", data=str(tmp_path / "crops.npz"))
     assert (tmp_path / f"{NAME}-float32.tflite").samefile(artifact.path)
-    np.testing.assert_allclose(Classifier.load(artifact.path).logits(crops), logits, atol=1e-3 * logits.std())
+    np.testing.assert_allclose(
+        Classifier.load(artifact.path).logits(crops), logits, atol=1e-3 * logits.std()
+    )

@@ -17,7 +17,9 @@ from vitsd_runtime import Classifier, read_spec
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = {"ai-edge-litert": "tflite", "tflite-runtime": "tflite-runtime", "onnxruntime": "onnx"}
-needs_tflite_runtime = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime has no wheel for it")
+needs_tflite_runtime = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="tflite-runtime has no wheel for it"
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,9 @@ def test_a_bare_environment_predicts(exported, digits, tmp_path, bare, engine, e
     environment = bare(engine)
     for i in range(20):
         Image.fromarray(digits.images[i, ..., 0]).save(tmp_path / f"{i:02}.png")
-    done = environment("vitsd-predict", exported / f"digits{ending}", tmp_path, "--json", "--top-k", "1")
+    done = environment(
+        "vitsd-predict", exported / f"digits{ending}", tmp_path, "--json", "--top-k", "1"
+    )
     assert done.returncode == 0, done.stderr
     labels = [json.loads(line)["predictions"][0]["index"] for line in done.stdout.splitlines()]
     assert np.mean(np.array(labels) == digits.labels[:20]) > 0.8
@@ -64,12 +68,18 @@ def test_a_bare_environment_predicts(exported, digits, tmp_path, bare, engine, e
     assert "keras" not in packages
 
 
-@pytest.mark.parametrize("engine", ["ai-edge-litert", pytest.param("tflite-runtime", marks=needs_tflite_runtime)])
-def test_a_bare_environment_classifies_a_photo_with_the_bundled_model(photo, tmp_path, bare, engine):
+@pytest.mark.parametrize(
+    "engine", ["ai-edge-litert", pytest.param("tflite-runtime", marks=needs_tflite_runtime)]
+)
+def test_a_bare_environment_classifies_a_photo_with_the_bundled_model(
+    photo, tmp_path, bare, engine
+):
     Image.fromarray(photo).save(tmp_path / "photo.png")
     done = bare(engine)("vitsd-predict", tmp_path / "photo.png", "--json")
     assert done.returncode == 0, done.stderr
-    answers = {answer["label"]: answer["probability"] for answer in json.loads(done.stdout)["predictions"]}
+    answers = {
+        answer["label"]: answer["probability"] for answer in json.loads(done.stdout)["predictions"]
+    }
     for expected in Classifier.load().predict(tmp_path / "photo.png", top_k=3)[0]:
         assert answers[expected.label] == pytest.approx(expected.probability, abs=0.02)
 
@@ -77,23 +87,39 @@ def test_a_bare_environment_classifies_a_photo_with_the_bundled_model(photo, tmp
 @needs_tflite_runtime
 @pytest.mark.parametrize("quantization", ["dynamic", "int8", "int8-full"])
 def test_files_for_tflite_runtime_run_there(trained, digits, tmp_path, bare, quantization):
-    (artifact,) = export(trained / "model.keras", "tflite", quantization, tmp_path / "out", target="tflite-runtime-2.14")
+    (artifact,) = export(
+        trained / "model.keras",
+        "tflite",
+        quantization,
+        tmp_path / "out",
+        target="tflite-runtime-2.14",
+    )
     assert artifact.spec.export["target"] == "tflite-runtime-2.14"
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for i in range(100):
         Image.fromarray(digits.images[i, ..., 0]).save(pictures / f"{i:03}.png")
-    done = bare("tflite-runtime")("vitsd-predict", artifact.path, pictures, "--json", "--top-k", "1")
+    done = bare("tflite-runtime")(
+        "vitsd-predict", artifact.path, pictures, "--json", "--top-k", "1"
+    )
     assert done.returncode == 0, done.stderr
-    labels = np.array([json.loads(line)["predictions"][0]["index"] for line in done.stdout.splitlines()])
-    keras = predict_logits(load_model(trained / "model.keras")[0], digits.images[:100]).argmax(axis=1)
+    labels = np.array(
+        [json.loads(line)["predictions"][0]["index"] for line in done.stdout.splitlines()]
+    )
+    keras = predict_logits(load_model(trained / "model.keras")[0], digits.images[:100]).argmax(
+        axis=1
+    )
     assert np.mean(labels == keras) >= 0.97
 
 
 @needs_tflite_runtime
-def test_an_operation_that_an_engine_refuses_is_named_with_the_way_out(exported, digits, tmp_path, bare):
+def test_an_operation_that_an_engine_refuses_is_named_with_the_way_out(
+    exported, digits, tmp_path, bare
+):
     Image.fromarray(digits.images[0, ..., 0]).save(tmp_path / "a.png")
-    done = bare("tflite-runtime")("vitsd-predict", exported / "digits-dynamic.tflite", tmp_path / "a.png")
+    done = bare("tflite-runtime")(
+        "vitsd-predict", exported / "digits-dynamic.tflite", tmp_path / "a.png"
+    )
     assert done.returncode == 1
     assert "FULLY_CONNECTED" in done.stderr
     assert "install ai-edge-litert" in done.stderr
@@ -102,12 +128,16 @@ def test_an_operation_that_an_engine_refuses_is_named_with_the_way_out(exported,
 
 @needs_tflite_runtime
 @pytest.mark.parametrize("keep", [0.01, 0.5, 0.9])
-def test_a_cut_off_file_does_not_crash_the_engine_that_does_not_check(artifact, tmp_path, bare, keep):
+def test_a_cut_off_file_does_not_crash_the_engine_that_does_not_check(
+    artifact, tmp_path, bare, keep
+):
     # With --spec the file is used although its own spec is gone; tflite-runtime would read beyond its end.
     path = artifact("-float32.tflite")
     (tmp_path / "spec.json").write_text(read_spec(path).to_json())
     os.truncate(path, int(keep * path.stat().st_size))
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    done = bare("tflite-runtime")("vitsd-predict", path, tmp_path / "a.png", "--spec", tmp_path / "spec.json")
+    done = bare("tflite-runtime")(
+        "vitsd-predict", path, tmp_path / "a.png", "--spec", tmp_path / "spec.json"
+    )
     assert done.returncode == 1, (done.returncode, done.stderr)
     assert "cut off" in done.stderr

@@ -25,7 +25,9 @@ def test_flat_images_do_not_set_engines_apart(exported):
     # Their patches have no variance: the rounding of a mean, which each engine has its own way of, would become visible.
     levels = np.arange(256, dtype=np.uint8)
     images = np.broadcast_to(levels[:, None, None, None], (256, 8, 8, 1))
-    tflite, onnx = (model_logits(exported / name, images) for name in ("digits-float32.tflite", "digits.onnx"))
+    tflite, onnx = (
+        model_logits(exported / name, images) for name in ("digits-float32.tflite", "digits.onnx")
+    )
     np.testing.assert_allclose(tflite, onnx, atol=1e-4)
 
 
@@ -48,7 +50,9 @@ def test_nan_logits_fail(exported):
     path = exported / "digits-int8.tflite"
     reference = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
     broken = np.full_like(reference, np.nan)
-    result = compare(path, read_spec(path), np.zeros((4, 8, 8, 1), np.uint8), np.arange(4), reference, broken)
+    result = compare(
+        path, read_spec(path), np.zeros((4, 8, 8, 1), np.uint8), np.arange(4), reference, broken
+    )
     assert not result.passed
     json.loads(json.dumps(result.to_dict(), allow_nan=False))
 
@@ -60,7 +64,10 @@ def test_tolerances_are_those_that_are_documented():
 
 
 def test_any_mix_of_models(command, trained, exported):
-    models = [trained / "model.keras", *(exported / f"digits{e}" for e in (*FLOAT, "-int8.tflite", "-dynamic.onnx"))]
+    models = [
+        trained / "model.keras",
+        *(exported / f"digits{e}" for e in (*FLOAT, "-int8.tflite", "-dynamic.onnx")),
+    ]
     done = command("vitsd-parity", *models, "--data", "digits", "--json", "--limit", 200)
     report = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
@@ -92,12 +99,23 @@ def test_a_model_beyond_its_tolerance_ends_with_1(command, trained, exported, tm
         (["MODEL", "--data", "digits"], 2, "at least two models"),
         (["MODEL", "none.onnx", "--data", "digits"], 2, "no model at none.onnx"),
         (["MODEL", "MODEL"], 2, "--data"),
-        (["MODEL", "MODEL", "--data", "fashion.npz"], 2, "classes that the model was not trained on"),
+        (
+            ["MODEL", "MODEL", "--data", "fashion.npz"],
+            2,
+            "classes that the model was not trained on",
+        ),
     ],
 )
 def test_misuse_ends_with_a_message(command, exported, tmp_path, arguments, code, message):
     x, y = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4) % 2
-    np.savez(tmp_path / "fashion.npz", x_train=x, y_train=y, x_test=x, y_test=y, class_names=["shirt", "bag"])
+    np.savez(
+        tmp_path / "fashion.npz",
+        x_train=x,
+        y_train=y,
+        x_test=x,
+        y_test=y,
+        class_names=["shirt", "bag"],
+    )
     model = exported / "digits.onnx"
     done = command("vitsd-parity", *(model if a == "MODEL" else a for a in arguments), cwd=tmp_path)
     assert done.returncode == code

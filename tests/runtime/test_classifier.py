@@ -41,7 +41,10 @@ def test_batches_answer_like_single_calls(exported_model, digits, ending, count)
 
 def test_it_recognises_digits(classifier, digits):
     predictions = classifier.predict(digits.images, top_k=1)
-    assert np.mean([p[0].index == label for p, label in zip(predictions, digits.labels, strict=True)]) > 0.8
+    assert (
+        np.mean([p[0].index == label for p, label in zip(predictions, digits.labels, strict=True)])
+        > 0.8
+    )
     assert all(p[0].label == str(p[0].index) for p in predictions)
 
 
@@ -89,16 +92,23 @@ def test_a_camera_is_answered_image_by_image(classifier, digits):
             drawn.append(i)
             yield digits.images[i % len(digits.images)]
 
-    for answered, predictions in enumerate(itertools.islice(classifier.stream(endless(), top_k=1), 10), 1):
+    for answered, predictions in enumerate(
+        itertools.islice(classifier.stream(endless(), top_k=1), 10), 1
+    ):
         assert len(drawn) == answered
-        assert predictions == classifier.predict(digits.images[(answered - 1) % len(digits.images)], top_k=1)[0]
+        assert (
+            predictions
+            == classifier.predict(digits.images[(answered - 1) % len(digits.images)], top_k=1)[0]
+        )
 
 
 def test_nothing_is_recompiled_for_a_rest(exported_model, digits):
     classifier = Classifier.load(exported_model("-float32.tflite"), num_threads=1, batch_size=4)
     for count in range(1, 12):
         classifier.logits(digits.images[:count])
-    assert sorted(classifier.engine._compiled) == ([1] if classifier.engine.name.startswith("tflite-runtime") else [1, 4])
+    assert sorted(classifier.engine._compiled) == (
+        [1] if classifier.engine.name.startswith("tflite-runtime") else [1, 4]
+    )
 
 
 def test_flip_views_average_the_image_and_its_mirror_image(classifier, digits):
@@ -114,7 +124,9 @@ def test_random_views_are_seeded_and_do_not_depend_on_the_batch(classifier, digi
     assert np.abs(probabilities - classifier.predict_proba(images)).max() > 1e-4
     single = np.concatenate([classifier.predict_proba(image, tta=4) for image in images])
     np.testing.assert_allclose(single, probabilities, atol=1e-5)
-    np.testing.assert_array_equal(classifier.predict_proba(images, tta=1), classifier.predict_proba(images))
+    np.testing.assert_array_equal(
+        classifier.predict_proba(images, tta=1), classifier.predict_proba(images)
+    )
 
 
 @pytest.mark.parametrize("tta", ["rotate", 0, -1, 2.5, True])
@@ -178,7 +190,9 @@ def test_impossible_options_are_refused(exported_model, options):
         ("_saved_model", ("tensorflow",), "tensorflow"),
     ],
 )
-def test_a_missing_engine_is_named_with_the_extra_to_install(exported_model, monkeypatch, ending, blocked, extra):
+def test_a_missing_engine_is_named_with_the_extra_to_install(
+    exported_model, monkeypatch, ending, blocked, extra
+):
     import importlib
 
     real = importlib.import_module
@@ -207,7 +221,9 @@ def test_missing_pillow_is_named(classifier, digits, monkeypatch, tmp_path):
     assert len(classifier.predict(digits.images[0])) == 1  # arrays need no Pillow
 
 
-def test_a_foreign_onnx_model_with_a_fixed_batch_works_and_one_of_another_dtype_is_refused(exported_model, digits, tmp_path):
+def test_a_foreign_onnx_model_with_a_fixed_batch_works_and_one_of_another_dtype_is_refused(
+    exported_model, digits, tmp_path
+):
     onnx = pytest.importorskip("onnx")
     spec = read_spec(exported_model(".onnx"))
     model = onnx.load(exported_model(".onnx"))

@@ -8,12 +8,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"tensorflow", "keras", "PIL", "ai_edge_litert", "tflite_runtime", "onnxruntime", "onnx", "vitsd", "vitsd_export"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "PIL",
+    "ai_edge_litert",
+    "tflite_runtime",
+    "onnxruntime",
+    "onnx",
+    "vitsd",
+    "vitsd_export",
+}
 
 
 def test_importing_the_runtime_loads_no_engine():
     code = "import sys, vitsd_runtime; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
     assert "numpy" in loaded
     assert not loaded & HEAVY
 
@@ -21,7 +35,11 @@ def test_importing_the_runtime_loads_no_engine():
 def test_importing_vitsd_does_not_load_a_backend():
     pytest.importorskip("vitsd.presets")
     code = "import sys, vitsd, vitsd.presets, vitsd.data.dataset; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
     assert not loaded & {"tensorflow", "keras", "jax", "torch", "vitsd_export"}
 
 

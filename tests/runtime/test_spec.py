@@ -61,7 +61,9 @@ def test_unusable_values_are_refused(spec, changes):
         ModelSpec.from_json(changed(spec, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "{}", " " * (MAX_JSON_BYTES + 1)])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 100_000, "{}", " " * (MAX_JSON_BYTES + 1)]
+)
 def test_what_is_no_spec_is_refused(text):
     with pytest.raises(VitsdError):
         ModelSpec.from_json(text)
@@ -75,8 +77,14 @@ def test_a_missing_field_is_named(spec):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_subnormal=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "tools" / "arm64"
-not_on_arm = pytest.mark.skipif(platform.machine() == "aarch64", reason="there it is skipped for another reason")
+not_on_arm = pytest.mark.skipif(
+    platform.machine() == "aarch64", reason="there it is skipped for another reason"
+)
 
 
 @pytest.fixture
@@ -36,7 +38,10 @@ def test_without_qemu_it_is_skipped_and_says_what_to_install(arm64, tmp_path):
 def test_what_does_not_work_here_is_skipped(arm64, tmp_path):
     if os.geteuid() == 0:
         (tmp_path / "qemu-aarch64-static").symlink_to("/bin/true")
-        for tool in ("unshare", "setpriv"):  # namespaces are made, and Arm programs can't be started in them
+        for tool in (
+            "unshare",
+            "setpriv",
+        ):  # namespaces are made, and Arm programs can't be started in them
             (tmp_path / tool).symlink_to("/bin/true")
         done = arm64("--emulation", "explicit", PATH=str(tmp_path))  # there is no proot
         assert "does not work here" in done.stdout

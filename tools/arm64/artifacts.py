@@ -34,7 +34,9 @@ class Engine:
 
 
 ENGINES = (
-    Engine("ai-edge-litert", ("ai-edge-litert",), "tflite", ("none", "dynamic", "int8", "int8-full")),
+    Engine(
+        "ai-edge-litert", ("ai-edge-litert",), "tflite", ("none", "dynamic", "int8", "int8-full")
+    ),
     Engine(
         "tflite-runtime",
         ("tflite-runtime==2.14.0", "numpy<2"),
@@ -61,7 +63,14 @@ def digits_model(cache: Path, report: Callable[[str], None]) -> Path:
 def export_for(engine: Engine, model: Path, source: str, output: Path) -> None:
     """Export ``model`` in the engine's format and quantisations."""
     exporter = Path(sys.executable).with_name("vitsd-export")
-    words = ["--format", engine.format, "--target", engine.target, "--quantize", *engine.quantizations]
+    words = [
+        "--format",
+        engine.format,
+        "--target",
+        engine.target,
+        "--quantize",
+        *engine.quantizations,
+    ]
     _run(exporter, model, *words, "--data", source, "--output", output)
 
 
@@ -73,12 +82,25 @@ def images_of(source: str, model: Path) -> tuple[np.ndarray, np.ndarray]:
     spec = read_spec(model)
     dataset = load_matching(source, spec)
     parts = [labelled_images(dataset, spec, split, IMAGES) for split in ("test", "train")]
-    return tuple(np.concatenate([getattr(part, name) for part in parts])[:IMAGES] for name in ("images", "labels"))
+    return tuple(
+        np.concatenate([getattr(part, name) for part in parts])[:IMAGES]
+        for name in ("images", "labels")
+    )
 
 
 def runtime_wheel(folder: Path) -> Path:
     """Build the runtime's wheel."""
-    _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, REPOSITORY / "runtime")
+    _run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "-w",
+        folder,
+        REPOSITORY / "runtime",
+    )
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -87,12 +109,22 @@ def engine_wheels(engine: Engine, cache: Path, report: Callable[[str], None]) ->
     """A folder with the wheels of an engine and of the tests for 64-bit Arm, downloaded once."""
     constraints = REPOSITORY / "constraints.txt"
     requirements = (*engine.requirements, *TESTS_NEED)
-    folder = cache / f"wheels-{engine.name}-{_digest(constraints.read_bytes(), repr(requirements).encode())}"
+    folder = (
+        cache
+        / f"wheels-{engine.name}-{_digest(constraints.read_bytes(), repr(requirements).encode())}"
+    )
     if not folder.exists():
         report(f"Downloading {engine.name} for {GUEST.platform} ...")
         with replacing(folder) as temporary:
             temporary.mkdir()
-            download(requirements[0], GUEST, temporary, *requirements[1:], "--constraint", str(constraints))
+            download(
+                requirements[0],
+                GUEST,
+                temporary,
+                *requirements[1:],
+                "--constraint",
+                str(constraints),
+            )
     return folder
 
 
@@ -106,7 +138,9 @@ def _digest(*contents: bytes) -> str:
 def copy_tests(folder: Path) -> None:
     """The runtime's tests, and the sources, which some of them read."""
     for part in ("tests/runtime", "runtime/src", "vitsd/src"):
-        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("tests/conftest.py", "pyproject.toml"):
         shutil.copyfile(REPOSITORY / name, folder / name)
 

@@ -35,7 +35,9 @@ _CPU_INFO = {
     ),
 }
 """Part number and features of the models, as their kernels show them."""
-_SEES_ONLY_ITSELF = "setpriv --pdeathsig KILL unshare --mount --pid --net --ipc --fork --kill-child".split()
+_SEES_ONLY_ITSELF = (
+    "setpriv --pdeathsig KILL unshare --mount --pid --net --ipc --fork --kill-child".split()
+)
 """Ends with the process that starts it, even if that is killed."""
 
 
@@ -63,18 +65,28 @@ class Emulator:
         if platform.system() != "Linux" or os.geteuid() != 0:
             raise Unavailable("it needs Linux, and root (for a root file system of its own)")
         if platform.machine() == "aarch64":
-            raise Unavailable("this machine is a 64-bit Arm machine already: make test says more than an emulator")
+            raise Unavailable(
+                "this machine is a 64-bit Arm machine already: make test says more than an emulator"
+            )
         for tool, package in ((QEMU, "qemu-user-static"), ("unshare", "util-linux")):
             if not shutil.which(tool):
                 raise Unavailable(f"it needs Debian's {package}: apt install {package}")
         if subprocess.run([*_SEES_ONLY_ITSELF, "true"], capture_output=True).returncode:
-            raise Unavailable("the kernel refuses namespaces (in a container: it needs --privileged)")
-        modes = {"private": _can_register_privately, "system": _is_registered, "explicit": _has_proot}
+            raise Unavailable(
+                "the kernel refuses namespaces (in a container: it needs --privileged)"
+            )
+        modes = {
+            "private": _can_register_privately,
+            "system": _is_registered,
+            "explicit": _has_proot,
+        }
         for mode, works in modes.items():
             if wanted in (None, mode) and works():
                 return cls(mode)
         reason = "Linux is older than 6.7, has no binfmt_misc entry for qemu-aarch64, and proot is not installed"
-        raise Unavailable(f"the way {wanted!r} of starting Arm programs does not work here" if wanted else reason)
+        raise Unavailable(
+            f"the way {wanted!r} of starting Arm programs does not work here" if wanted else reason
+        )
 
     def run(
         self,
@@ -118,11 +130,15 @@ class Emulator:
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)  # the first process in its namespace too, and with it all others
+            os.killpg(
+                process.pid, signal.SIGKILL
+            )  # the first process in its namespace too, and with it all others
             stdout, stderr = process.communicate()
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            return subprocess.CompletedProcess(command, 124, stdout, f"{stderr}\nno end after {timeout:.0f} s")
+            return subprocess.CompletedProcess(
+                command, 124, stdout, f"{stderr}\nno end after {timeout:.0f} s"
+            )
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
     def _start_private(self, root, command, folder, binds, variables):
@@ -134,9 +150,17 @@ class Emulator:
         return _popen(words, variables)
 
     def _start_explicit(self, root, command, folder, binds, variables):
-        shown = {"/proc": "/proc", "/proc/cpuinfo": root / _SHOWN_CPU, "/dev": "/dev", "/sys": "/sys", **binds}
+        shown = {
+            "/proc": "/proc",
+            "/proc/cpuinfo": root / _SHOWN_CPU,
+            "/dev": "/dev",
+            "/sys": "/sys",
+            **binds,
+        }
         words = ["proot", "-q", QEMU, "-r", str(root), "-w", folder]
-        words += [word for inside, outside in shown.items() for word in ("-b", f"{outside}:{inside}")]
+        words += [
+            word for inside, outside in shown.items() for word in ("-b", f"{outside}:{inside}")
+        ]
         variables = {**variables, "PROOT_TMP_DIR": tempfile.gettempdir()}
         return _popen([*_SEES_ONLY_ITSELF, "--mount-proc", *words, *command], variables)
 
@@ -164,7 +188,9 @@ def _show_cpu(root: Path, cpu: str) -> None:
     """Engines choose their kernels by /proc/cpuinfo. Shown the host's, they crash; shown none, they use the plainest."""
     part, features = _CPU_INFO.get(cpu, _CPU_INFO["cortex-a72"])
     core = f"Features\t: {features}\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}"
-    cores = "".join(f"processor\t: {i}\n{core}\nCPU revision\t: 3\n\n" for i in range(os.cpu_count() or 1))
+    cores = "".join(
+        f"processor\t: {i}\n{core}\nCPU revision\t: 3\n\n" for i in range(os.cpu_count() or 1)
+    )
     path = root / _SHOWN_CPU
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"{cores}Model\t\t: QEMU user mode\n")
@@ -192,7 +218,9 @@ def _popen(words, variables, stdin=subprocess.DEVNULL):
 def _in_user_namespace(words: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen:
     """Start a program that first reads a line, which it gets when it may act as root in a user namespace of its own."""
     # The capabilities must outlast the exec that comes before the user ids are mapped.
-    process = _popen([*_SEES_ONLY_ITSELF, "--user", "--keep-caps", *words], variables, stdin=subprocess.PIPE)
+    process = _popen(
+        [*_SEES_ONLY_ITSELF, "--user", "--keep-caps", *words], variables, stdin=subprocess.PIPE
+    )
     try:
         _map_user_ids(process)
         process.stdin.write("go\n")
@@ -222,7 +250,9 @@ def _can_register_privately() -> bool:
     if not (_BINFMT.is_dir() and _MAGIC.exists()):
         return False
     try:
-        probe = _in_user_namespace([*_SHELL, f"read go && {_REGISTER} && mount -t proc proc /proc"], os.environ)
+        probe = _in_user_namespace(
+            [*_SHELL, f"read go && {_REGISTER} && mount -t proc proc /proc"], os.environ
+        )
     except Unavailable:
         return False
     probe.communicate()
@@ -233,7 +263,10 @@ def _is_registered() -> bool:
     with contextlib.suppress(OSError):
         entry = (_BINFMT / "qemu-aarch64").read_text()
         # F: the interpreter was opened when it was registered, so it is found from within another root.
-        return entry.startswith("enabled") and re.search(r"^flags: .*F", entry, re.MULTILINE) is not None
+        return (
+            entry.startswith("enabled")
+            and re.search(r"^flags: .*F", entry, re.MULTILINE) is not None
+        )
     return False
 
 
@@ -243,7 +276,9 @@ def _has_proot() -> bool:
 
 def cpu_models() -> set[str]:
     """The models that this qemu knows."""
-    return set(subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True).stdout.split())
+    return set(
+        subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True).stdout.split()
+    )
 
 
 if __name__ == "__main__":  # a shell: python emulation.py ROOT COMMAND ...

@@ -28,7 +28,13 @@ def root_file_system(cache: Path, emulator: Emulator) -> Path:
     if not shutil.which("debootstrap"):
         raise Unavailable("it needs Debian's debootstrap: apt install debootstrap")
     with replacing(root) as temporary:
-        command = ["debootstrap", "--arch=arm64", "--foreign", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+        command = [
+            "debootstrap",
+            "--arch=arm64",
+            "--foreign",
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+        ]
         # Mount points of its own: debootstrap must not leave any here.
         first = ["unshare", "--mount", *command, SUITE, str(temporary), *_mirror()]
         done = subprocess.run(first, capture_output=True, text=True)
@@ -36,12 +42,17 @@ def root_file_system(cache: Path, emulator: Emulator) -> Path:
             # In a container, it does not try to make device nodes, which a user namespace can't.
             environment = {"container": "lxc"}
             done = emulator.run(
-                temporary, ["/debootstrap/debootstrap", "--second-stage"], environment=environment, timeout=3600
+                temporary,
+                ["/debootstrap/debootstrap", "--second-stage"],
+                environment=environment,
+                timeout=3600,
             )
         if done.returncode:
             log = cache / "debootstrap.log"
             log.write_text(done.stdout + done.stderr)
-            raise VitsdError(f"debootstrap failed; see {log}: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+            raise VitsdError(
+                f"debootstrap failed; see {log}: {(done.stdout + done.stderr).strip().splitlines()[-1]}"
+            )
         shutil.rmtree(temporary / "var/cache/apt", ignore_errors=True)
     return root
 
@@ -50,7 +61,13 @@ def _mirror() -> list[str]:
     """Where this machine gets its Debian packages from; nothing if it is no Debian, and debootstrap's default is taken."""
     if not shutil.which("apt-get"):
         return []
-    wanted = ["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages"]
+    wanted = [
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(ORIGIN) $(LABEL) $(REPO_URI)",
+        "Created-By: Packages",
+    ]
     for line in subprocess.run(wanted, capture_output=True, text=True).stdout.splitlines():
         origin, _, rest = line.partition(" ")
         label, _, address = rest.rpartition(" ")

@@ -56,16 +56,32 @@ class Row:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="arm64", description=__doc__.split("\n\n")[0].split(": ", 1)[1])
-    parser.add_argument(
-        "--model", metavar="MODEL.keras", help="whose logits are compared (default: tiny, trained on digits)"
+    parser = argparse.ArgumentParser(
+        prog="arm64", description=__doc__.split("\n\n")[0].split(": ", 1)[1]
     )
-    parser.add_argument("--data", metavar="SOURCE", default="digits", help="its data (default: digits)")
-    parser.add_argument("--cpus", metavar="CPU,CPU", help=f"models of qemu (default: {','.join(CPUS)})")
-    parser.add_argument("--no-tests", action="store_true", help="leave out the runtime's test suite")
-    parser.add_argument("--emulation", choices=("private", "system", "explicit"), help="how Arm programs are started")
+    parser.add_argument(
+        "--model",
+        metavar="MODEL.keras",
+        help="whose logits are compared (default: tiny, trained on digits)",
+    )
+    parser.add_argument(
+        "--data", metavar="SOURCE", default="digits", help="its data (default: digits)"
+    )
+    parser.add_argument(
+        "--cpus", metavar="CPU,CPU", help=f"models of qemu (default: {','.join(CPUS)})"
+    )
+    parser.add_argument(
+        "--no-tests", action="store_true", help="leave out the runtime's test suite"
+    )
+    parser.add_argument(
+        "--emulation",
+        choices=("private", "system", "explicit"),
+        help="how Arm programs are started",
+    )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitsd" / "arm64"
-    parser.add_argument("--cache", type=Path, default=cache, help=f"folder for all files (default: {cache})")
+    parser.add_argument(
+        "--cache", type=Path, default=cache, help=f"folder for all files (default: {cache})"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON at the end")
     return parser
 
@@ -92,7 +108,9 @@ def _main(arguments) -> int:
     with _locked(cache):
         for left in (*cache.glob(".tmp-*"), *cache.glob("work-*")):  # by a run that was killed
             remove(left)
-        report(f"Arm programs are started in the way {emulator.mode!r}; everything is kept in {cache}")
+        report(
+            f"Arm programs are started in the way {emulator.mode!r}; everything is kept in {cache}"
+        )
         work = Path(tempfile.mkdtemp(prefix="work-", dir=cache))
         # Exporters that are killed leave their temporary files: here they go with the folder.
         os.environ["TMPDIR"] = tempfile.tempdir = str(work)
@@ -108,7 +126,11 @@ def _main(arguments) -> int:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     if arguments.json:
-        print(json.dumps({"rows": [asdict(row) for row in proof.rows], "failures": proof.failures}, indent=1))
+        print(
+            json.dumps(
+                {"rows": [asdict(row) for row in proof.rows], "failures": proof.failures}, indent=1
+            )
+        )
     else:
         proof.print()
         print(f"Done in {time.perf_counter() - start:.0f} s.")
@@ -124,7 +146,9 @@ def _cpus(wanted: str | None, report) -> list[str]:
         return [cpu for cpu in CPUS if cpu in known] or ["max"]
     cpus = wanted.split(",")
     if unknown := [cpu for cpu in cpus if cpu not in known]:
-        raise UsageError(f"This qemu has no CPU model {unknown[0]!r}; see qemu-aarch64-static -cpu help.")
+        raise UsageError(
+            f"This qemu has no CPU model {unknown[0]!r}; see qemu-aarch64-static -cpu help."
+        )
     return cpus
 
 
@@ -134,11 +158,15 @@ def _locked(cache: Path):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise VitsdError(f"Another run is using {cache}: wait for it, or choose another --cache.") from error
+            raise VitsdError(
+                f"Another run is using {cache}: wait for it, or choose another --cache."
+            ) from error
         yield
 
 
-def compare(engine: str, artifact: str, is_float: bool, cpu: str, expected: np.ndarray, found: np.ndarray) -> Row:
+def compare(
+    engine: str, artifact: str, is_float: bool, cpu: str, expected: np.ndarray, found: np.ndarray
+) -> Row:
     """Judge the logits ``found`` on a CPU model by those of the same file on this machine."""
     difference = float(np.abs(expected - found).max())
     agreement = float(np.mean(expected.argmax(axis=1) == found.argmax(axis=1)))
@@ -149,7 +177,9 @@ def compare(engine: str, artifact: str, is_float: bool, cpu: str, expected: np.n
 class Proof:
     """All that is tried; ``rows`` and ``failures`` say how it went."""
 
-    def __init__(self, emulator: Emulator, root: Path, work: Path, cpus: list[str], arguments, report):
+    def __init__(
+        self, emulator: Emulator, root: Path, work: Path, cpus: list[str], arguments, report
+    ):
         self._emulator, self._root, self._work, self._cpus = emulator, root, work, cpus
         self._arguments, self._report = arguments, report
         self.rows: list[Row] = []
@@ -183,16 +213,33 @@ class Proof:
             self._run_tests(engine, digits, folder)
         names = sorted(p.name for p in files.iterdir() if p.suffix in (".tflite", ".onnx"))
         exact = {name: read_spec(files / name).export["quantization"] == "none" for name in names}
-        expected = {name: Classifier.load(files / name, num_threads=1, batch_size=8).logits(self._images) for name in names}
+        expected = {
+            name: Classifier.load(files / name, num_threads=1, batch_size=8).logits(self._images)
+            for name in names
+        }
         for cpu in self._cpus:
             self._report(f"{engine.name}, {cpu}: commands and logits ...")
             self._run_commands(engine, cpu, f"/work/{engine.name}/compared", names, expected)
             output = f"/work/{engine.name}/{cpu}.npz"
-            if self._python(engine, cpu, "/work/guest.py", f"/work/{engine.name}/compared", "/work/images.npy", output):
+            if self._python(
+                engine,
+                cpu,
+                "/work/guest.py",
+                f"/work/{engine.name}/compared",
+                "/work/images.npy",
+                output,
+            ):
                 with np.load(folder / f"{cpu}.npz") as stored:
-                    rows = [compare(engine.name, n, exact[n], cpu, expected[n], stored[n]) for n in names]
+                    rows = [
+                        compare(engine.name, n, exact[n], cpu, expected[n], stored[n])
+                        for n in names
+                    ]
                 self.rows += rows
-                self.failures += [f"{r.engine}, {r.cpu}: {r.artifact} answers differently" for r in rows if not r.passed]
+                self.failures += [
+                    f"{r.engine}, {r.cpu}: {r.artifact} answers differently"
+                    for r in rows
+                    if not r.passed
+                ]
 
     def _make_environment(self, engine: Engine) -> None:
         """A virtual environment in the root file system, kept there; the runtime is installed anew."""
@@ -203,10 +250,28 @@ class Proof:
             self._report(f"{engine.name}: making its environment ...")
             remove(self._root / home.lstrip("/"))
             self._must(["python3", "-m", "venv", home])
-            install = [f"{home}/bin/pip", "install", "--quiet", "--no-compile", "--no-index", "--find-links", "/wheels"]
-            self._must([*install, *engine.requirements, *artifacts.TESTS_NEED], binds={"/wheels": wheels})
+            install = [
+                f"{home}/bin/pip",
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--no-index",
+                "--find-links",
+                "/wheels",
+            ]
+            self._must(
+                [*install, *engine.requirements, *artifacts.TESTS_NEED], binds={"/wheels": wheels}
+            )
             mark.write_text(wheels.name)
-        install = [f"{home}/bin/pip", "install", "--quiet", "--no-compile", "--no-index", "--no-deps", "--force-reinstall"]
+        install = [
+            f"{home}/bin/pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "--no-index",
+            "--no-deps",
+            "--force-reinstall",
+        ]
         self._must([*install, f"/work/{self._wheel.name}"])
 
     def _run_tests(self, engine: Engine, digits: Path, folder: Path) -> None:
@@ -216,31 +281,65 @@ class Proof:
         images, labels = artifacts.images_of("digits", digits)
         np.savez(made / "digits.npz", images=images, labels=labels)
         variables = {"VITSD_TEST_ARTIFACTS": f"/work/{engine.name}/tests"}
-        words = ["-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=1200", "-rf", "tests/runtime"]
-        done = self._guest(self._cpus[0], [self._interpreter(engine), *words], "/work/repository", variables, timeout=3600)
+        words = [
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "timeout=1200",
+            "-rf",
+            "tests/runtime",
+        ]
+        done = self._guest(
+            self._cpus[0],
+            [self._interpreter(engine), *words],
+            "/work/repository",
+            variables,
+            timeout=3600,
+        )
         lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]
         # "240 passed, 30 skipped in 99.9s": without the emulator's time.
         self._report(f"{engine.name}, {self._cpus[0]}: {lines[-1].partition(' in ')[0]}")
-        passed, skipped = (int((re.search(rf"(\d+) {word}", lines[-1]) or [0, 0])[1]) for word in ("passed", "skipped"))
-        if done.returncode or passed <= skipped:  # with the wrong files at hand, nearly all would be skipped
+        passed, skipped = (
+            int((re.search(rf"(\d+) {word}", lines[-1]) or [0, 0])[1])
+            for word in ("passed", "skipped")
+        )
+        if (
+            done.returncode or passed <= skipped
+        ):  # with the wrong files at hand, nearly all would be skipped
             self._report(done.stdout[-6000:])
             self.failures.append(f"{engine.name}: tests failed: {lines[-1]}")
 
-    def _run_commands(self, engine: Engine, cpu: str, folder: str, names: list[str], expected: dict) -> None:
+    def _run_commands(
+        self, engine: Engine, cpu: str, folder: str, names: list[str], expected: dict
+    ) -> None:
         for name in names:
             self._python(engine, cpu, "-m", "vitsd_runtime.cli.inspect", f"{folder}/{name}")
             answers = self._python(
-                engine, cpu, "-m", "vitsd_runtime.cli.predict", f"{folder}/{name}", "/work/pictures", "--json"
+                engine,
+                cpu,
+                "-m",
+                "vitsd_runtime.cli.predict",
+                f"{folder}/{name}",
+                "/work/pictures",
+                "--json",
             )
             if answers:
-                found = [json.loads(line)["predictions"][0]["index"] for line in answers.splitlines()]
+                found = [
+                    json.loads(line)["predictions"][0]["index"] for line in answers.splitlines()
+                ]
                 if found != expected[name][:PICTURES].argmax(axis=1).tolist():
-                    self.failures.append(f"{engine.name}, {cpu}: vitsd-predict gives other answers with {name}")
+                    self.failures.append(
+                        f"{engine.name}, {cpu}: vitsd-predict gives other answers with {name}"
+                    )
         paths = [f"{folder}/{name}" for name in names]
         quick = ["--seconds", "0.05", "--batch-sizes", "1", "--json"]
         measured = self._python(engine, cpu, "-m", "vitsd_runtime.cli.bench", *paths, *quick)
         if measured and not json.loads(measured)["machine"].get("emulated"):
-            self.failures.append(f"{engine.name}, {cpu}: vitsd-bench does not say that the CPU is emulated")
+            self.failures.append(
+                f"{engine.name}, {cpu}: vitsd-bench does not say that the CPU is emulated"
+            )
         if measured and {row["model"] for row in json.loads(measured)["results"]} != set(names):
             self.failures.append(f"{engine.name}, {cpu}: vitsd-bench left out a model")
 
@@ -277,21 +376,31 @@ class Proof:
         binds = {"/work": self._work, **(binds or {})}
         console.check_interrupted()
         return self._emulator.run(
-            self._root, command, cpu=cpu, folder=folder, binds=binds, environment=variables, timeout=timeout
+            self._root,
+            command,
+            cpu=cpu,
+            folder=folder,
+            binds=binds,
+            environment=variables,
+            timeout=timeout,
         )
 
     def _python(self, engine: Engine, cpu: str, *words: str) -> str:
         """Run the environment's Python; returns what it printed, or notes a failure and returns nothing."""
         done = self._guest(cpu, [self._interpreter(engine), *words])
         if done.returncode:
-            self.failures.append(f"{engine.name}, {cpu}: {' '.join(words[:3])}: {done.stderr.strip()[-300:]}")
+            self.failures.append(
+                f"{engine.name}, {cpu}: {' '.join(words[:3])}: {done.stderr.strip()[-300:]}"
+            )
             return ""
         return done.stdout or " "
 
     def _must(self, command, binds=None) -> None:
         done = self._guest("max", command, binds=binds)
         if done.returncode:
-            raise VitsdError(f"{' '.join(map(str, command))} failed on arm64: {(done.stdout + done.stderr).strip()[-1000:]}")
+            raise VitsdError(
+                f"{' '.join(map(str, command))} failed on arm64: {(done.stdout + done.stderr).strip()[-1000:]}"
+            )
 
     def print(self) -> None:
         cells = [
@@ -306,7 +415,12 @@ class Proof:
             for row in self.rows
         ]
         print()
-        print(console.table(cells, ["engine", "artifact", "CPU model", "max |logit diff|", "agreement %", "verdict"]))
+        print(
+            console.table(
+                cells,
+                ["engine", "artifact", "CPU model", "max |logit diff|", "agreement %", "verdict"],
+            )
+        )
         boards = ", ".join(f"{cpu}: {CPUS[cpu]}" for cpu in self._cpus if cpu in CPUS)
         print(
             f"{len(self._images)} real images, each file here and on emulated 64-bit Arm ({boards}). Demanded: float32 "

@@ -68,7 +68,13 @@ class Writer:
         options: how to write.
     """
 
-    def __init__(self, model, spec: ModelSpec, evidence: Evidence | None = None, options: Options | None = None):
+    def __init__(
+        self,
+        model,
+        spec: ModelSpec,
+        evidence: Evidence | None = None,
+        options: Options | None = None,
+    ):
         self._spec, self._evidence, self._options = spec, evidence, options or Options()
         self._target = get_target(self._options.target)
         self._config = VitConfig.from_dict(spec.architecture)
@@ -97,7 +103,11 @@ class Writer:
         info = {
             "format": kind,
             "quantization": quantization,
-            "target": {"saved_model": "tensorflow", "tflite": self._target.name, "onnx": "onnxruntime"}[kind],
+            "target": {
+                "saved_model": "tensorflow",
+                "tflite": self._target.name,
+                "onnx": "onnxruntime",
+            }[kind],
             "preprocessing_embedded": self._options.embed_preprocessing,
             # onnxruntime quantises activations by the range of the whole batch, so neighbours change an image's answer.
             "batch_invariant": not (kind == "onnx" and quantization == "dynamic"),
@@ -116,7 +126,12 @@ class Writer:
         if found:
             info["calibration_images"] = len(self._evidence.calibration)
             recipe = QuantizationRecipe(
-                quantization, kind, info["target"], self._spec.architecture, found.choices, found.measured()
+                quantization,
+                kind,
+                info["target"],
+                self._spec.architecture,
+                found.choices,
+                found.measured(),
             )
             info["recipe"] = recipe.to_dict()
         return info, found
@@ -126,19 +141,32 @@ class Writer:
         return converters.to_tflite(self._saved_model(self._tflite_style))
 
     def _integer_tflite(self, inputs: np.ndarray) -> bytes:
-        return converters.to_tflite(self._saved_model(Style(integer_masks=bounded_masks(inputs, self._folded))))
+        return converters.to_tflite(
+            self._saved_model(Style(integer_masks=bounded_masks(inputs, self._folded)))
+        )
 
     def _tflite(self, quantization: str) -> tuple[bytes, budget.Found | None]:
         if quantization in ("none", "float16"):
-            return converters.to_tflite(self._saved_model(self._tflite_style), quantization == "float16"), None
+            return converters.to_tflite(
+                self._saved_model(self._tflite_style), quantization == "float16"
+            ), None
         if self._evidence is None:
-            quantizer = TFLiteQuantizer(self.float_tflite(), list(self.layers), None, self._target.dynamic_per_channel)
+            quantizer = TFLiteQuantizer(
+                self.float_tflite(), list(self.layers), None, self._target.dynamic_per_channel
+            )
             return quantizer.build(self._all_dynamic), None
         inputs = self._inputs(self._evidence.calibration)
-        float_model = self._integer_tflite(inputs) if quantization == "int8-full" else self.float_tflite()
-        quantizer = TFLiteQuantizer(float_model, list(self.layers), inputs, self._target.dynamic_per_channel)
+        float_model = (
+            self._integer_tflite(inputs) if quantization == "int8-full" else self.float_tflite()
+        )
+        quantizer = TFLiteQuantizer(
+            float_model, list(self.layers), inputs, self._target.dynamic_per_channel
+        )
         if quantization == "int8-full":
-            build, layers = quantizer.build_integer, {name: methods for name, (_, methods) in TENSOR_GROUPS.items()}
+            build, layers = (
+                quantizer.build_integer,
+                {name: methods for name, (_, methods) in TENSOR_GROUPS.items()},
+            )
         else:
             layers = self.layers
 
@@ -158,7 +186,9 @@ class Writer:
             return self._onnx.SerializeToString(), None
         if self._evidence is None:
             return OnnxQuantizer(self._onnx, list(self.layers), None).build(self._all_dynamic), None
-        quantizer = OnnxQuantizer(self._onnx, list(self.layers), self._inputs(self._evidence.calibration))
+        quantizer = OnnxQuantizer(
+            self._onnx, list(self.layers), self._inputs(self._evidence.calibration)
+        )
         held_out, threads = self._inputs(self._evidence.images), physical_cores()
         batch_size = 1 if quantization == "dynamic" else 32  # see batch_invariant above
 
@@ -181,18 +211,24 @@ class Writer:
         if quantization == "int8-full":
             return budget.search_methods(run, layers, labels, reference, goal, options.report)
         ladder = (budget.ONNX_LADDERS if kind == "onnx" else budget.LADDERS)[quantization]
-        return budget.search(run, layers, quantization, ladder, labels, reference, goal, options.report)
+        return budget.search(
+            run, layers, quantization, ladder, labels, reference, goal, options.report
+        )
 
     def _inputs(self, images: np.ndarray) -> np.ndarray:
         return images if self._options.embed_preprocessing else preprocess(images, self._spec)
 
     @property
     def _tflite_style(self) -> Style:
-        return Style(exp_attention=self._target.exp_attention and self._config.tokens % _SIMD_WIDTH != 0)
+        return Style(
+            exp_attention=self._target.exp_attention and self._config.tokens % _SIMD_WIDTH != 0
+        )
 
     def _module(self, style: Style):
         if style not in self._modules:
-            self._modules[style] = inference_module(self._folded, self._spec, self._options.embed_preprocessing, style)
+            self._modules[style] = inference_module(
+                self._folded, self._spec, self._options.embed_preprocessing, style
+            )
         return self._modules[style]
 
     @cached_property

@@ -55,7 +55,9 @@ class Artifact:
     """What was searched, for a quantised file."""
 
 
-def plan(formats: Sequence[str], quantize: Sequence[str], name: str, output: Path) -> dict[tuple[str, str], Path]:
+def plan(
+    formats: Sequence[str], quantize: Sequence[str], name: str, output: Path
+) -> dict[tuple[str, str], Path]:
     """Where each (format, quantisation) goes, for the combinations that exist.
 
     Raises:
@@ -67,13 +69,17 @@ def plan(formats: Sequence[str], quantize: Sequence[str], name: str, output: Pat
         if item != "all" and item not in QUANTIZATIONS:
             if item.endswith(".keras"):
                 raise UsageError(f"{item} was taken for a format: put the model before --format.")
-            raise UsageError(f"Unknown format {item!r}; use {', '.join([*QUANTIZATIONS, *ALIASES, 'all'])}.")
+            raise UsageError(
+                f"Unknown format {item!r}; use {', '.join([*QUANTIZATIONS, *ALIASES, 'all'])}."
+            )
         chosen += QUANTIZATIONS if item == "all" else [item]
     chosen = list(dict.fromkeys(chosen))
     known = QUANTIZATIONS["tflite"]
     if unknown := [q for q in quantize if q not in known]:
         if unknown[0].endswith(".keras"):
-            raise UsageError(f"{unknown[0]} was taken for a quantisation: put the model before --quantize.")
+            raise UsageError(
+                f"{unknown[0]} was taken for a quantisation: put the model before --quantize."
+            )
         raise UsageError(f"Unknown quantisation {unknown[0]!r}; use {', '.join(known)}.")
     targets = {}
     for kind in chosen:
@@ -166,27 +172,41 @@ def export(
     if opset not in OPSETS:
         raise UsageError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}; got {opset}.")
     if integer_io and ("tflite", "int8") not in targets:
-        raise UsageError("int8 input and output need --format tflite --quantize int8 (int8-full has them anyway).")
+        raise UsageError(
+            "int8 input and output need --format tflite --quantize int8 (int8-full has them anyway)."
+        )
     if embed_preprocessing and any(q == "int8-full" for _, q in targets):
-        raise UsageError("An int8-full graph takes int8 inputs, so it can't embed the preprocessing of uint8 pixels.")
+        raise UsageError(
+            "An int8-full graph takes int8 inputs, so it can't embed the preprocessing of uint8 pixels."
+        )
     known = get_target(target).quantizations
     if refused := [q for kind, q in targets if kind == "tflite" and q not in known]:
         raise UsageError(f"{target} can't run {refused[0]} files; it takes {', '.join(known)}.")
     if not 0 <= max_drop <= 100:
         raise UsageError(f"max_drop must be 0 to 100 points; got {max_drop:g}.")
     if calibration_images < FEWEST_IMAGES:
-        raise UsageError(f"Calibration needs at least {FEWEST_IMAGES} images; got {calibration_images}.")
+        raise UsageError(
+            f"Calibration needs at least {FEWEST_IMAGES} images; got {calibration_images}."
+        )
     replayed = None
     if recipe is not None:
         (kind, quantization), *others = targets
         if others or quantization not in BUDGETED:
-            raise UsageError(f"--recipe needs a single --format and one --quantize of {', '.join(BUDGETED)}.")
+            raise UsageError(
+                f"--recipe needs a single --format and one --quantize of {', '.join(BUDGETED)}."
+            )
         replayed = read_recipe(recipe)
-        replayed.check(quantization, kind, "onnxruntime" if kind == "onnx" else target, spec.architecture)
+        replayed.check(
+            quantization, kind, "onnxruntime" if kind == "onnx" else target, spec.architecture
+        )
     if integer_io and embed_preprocessing:
-        raise UsageError("A graph with embedded preprocessing takes uint8 pixels: leave out --io int8.")
+        raise UsageError(
+            "A graph with embedded preprocessing takes uint8 pixels: leave out --io int8."
+        )
     if not overwrite and (present := [path for path in targets.values() if path.exists()]):
-        raise UsageError(f"{present[0]} exists; replace it with --overwrite, or choose another --output.")
+        raise UsageError(
+            f"{present[0]} exists; replace it with --overwrite, or choose another --output."
+        )
     for (kind, _), path in targets.items():
         if kind != "saved_model":
             check_file(path)
@@ -197,7 +217,9 @@ def export(
     test = labelled_images(dataset, spec, "test", PARITY_IMAGES)
 
     from vitsd_export.artifact_writer import Evidence, Options, Writer
-    from vitsd_export.gate import compare  # TensorFlow is loaded when the request is known to be sound
+    from vitsd_export.gate import (
+        compare,
+    )  # TensorFlow is loaded when the request is known to be sound
 
     evidence = None
     if any(q in BUDGETED for _, q in targets):
@@ -208,7 +230,9 @@ def export(
             held_out = calibration.take([])
         for split, images in (("training", calibration), ("validation", held_out)):
             if len(images) < FEWEST_IMAGES:
-                lack = f"{dataset.name} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"
+                lack = (
+                    f"{dataset.name} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"
+                )
                 if any(q in BUDGETED and q != "dynamic" for _, q in targets):
                     raise UsageError(
                         f"{lack}: too few to quantise on. Give more with --data, train with a larger --validation, or use "
@@ -219,7 +243,9 @@ def export(
         else:
             logits = predict_logits(keras_model, held_out.images)
             evidence = Evidence(calibration.images, held_out.images, held_out.labels, logits)
-    options = Options(embed_preprocessing, integer_io, opset, target, max_drop / 100, replayed, report)
+    options = Options(
+        embed_preprocessing, integer_io, opset, target, max_drop / 100, replayed, report
+    )
     reference = predict_logits(keras_model, test.images)
     kept, comparisons, over_budget = [], [], []
     with Writer(keras_model, spec, evidence, options) as writer:
@@ -231,7 +257,9 @@ def export(
                 except BudgetError as error:
                     over_budget.append(error)
                     raise _Rejected from error
-                carried = write_spec(temporary, spec.replace(export=info, provenance=_portable(spec.provenance)))
+                carried = write_spec(
+                    temporary, spec.replace(export=info, provenance=_portable(spec.provenance))
+                )
                 comparison = compare(temporary, carried, test.images, test.labels, reference)
                 check_interrupted()
                 comparison = dataclasses.replace(comparison, path=str(path))
@@ -252,7 +280,9 @@ def export(
 
 def companions(path: Path) -> tuple[Path, Path]:
     """Where the recipe and the picture of a quantised file go."""
-    return path.with_name(f"{path.name}.recipe.json"), path.with_name(f"{path.name}.sensitivity.png")
+    return path.with_name(f"{path.name}.recipe.json"), path.with_name(
+        f"{path.name}.sensitivity.png"
+    )
 
 
 def _write_companions(path: Path, recipe: dict, found: Found) -> None:
@@ -271,9 +301,16 @@ class ParityError(VitsdError):
     ``comparisons`` holds those of all files, good and bad; ``artifacts`` the good files.
     """
 
-    def __init__(self, comparisons: list[Comparison], artifacts: list[Artifact], over_budget: Sequence[VitsdError] = ()):
+    def __init__(
+        self,
+        comparisons: list[Comparison],
+        artifacts: list[Artifact],
+        over_budget: Sequence[VitsdError] = (),
+    ):
         self.comparisons, self.artifacts = comparisons, artifacts
-        failed = [f"{Path(c.path).name}: {'; '.join(c.failures)}" for c in comparisons if not c.passed]
+        failed = [
+            f"{Path(c.path).name}: {'; '.join(c.failures)}" for c in comparisons if not c.passed
+        ]
         super().__init__(
             "Beyond the tolerance of the parity gate, so not kept (--keep-failing keeps them): "
             + " | ".join([*failed, *map(str, over_budget)])

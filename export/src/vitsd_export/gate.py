@@ -70,7 +70,9 @@ class Comparison:
 
     def figures(self) -> dict:
         """What goes into the model's spec."""
-        return {k: v for k, v in self.to_dict().items() if k not in ("path", "bytes", "quantization")}
+        return {
+            k: v for k, v in self.to_dict().items() if k not in ("path", "bytes", "quantization")
+        }
 
 
 def compare(
@@ -166,6 +168,9 @@ def _row(name: str, comparison: Comparison) -> list[str]:
         f"{100 * comparison.top5:.2f}",
         f"{change:+.2f} ({low:+.2f} to {high:+.2f})",
         f"{100 * comparison.agreement:.2f}",
-        *("n/a" if d is None else f"{d:.2g}" for d in (comparison.max_difference, comparison.mean_difference)),
+        *(
+            "n/a" if d is None else f"{d:.2g}"
+            for d in (comparison.max_difference, comparison.mean_difference)
+        ),
         "ok" if comparison.passed else "FAIL",
     ]

@@ -42,7 +42,9 @@ class Classifier:
     classifier per thread.
     """
 
-    def __init__(self, engine: Engine, spec: ModelSpec, path: Path, num_threads: int, batch_size: int):
+    def __init__(
+        self, engine: Engine, spec: ModelSpec, path: Path, num_threads: int, batch_size: int
+    ):
         self.engine, self.spec, self.path = engine, spec, path
         self.num_threads, self.batch_size = num_threads, batch_size
 
@@ -72,7 +74,9 @@ class Classifier:
         """
         path = bundled_model() if path is None else Path(path)
         if batch_size < 1 or (num_threads is not None and num_threads < 1):
-            raise UsageError(f"batch_size and num_threads must be at least 1; got {batch_size} and {num_threads}.")
+            raise UsageError(
+                f"batch_size and num_threads must be at least 1; got {batch_size} and {num_threads}."
+            )
         kind = detect_format(path)
         if kind == "keras":
             raise UsageError(
@@ -92,7 +96,9 @@ class Classifier:
         _check_fit(engine, spec, path)
         return cls(engine, spec, path, num_threads, batch_size)
 
-    def predict(self, images, top_k: int = 5, *, tta: str | int | None = None, fit: str | None = None):
+    def predict(
+        self, images, top_k: int = 5, *, tta: str | int | None = None, fit: str | None = None
+    ):
         """The ``top_k`` most probable classes of every image, best first.
 
         Args:
@@ -113,7 +119,9 @@ class Classifier:
         Of an iterator, such as a camera, each image is answered before the next is asked for; lists and arrays are read and
         answered in batches.
         """
-        return self._answers(images, top_k, tta, fit, 1 if isinstance(images, Iterator) else self.batch_size)
+        return self._answers(
+            images, top_k, tta, fit, 1 if isinstance(images, Iterator) else self.batch_size
+        )
 
     def _answers(self, images, top_k, tta, fit, batch_size) -> Iterator[list[Prediction]]:
         if not isinstance(top_k, (int, np.integer)) or top_k < 1:
@@ -127,22 +135,31 @@ class Classifier:
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return [Prediction(self.spec.class_names[i], int(i), float(probabilities[i])) for i in best]
 
-    def predict_proba(self, images, *, tta: str | int | None = None, fit: str | None = None) -> np.ndarray:
+    def predict_proba(
+        self, images, *, tta: str | int | None = None, fit: str | None = None
+    ) -> np.ndarray:
         """Class probabilities, float32 ``(n, classes)``; a single image gives n = 1. Options as in :meth:`predict`."""
         return self._stack(self._probability_batches(images, tta, fit, self.batch_size))
 
     def logits(self, images, *, fit: str | None = None) -> np.ndarray:
         """The model's raw outputs, float32 ``(n, classes)``; a single image gives n = 1."""
-        return self._stack(self._run(self._prepare(pixels)) for pixels in self._pixel_batches(images, fit, self.batch_size))
+        return self._stack(
+            self._run(self._prepare(pixels))
+            for pixels in self._pixel_batches(images, fit, self.batch_size)
+        )
 
     def _stack(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         batches = list(batches)
-        return np.concatenate(batches) if batches else np.zeros((0, self.spec.num_classes), np.float32)
+        return (
+            np.concatenate(batches) if batches else np.zeros((0, self.spec.num_classes), np.float32)
+        )
 
     def _pixel_batches(self, images, fit, batch_size) -> Iterator[np.ndarray]:
         """uint8 ``(n, *input_size)``, n up to ``batch_size``."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
-            if images.dtype == np.uint8 and images.shape[1:] == self.spec.input_size:  # nothing to do for each image
+            if (
+                images.dtype == np.uint8 and images.shape[1:] == self.spec.input_size
+            ):  # nothing to do for each image
                 for start in range(0, len(images), batch_size):
                     yield images[start : start + batch_size]
                 return
@@ -159,7 +176,10 @@ class Classifier:
         if len(batch) <= self.batch_size:
             return self.engine.run(batch)
         return np.concatenate(
-            [self.engine.run(batch[i : i + self.batch_size]) for i in range(0, len(batch), self.batch_size)]
+            [
+                self.engine.run(batch[i : i + self.batch_size])
+                for i in range(0, len(batch), self.batch_size)
+            ]
         )
 
     def _probability_batches(self, images, tta, fit, batch_size) -> Iterator[np.ndarray]:
@@ -179,7 +199,9 @@ def _is_many(images) -> bool:
     if isinstance(images, (str, os.PathLike, np.ndarray)) or hasattr(images, "convert"):
         return False
     if not isinstance(images, Iterable):
-        raise UsageError(f"Images must be paths, PIL images or uint8 arrays; got {type(images).__name__}.")
+        raise UsageError(
+            f"Images must be paths, PIL images or uint8 arrays; got {type(images).__name__}."
+        )
     return True
 
 
@@ -217,7 +239,9 @@ def _fastest_threads(path: Path, kind: str) -> int:
     best, fastest = 1, float("inf")
     for threads in (1, cores):
         engine = load_engine(path, kind, threads, 1)
-        batch = np.zeros((1, *engine.input_shape), np.uint8 if engine.input_dtype == np.uint8 else np.float32)
+        batch = np.zeros(
+            (1, *engine.input_shape), np.uint8 if engine.input_dtype == np.uint8 else np.float32
+        )
         engine.run(batch)
         times = []
         for _ in range(5):
@@ -233,7 +257,9 @@ def _check_fit(engine: Engine, spec: ModelSpec, path: Path) -> None:
     size = spec.image_size
     expected = spec.input_size if spec.preprocessing_embedded else (size, size, spec.input_size[2])
     if engine.input_shape != expected:
-        raise VitsdError(f"{path} takes images of shape {engine.input_shape}, but its spec says {expected}.")
+        raise VitsdError(
+            f"{path} takes images of shape {engine.input_shape}, but its spec says {expected}."
+        )
     possible = (np.uint8,) if spec.preprocessing_embedded else (np.float32, np.int8, np.uint8)
     if engine.input_dtype not in possible:
         raise VitsdError(
@@ -241,4 +267,6 @@ def _check_fit(engine: Engine, spec: ModelSpec, path: Path) -> None:
             f"{'raw pixels (uint8)' if spec.preprocessing_embedded else 'preprocessed ones (float32)'}."
         )
     if engine.num_classes != spec.num_classes:
-        raise VitsdError(f"{path} has {engine.num_classes} outputs, but its spec names {spec.num_classes} classes.")
+        raise VitsdError(
+            f"{path} has {engine.num_classes} outputs, but its spec names {spec.num_classes} classes."
+        )

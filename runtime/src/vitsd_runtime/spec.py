@@ -68,23 +68,39 @@ class ModelSpec:
                 raise ValueError(message)
 
         check(
-            isinstance(self.name, str) and re.fullmatch(r"[^\W_][\w.\-]{0,99}", self.name) is not None,
+            isinstance(self.name, str)
+            and re.fullmatch(r"[^\W_][\w.\-]{0,99}", self.name) is not None,
             f"name must be letters, digits, '.', '_' and '-' (it becomes part of file names); got {self.name!r}",
         )
         put("class_names", tuple(self.class_names))
         # Printable, because they end up on terminals and come out of untrusted files.
-        check(all(isinstance(n, str) and n.isprintable() for n in self.class_names), "class_names must be printable strings")
-        check(len(set(self.class_names)) == len(self.class_names), "class_names must differ from each other")
+        check(
+            all(isinstance(n, str) and n.isprintable() for n in self.class_names),
+            "class_names must be printable strings",
+        )
+        check(
+            len(set(self.class_names)) == len(self.class_names),
+            "class_names must differ from each other",
+        )
         check(len(self.class_names) >= 2, "at least two class names are needed")
         put("input_size", tuple(int(n) for n in self.input_size))
         put("image_size", int(self.image_size))
         check(len(self.input_size) == 3, "input_size must be (height, width, channels)")
         sides = (*self.input_size[:2], self.image_size)
-        check(all(1 <= n <= MAX_SIDE for n in sides), f"image sides must be 1 to {MAX_SIDE} pixels; got {sides}")
-        check(self.input_size[2] in (1, 3), f"images must have 1 or 3 channels; got {self.input_size[2]}")
+        check(
+            all(1 <= n <= MAX_SIDE for n in sides),
+            f"image sides must be 1 to {MAX_SIDE} pixels; got {sides}",
+        )
+        check(
+            self.input_size[2] in (1, 3),
+            f"images must have 1 or 3 channels; got {self.input_size[2]}",
+        )
         for name in ("mean", "variance"):
             put(name, tuple(float(value) for value in getattr(self, name)))
-            check(len(getattr(self, name)) == self.input_size[2], f"{name} must have one value per channel")
+            check(
+                len(getattr(self, name)) == self.input_size[2],
+                f"{name} must have one value per channel",
+            )
             check(bool(np.isfinite(getattr(self, name)).all()), f"{name} must be finite")
         check(min(self.variance) >= 0, "variance must not be negative")
         check(self.resize_method == "bilinear", f"resize method {self.resize_method!r} is unknown")
@@ -93,14 +109,29 @@ class ModelSpec:
             check(isinstance(getattr(self, name), dict), f"{name} must be an object")
         for name in ("rotation", "zoom"):
             value = self.augmentation.get(name, 0.0)
-            check(isinstance(value, (int, float)) and 0 <= value < 1, f"augmentation.{name} must be in [0, 1)")
-        check(self.augmentation.get("flip") in (None, "horizontal"), 'augmentation.flip must be "horizontal" or absent')
+            check(
+                isinstance(value, (int, float)) and 0 <= value < 1,
+                f"augmentation.{name} must be in [0, 1)",
+            )
+        check(
+            self.augmentation.get("flip") in (None, "horizontal"),
+            'augmentation.flip must be "horizontal" or absent',
+        )
         quantization = self.export.get("quantization", "none")
-        check(quantization in QUANTIZATIONS, f"export.quantization must be one of {', '.join(QUANTIZATIONS)}")
-        check(isinstance(self.provenance.get("recipe", {}), dict), "provenance.recipe must be an object")
+        check(
+            quantization in QUANTIZATIONS,
+            f"export.quantization must be one of {', '.join(QUANTIZATIONS)}",
+        )
+        check(
+            isinstance(self.provenance.get("recipe", {}), dict),
+            "provenance.recipe must be an object",
+        )
         if self.integrity:
             size, sha256 = self.integrity.get("size"), self.integrity.get("sha256")
-            check(isinstance(size, int) and size >= 0 and isinstance(sha256, str), "integrity must give size and sha256")
+            check(
+                isinstance(size, int) and size >= 0 and isinstance(sha256, str),
+                "integrity must give size and sha256",
+            )
 
     @property
     def num_classes(self) -> int:
@@ -132,13 +163,17 @@ class ModelSpec:
             VitsdError: not JSON, not a spec, or written by a newer version than this one reads.
         """
         if len(text) > MAX_JSON_BYTES:
-            raise VitsdError(f"The model's spec is larger than {MAX_JSON_BYTES} bytes; it is not one that vitsd writes.")
+            raise VitsdError(
+                f"The model's spec is larger than {MAX_JSON_BYTES} bytes; it is not one that vitsd writes."
+            )
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise VitsdError(f"The model's spec is not readable JSON: {error}") from error
         if not isinstance(values, dict) or not isinstance(values.get("schema_version"), int):
-            raise VitsdError("The model's spec has no schema_version; it is not one that vitsd writes.")
+            raise VitsdError(
+                "The model's spec has no schema_version; it is not one that vitsd writes."
+            )
         version = values.pop("schema_version")
         if version > SCHEMA_VERSION:
             raise VitsdError(

@@ -18,7 +18,9 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 
 def sh(folder, *command, **more):
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**CLEAN, **more})
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**CLEAN, **more}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def test_it_installs_without_network_and_classifies(deployed, digits, tmp_path):
     done = sh(tmp_path, folder / "run.sh", "a.png", "--top-k", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"a.png: {digits.labels[0]} ")
-    assert sorted(p.name for p in folder.iterdir()) == sorted([*(p.name for p in deployed.iterdir()), "env"])
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        [*(p.name for p in deployed.iterdir()), "env"]
+    )
 
     without = sh(tmp_path, folder / "run.sh")
     assert without.returncode == 2
@@ -64,7 +68,12 @@ def test_a_failed_installation_leaves_the_one_before_it(deployed, tmp_path):
     (folder / "env" / "works").touch()
     for wheel in folder.glob("wheels/ai_edge_litert*"):
         wheel.unlink()
-    assert sh(tmp_path, folder / "install.sh", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0").returncode == 1
+    assert (
+        sh(
+            tmp_path, folder / "install.sh", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0"
+        ).returncode
+        == 1
+    )
     assert [p.name for p in (folder / "env").iterdir()] == ["works"]
 
 
@@ -82,7 +91,17 @@ def test_a_failed_installation_leaves_nothing_and_says_what_to_do(deployed, tmp_
 def test_the_packed_wheel_is_a_valid_one(tmp_path):
     wheel = pack_runtime(tmp_path)
     assert pack_runtime(tmp_path).read_bytes() == wheel.read_bytes()
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "site"]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        tmp_path / "site",
+    ]
     subprocess.run([*install, wheel], check=True)
     with zipfile.ZipFile(wheel) as archive:
         assert not any("__pycache__" in name for name in archive.namelist())
@@ -135,7 +154,14 @@ def test_impossible_devices_are_refused(text):
 
 
 def test_the_command_exports_and_deploys(command, trained, tmp_path):
-    words = ("vitsd-export", trained / "model.keras", "--output", tmp_path / "files", "--deploy", tmp_path / "device")
+    words = (
+        "vitsd-export",
+        trained / "model.keras",
+        "--output",
+        tmp_path / "files",
+        "--deploy",
+        tmp_path / "device",
+    )
     done = command(*words)
     assert done.returncode == 0, done.stderr
     assert "./install.sh" in done.stdout
@@ -163,9 +189,18 @@ def test_the_command_exports_and_deploys(command, trained, tmp_path):
         (["--deploy", "files"], "two folders"),
     ],
 )
-def test_misuse_is_named_before_anything_is_exported(command, trained, tmp_path, arguments, message):
+def test_misuse_is_named_before_anything_is_exported(
+    command, trained, tmp_path, arguments, message
+):
     (tmp_path / "notes.txt").touch()
-    done = command("vitsd-export", trained / "model.keras", "--output", tmp_path / "files", *arguments, cwd=tmp_path)
+    done = command(
+        "vitsd-export",
+        trained / "model.keras",
+        "--output",
+        tmp_path / "files",
+        *arguments,
+        cwd=tmp_path,
+    )
     assert done.returncode == 2
     assert message in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

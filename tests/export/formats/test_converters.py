@@ -27,7 +27,9 @@ def batch(exported, digits):
 def test_tflite_signature_and_dynamic_batch(exported, batch, quantization):
     path = exported / f"digits-{quantization}.tflite"
     interpreter = Interpreter(str(path))
-    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["images"], "outputs": ["logits"]}}
+    assert interpreter.get_signature_list() == {
+        "serving_default": {"inputs": ["images"], "outputs": ["logits"]}
+    }
     details = interpreter.get_input_details()[0]
     assert details["shape_signature"].tolist() == [-1, 24, 24, 1]
     assert details["dtype"] == np.float32
@@ -40,7 +42,11 @@ def test_tflite_signature_and_dynamic_batch(exported, batch, quantization):
 def test_tflite_has_builtin_operations_only_and_no_variables(exported, quantization):
     interpreter = Interpreter(str(exported / f"digits-{quantization}.tflite"))
     names = {op["op_name"] for op in interpreter._get_ops_details()}
-    assert not [name for name in names if name.startswith("Flex") or name in ("CUSTOM", "VAR_HANDLE", "READ_VARIABLE")]
+    assert not [
+        name
+        for name in names
+        if name.startswith("Flex") or name in ("CUSTOM", "VAR_HANDLE", "READ_VARIABLE")
+    ]
     assert "FULLY_CONNECTED" in names
     assert "GELU" in names  # the erf form was recognised
     assert "WHILE" not in names
@@ -76,17 +82,25 @@ def test_onnx_is_checked_named_dynamic_and_folded(exported, batch):
         assert node.op_type not in ("Identity", "Constant", "Cast", "Shape")
     session = onnxruntime.InferenceSession(str(exported / "digits.onnx"))
     together = session.run(["logits"], {"images": batch})[0]
-    single = np.concatenate([session.run(["logits"], {"images": image[None]})[0] for image in batch])
+    single = np.concatenate(
+        [session.run(["logits"], {"images": image[None]})[0] for image in batch]
+    )
     np.testing.assert_allclose(together, single, atol=1e-4)
     assert "vitsd.json" in session.get_modelmeta().custom_metadata_map
 
 
 def test_onnxruntime_runs_norms_and_gelu_as_single_operations(exported, tmp_path):
-    norms = [node for node in onnx.load(exported / "digits.onnx").graph.node if node.op_type == "LayerNormalization"]
+    norms = [
+        node
+        for node in onnx.load(exported / "digits.onnx").graph.node
+        if node.op_type == "LayerNormalization"
+    ]
     assert len(norms) == 2 * 2 + 2  # two in each of two blocks, one of the patches, and the last
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(str(exported / "digits.onnx"), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        str(exported / "digits.onnx"), options, providers=["CPUExecutionProvider"]
+    )
     operations = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert "Erf" not in operations
     assert "Sqrt" not in operations
@@ -104,4 +118,6 @@ def test_saved_model_serves_in_tensorflow_servings_layout(exported, batch):
     assert signature.structured_outputs["logits"].shape.as_list() == [None, 10]
     assert not signature.variables
     logits = signature(images=tf.constant(batch))["logits"]
-    np.testing.assert_allclose(logits, run_tflite(exported / "digits-float32.tflite", batch), atol=1e-3)
+    np.testing.assert_allclose(
+        logits, run_tflite(exported / "digits-float32.tflite", batch), atol=1e-3
+    )

@@ -60,17 +60,24 @@ def test_folded_equals_keras(config, seed, merge):
     keras.backend.clear_session()
     model = build_vit(config)
     randomise(model, seed)
-    images = np.random.default_rng(seed).normal(size=(3, config.image_size, config.image_size, config.input_size[2]))
+    images = np.random.default_rng(seed).normal(
+        size=(3, config.image_size, config.image_size, config.input_size[2])
+    )
     images = images.astype("float32")
     expected = logits_after_preprocessing(model, images)
     folded = fold(read_weights(model, config), config, merge=merge)
     result = build_logits(tf.constant(images), folded).numpy()
-    assert (folded.blocks[0].attention.key is None) == (merging_pays(config) if merge is None else merge)
+    assert (folded.blocks[0].attention.key is None) == (
+        merging_pays(config) if merge is None else merge
+    )
     tolerance = 1e-4 * max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(result, expected, atol=tolerance)
 
     # The other ways to write the graph, for other engines, are equal too; the scores stay within their proven bounds.
-    bounds = {f"block_{i}_scores": score_bounds(b.attention, config).max() for i, b in enumerate(folded.blocks)}
+    bounds = {
+        f"block_{i}_scores": score_bounds(b.attention, config).max()
+        for i, b in enumerate(folded.blocks)
+    }
 
     def watch(name, tensor):
         assert np.abs(tensor).max() <= bounds[name] * (1 + 1e-5)
@@ -84,13 +91,21 @@ def test_folded_equals_keras(config, seed, merge):
 
 
 def test_scores_too_large_for_exp_are_left_to_softmax():
-    shape = {"input_size": (12, 12, 3), "image_size": 12, "patch_size": 4, "hidden_dim": 12, "mlp_units": (12,)}
+    shape = {
+        "input_size": (12, 12, 3),
+        "image_size": 12,
+        "patch_size": 4,
+        "hidden_dim": 12,
+        "mlp_units": (12,),
+    }
     config = VitConfig(num_layers=1, num_heads=2, key_dim=12, head_units=(), pooling="gap", **shape)
     model = build_vit(config)
     images = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype("float32")
     for factor, uses_exp in ((1, True), (30, False)):
         for part in ("query", "key"):
-            kernel = next(w for w in model.trainable_variables if w.path == f"block_0_attention/{part}/kernel")
+            kernel = next(
+                w for w in model.trainable_variables if w.path == f"block_0_attention/{part}/kernel"
+            )
             kernel.assign(kernel * factor)
         folded = fold(read_weights(model, config), config)
         with tf.Graph().as_default() as graph:
@@ -113,7 +128,9 @@ def test_both_sides_of_the_merge_rule_are_met():
 def test_folded_equals_keras_for_the_trained_model(trained, digits):
     model, spec = load_model(trained / "model.keras")
     config = VitConfig.from_dict(spec.architecture)
-    preprocessed = keras.Model(model.input, model.get_layer("tokenization").input)(digits.images[:50], training=False)
+    preprocessed = keras.Model(model.input, model.get_layer("tokenization").input)(
+        digits.images[:50], training=False
+    )
     expected = logits_after_preprocessing(model, preprocessed)
     result = build_logits(preprocessed, fold(read_weights(model, config), config)).numpy()
     # Blank patches divide rounding errors by sqrt(1e-6); Keras itself has them too.
@@ -124,7 +141,11 @@ def test_folding_leaves_no_temperature_scale_or_key_bias_behind():
     config = VitConfig(image_size=12, num_layers=1, head_units=())
     folded = fold(read_weights(build_vit(config), config), config)
     assert folded.blocks[0].attention.key is None
-    for matrix in (folded.tokenization.kernel, folded.position_embedding, folded.blocks[0].attention.output.kernel):
+    for matrix in (
+        folded.tokenization.kernel,
+        folded.position_embedding,
+        folded.blocks[0].attention.output.kernel,
+    ):
         np.testing.assert_allclose(matrix.mean(axis=1), 0, atol=1e-12)
         assert matrix.dtype == np.float64
 

@@ -25,7 +25,9 @@ class Tokenization(layers.Layer):
             views = [images]
             for top, left in ((half, half), (0, half), (half, 0), (0, 0)):
                 cropped = tf.image.crop_to_bounding_box(images, top, left, rest, rest)
-                padded = tf.image.pad_to_bounding_box(cropped, half - top, half - left, self.image_size, self.image_size)
+                padded = tf.image.pad_to_bounding_box(
+                    cropped, half - top, half - left, self.image_size, self.image_size
+                )
                 views.append(padded)
             images = tf.concat(views, -1)
         window = [1, self.patch_size, self.patch_size, 1]
@@ -53,7 +55,9 @@ class LocalAttention(layers.MultiHeadAttention):
 
     def _compute_attention(self, query, key, value, attention_mask=None, training=None):
         scores = tf.einsum(self._dot_product_equation, key, query / self.tau)
-        weights = self._dropout_layer(self._masked_softmax(scores, attention_mask), training=training)
+        weights = self._dropout_layer(
+            self._masked_softmax(scores, attention_mask), training=training
+        )
         return tf.einsum(self._combine_equation, weights, value), weights
 
 
@@ -89,7 +93,11 @@ def build(
         normalization = layers.Normalization()
         normalization.adapt(raw_images)
         preprocessing = tf_keras.Sequential(
-            [normalization, layers.Resizing(image_size, image_size), layers.RandomFlip("horizontal")]
+            [
+                normalization,
+                layers.Resizing(image_size, image_size),
+                layers.RandomFlip("horizontal"),
+            ]
         )
         stream = preprocessing(inputs)
     stream, _ = Tokenization(image_size, patch_size, width, vanilla)(stream)
@@ -100,12 +108,18 @@ def build(
         if vanilla:
             attended = layers.MultiHeadAttention(**options)(normed, normed)
         else:
-            attended = LocalAttention(tau_is_variable, **options)(normed, normed, attention_mask=mask)
+            attended = LocalAttention(tau_is_variable, **options)(
+                normed, normed, attention_mask=mask
+            )
         middle = layers.Add()([attended, stream])
         branch = mlp(layers.LayerNormalization(epsilon=1e-6)(middle), units, 0.1)
         stream = layers.Add()([branch, middle])
-    features = layers.Dropout(0.5)(layers.Flatten()(layers.LayerNormalization(epsilon=1e-6)(stream)))
-    return tf_keras.Model(inputs, layers.Dense(classes, use_bias=final_bias)(mlp(features, head, 0.5)))
+    features = layers.Dropout(0.5)(
+        layers.Flatten()(layers.LayerNormalization(epsilon=1e-6)(stream))
+    )
+    return tf_keras.Model(
+        inputs, layers.Dense(classes, use_bias=final_bias)(mlp(features, head, 0.5))
+    )
 
 
 def save(folder, seed=0, **options):

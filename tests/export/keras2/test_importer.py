@@ -86,7 +86,9 @@ def test_what_was_imported_is_exported_like_any_other(saved, tmp_path, digits):
     import_saved_model(saved, tmp_path / "model.keras", data="digits")
     (artifact,) = export(tmp_path / "model.keras", "tflite", data="digits", output=tmp_path)
     expected = predict_logits(load_model(tmp_path / "model.keras")[0], digits.images[:20])
-    np.testing.assert_allclose(Classifier.load(artifact.path).logits(digits.images[:20]), expected, atol=1e-3)
+    np.testing.assert_allclose(
+        Classifier.load(artifact.path).logits(digits.images[:20]), expected, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,8 @@ def test_any_keras_model_that_is_no_vit_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["variables/variables.index", "variables/variables.data-00000-of-00001", "saved_model.pb"]
+    "damage",
+    ["variables/variables.index", "variables/variables.data-00000-of-00001", "saved_model.pb"],
 )
 @pytest.mark.parametrize("keep", [None, 0.5])
 def test_damage_is_named(saved, tmp_path, damage, keep):
@@ -154,8 +157,12 @@ def test_drawings_on_a_flat_ground_are_compared_too(saved, tmp_path):
     images = np.zeros((100, 28, 28, 1), np.uint8)
     images[:, 10:18, 10:18] = generator.integers(0, 256, (100, 8, 8, 1))
     labels = np.arange(100) % 10
-    np.savez(tmp_path / "drawings.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    _, found = import_saved_model(saved, tmp_path / "my model.keras", data=str(tmp_path / "drawings.npz"))
+    np.savez(
+        tmp_path / "drawings.npz", x_train=images, y_train=labels, x_test=images, y_test=labels
+    )
+    _, found = import_saved_model(
+        saved, tmp_path / "my model.keras", data=str(tmp_path / "drawings.npz")
+    )
     assert found["max_difference"] < 1e-4
 
 

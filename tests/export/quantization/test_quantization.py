@@ -30,9 +30,16 @@ def tensors_and_operations(path):
 def test_int8_means_static_int8_dense_layers_where_the_recipe_says_so_and_float_attention(exported):
     path = exported / "digits-int8.tflite"
     tensors, operations = tensors_and_operations(path)
-    static = sum(op["op_name"] == "FULLY_CONNECTED" and tensors[op["inputs"][0]]["dtype"] == np.int8 for op in operations)
+    static = sum(
+        op["op_name"] == "FULLY_CONNECTED" and tensors[op["inputs"][0]]["dtype"] == np.int8
+        for op in operations
+    )
     layers = read_spec(path).export["recipe"]["layers"]
-    assert static == sum(choice["precision"] == "static" for choice in layers.values()) > 0.8 * len(layers)
+    assert (
+        static
+        == sum(choice["precision"] == "static" for choice in layers.values())
+        > 0.8 * len(layers)
+    )
     for op in operations:
         if op["op_name"] in ("BATCH_MATMUL", "SOFTMAX", "EXP", "RSQRT"):
             assert tensors[op["inputs"][0]]["dtype"] == np.float32
@@ -42,7 +49,9 @@ def test_int8_full_is_integers_only(exported):
     path = exported / "digits-int8-full.tflite"
     tensors, operations = tensors_and_operations(path)
     used = {index for op in operations for index in (*op["inputs"], *op["outputs"]) if index >= 0}
-    assert {np.dtype(tensors[index]["dtype"]) for index in used} <= {np.dtype(t) for t in (np.int8, np.int32)}
+    assert {np.dtype(tensors[index]["dtype"]) for index in used} <= {
+        np.dtype(t) for t in (np.int8, np.int32)
+    }
     names = {op["op_name"] for op in operations}
     assert not names & {"DEQUANTIZE", "BATCH_MATMUL", "SQUARED_DIFFERENCE", "SQUARE"}
     interpreter = Interpreter(str(path))
@@ -51,7 +60,9 @@ def test_int8_full_is_integers_only(exported):
 
 
 @pytest.mark.parametrize("ending", ["-int8.tflite", "-int8-full.tflite"])
-def test_every_integer_layer_has_a_bias(exported, ending):  # tflite-runtime 2.14 reads it on Arm, and crashes without
+def test_every_integer_layer_has_a_bias(
+    exported, ending
+):  # tflite-runtime 2.14 reads it on Arm, and crashes without
     tensors, operations = tensors_and_operations(exported / f"digits{ending}")
     layers = [op["inputs"] for op in operations if op["op_name"] == "FULLY_CONNECTED"]
     integer = [inputs for inputs in layers if tensors[inputs[0]]["dtype"] == np.int8]
@@ -63,13 +74,19 @@ def test_every_integer_layer_has_a_bias(exported, ending):  # tflite-runtime 2.1
 
 def test_int4_weights_are_4_bits(exported):
     tensors, operations = tensors_and_operations(exported / "digits-int4.tflite")
-    names = [str(tensors[op["inputs"][1]]["dtype"]) for op in operations if op["op_name"] == "FULLY_CONNECTED"]
+    names = [
+        str(tensors[op["inputs"][1]]["dtype"])
+        for op in operations
+        if op["op_name"] == "FULLY_CONNECTED"
+    ]
     layers = read_spec(exported / "digits-int4.tflite").export["recipe"]["layers"].values()
     assert len(names) == len(layers)
     assert sum(choice["precision"] == "int4" for choice in layers) > 0.5 * len(layers)
 
 
-@pytest.mark.parametrize("ending", ["-int8.tflite", "-int8-full.tflite", "-int4.tflite", "-int8.onnx"])
+@pytest.mark.parametrize(
+    "ending", ["-int8.tflite", "-int8-full.tflite", "-int4.tflite", "-int8.onnx"]
+)
 def test_one_by_one_equals_a_batch(exported, digits, ending):
     path = exported / f"digits{ending}"
     together = Classifier.load(path, batch_size=8).logits(digits.images[:20])
@@ -82,7 +99,12 @@ def test_int8_ends(model, digits):
     interpreter = Interpreter(str(artifact.path))
     for details in (*interpreter.get_input_details(), *interpreter.get_output_details()):
         assert details["dtype"] == np.int8
-    assert np.mean(Classifier.load(artifact.path).logits(digits.images).argmax(axis=1) == digits.labels) > 0.8
+    assert (
+        np.mean(
+            Classifier.load(artifact.path).logits(digits.images).argmax(axis=1) == digits.labels
+        )
+        > 0.8
+    )
 
 
 def test_the_search_is_recorded_in_the_file_beside_it_and_as_a_picture(exported):
@@ -105,13 +127,22 @@ def test_the_search_is_recorded_in_the_file_beside_it_and_as_a_picture(exported)
 
 @pytest.mark.parametrize(
     ("ending", "kind", "quantization"),
-    [("-int8.tflite", "tflite", "int8"), ("-int8-full.tflite", "tflite", "int8-full"), ("-int8.onnx", "onnx", "int8")],
+    [
+        ("-int8.tflite", "tflite", "int8"),
+        ("-int8-full.tflite", "tflite", "int8-full"),
+        ("-int8.onnx", "onnx", "int8"),
+    ],
 )
-def test_a_recipe_is_replayed_to_the_same_model(exported, model, digits, ending, kind, quantization):
+def test_a_recipe_is_replayed_to_the_same_model(
+    exported, model, digits, ending, kind, quantization
+):
     recipe = exported / f"digits{ending}.recipe.json"
     (artifact,) = export(model, kind, quantization, recipe=recipe)
     assert artifact.spec.export["recipe"]["layers"] == json.loads(recipe.read_text())["layers"]
-    first, second = (Classifier.load(p).logits(digits.images[:20]) for p in (exported / f"digits{ending}", artifact.path))
+    first, second = (
+        Classifier.load(p).logits(digits.images[:20])
+        for p in (exported / f"digits{ending}", artifact.path)
+    )
     np.testing.assert_allclose(first, second, atol=1e-5)
 
 
@@ -140,7 +171,14 @@ def test_a_recipe_for_something_else_is_refused(command, exported, model, change
 
 def test_an_impossible_budget_fails_with_the_best_and_leaves_nothing(command, tmp_path):
     """Where the classes' logits differ by a thousandth of what they have in common, 8 bits can't tell them apart."""
-    shape = {"input_size": (8, 8, 1), "num_classes": 10, "image_size": 8, "patch_size": 2, "hidden_dim": 16, "mlp_units": (16,)}
+    shape = {
+        "input_size": (8, 8, 1),
+        "num_classes": 10,
+        "image_size": 8,
+        "patch_size": 2,
+        "hidden_dim": 16,
+        "mlp_units": (16,),
+    }
     config = VitConfig(num_layers=2, key_dim=8, head_units=(), pooling="gap", **shape)
     keras_model = build_vit(config, mean=[80.0], variance=[1000.0])
     for weight in keras_model.trainable_variables:
@@ -149,7 +187,16 @@ def test_an_impossible_budget_fails_with_the_best_and_leaves_nothing(command, tm
             weight.assign(kernel[:, :1] + 1e-3 * kernel)
     save_model(keras_model, tmp_path / "m.keras", _digits_spec(config))
     before = set(tmp_path.iterdir())
-    done = command("vitsd-export", tmp_path / "m.keras", "--quantize", "int8-full", "--max-drop", 0, "--data", "digits")
+    done = command(
+        "vitsd-export",
+        tmp_path / "m.keras",
+        "--quantize",
+        "int8-full",
+        "--max-drop",
+        0,
+        "--data",
+        "digits",
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "within the budget" in done.stderr
     assert "the best has top-1" in done.stderr
@@ -178,17 +225,26 @@ def _named(split):
 def test_too_few_images_are_refused(command, model, digits, tmp_path):
     few = tmp_path / "few.npz"
     splits = {"train": slice(0, 100), "test": slice(100, 200)}
-    arrays = {f"{name}_{split}": values[places] for split, places in splits.items() for name, values in _named(digits)}
+    arrays = {
+        f"{name}_{split}": values[places]
+        for split, places in splits.items()
+        for name, values in _named(digits)
+    }
     np.savez(few, class_names=np.array([str(i) for i in range(10)]), **arrays)
     done = command("vitsd-export", model, "--quantize", "int8", "--data", few)
     assert done.returncode == 2, done.stderr
     assert "has 10 validation images" in done.stderr
     assert not list(model.parent.glob("*.tflite*"))
     # Dynamic needs no images but those of the gate.
-    done = command("vitsd-export", model, "--format", "tflite", "onnx", "--quantize", "dynamic", "--data", few)
+    done = command(
+        "vitsd-export", model, "--format", "tflite", "onnx", "--quantize", "dynamic", "--data", few
+    )
     assert done.returncode == 0, done.stderr
     assert "no budget can be checked" in done.stdout
-    assert read_spec(model.parent / "digits-dynamic.tflite").export["operations"]["FULLY_CONNECTED"] == 12
+    assert (
+        read_spec(model.parent / "digits-dynamic.tflite").export["operations"]["FULLY_CONNECTED"]
+        == 12
+    )
 
 
 def test_images_of_another_shape_are_refused(command, model, tmp_path):
@@ -209,5 +265,9 @@ def test_versions_tell_what_an_old_runtime_would_refuse(exported):
     check_operations(dynamic, TARGETS["litert"])
     with pytest.raises(VitsdError, match="FULLY_CONNECTED version 12"):
         check_operations(dynamic, TARGETS["tflite-runtime-2.14"])
-    check_operations((exported / "digits-float32.tflite").read_bytes(), TARGETS["tflite-runtime-2.14"])
-    assert read_spec(exported / "digits-dynamic.tflite").export["operations"]["FULLY_CONNECTED"] == 12
+    check_operations(
+        (exported / "digits-float32.tflite").read_bytes(), TARGETS["tflite-runtime-2.14"]
+    )
+    assert (
+        read_spec(exported / "digits-dynamic.tflite").export["operations"]["FULLY_CONNECTED"] == 12
+    )

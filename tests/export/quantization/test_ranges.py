@@ -19,10 +19,18 @@ def squared_error(values, low, high):
     return np.mean((rounded - values) ** 2)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["normal", "laplace", "standard_t"]), st.floats(0.01, 100))
-def test_least_squared_error_is_never_worse_than_minmax_and_better_where_tails_are_heavy(seed, kind, scale):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["normal", "laplace", "standard_t"]),
+    st.floats(0.01, 100),
+)
+def test_least_squared_error_is_never_worse_than_minmax_and_better_where_tails_are_heavy(
+    seed, kind, scale
+):
     random = np.random.default_rng(seed)
-    values = scale * (random.standard_t(3, 20_000) if kind == "standard_t" else getattr(random, kind)(size=20_000))
+    values = scale * (
+        random.standard_t(3, 20_000) if kind == "standard_t" else getattr(random, kind)(size=20_000)
+    )
     found = distribution(values.astype(np.float32))
     errors = {method: squared_error(values, *found.range(method)) for method in ("minmax", "mse")}
     assert errors["mse"] <= 1.02 * errors["minmax"]

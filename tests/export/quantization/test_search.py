@@ -21,7 +21,9 @@ def stand_in(costs):
     def run(choices, count):
         weight = {"static": 1.0, "int4": 1.0, "dynamic": 0.005, "float": 0.0}
         bad = {"minmax": 1.5, "percentile": 1.2, "mse": 1.0}
-        total = sum(costs[n] * weight[c.precision] * bad[c.method] * noise[n] for n, c in choices.items())
+        total = sum(
+            costs[n] * weight[c.precision] * bad[c.method] * noise[n] for n, c in choices.items()
+        )
         return (reference + total)[:count]
 
     return run, labels, reference
@@ -32,11 +34,22 @@ def test_what_is_found_keeps_the_budget_and_quantises_the_cheap_layers(costs):
     costs = {f"layer_{i}": cost for i, cost in enumerate(costs)}
     run, labels, reference = stand_in(costs)
     goal = Goal(0.005, 0.98)
-    found = search(run, dict.fromkeys(costs, 10), "int8", LADDERS["int8"], labels, reference, goal, lambda text: None)
+    found = search(
+        run,
+        dict.fromkeys(costs, 10),
+        "int8",
+        LADDERS["int8"],
+        labels,
+        reference,
+        goal,
+        lambda text: None,
+    )
     assert score(run(found.choices, IMAGES), labels, reference).meets(goal)
     assert list(found.choices) == list(costs)
     static = {costs[name] for name, choice in found.choices.items() if choice.precision == "static"}
-    climbed = {costs[name] for name, choice in found.choices.items() if choice.precision != "static"}
+    climbed = {
+        costs[name] for name, choice in found.choices.items() if choice.precision != "static"
+    }
     assert not climbed or not static or max(static) <= min(climbed) or min(climbed) >= 0.01
     assert all(cost < 3.0 for cost in static)
     for name, choice in found.choices.items():
@@ -47,7 +60,11 @@ def test_what_is_found_keeps_the_budget_and_quantises_the_cheap_layers(costs):
 def test_layers_of_4_bits_climb_by_what_they_save():
     run, labels, reference = stand_in({"large": 0.4, "small": 0.4})
     one, both = (
-        score(run({"large": LayerChoice("int4", "mse"), "small": LayerChoice(small, "mse")}, IMAGES), labels, reference)
+        score(
+            run({"large": LayerChoice("int4", "mse"), "small": LayerChoice(small, "mse")}, IMAGES),
+            labels,
+            reference,
+        )
         for small in ("dynamic", "int4")
     )
     goal = Goal(1.0, (one.agreement + both.agreement) / 2)
@@ -61,7 +78,16 @@ def test_nothing_within_the_budget():
     run, labels, reference = stand_in({"a": 500.0, "b": 500.0})
     goal = Goal(0.0, 1.0)
     with pytest.raises(BudgetError, match=r"the best has top-1 -.*Allow more with --max-drop"):
-        search(run, {"a": 1, "b": 1}, "int8", LADDERS["int8"], labels, reference, goal, lambda text: None)
+        search(
+            run,
+            {"a": 1, "b": 1},
+            "int8",
+            LADDERS["int8"],
+            labels,
+            reference,
+            goal,
+            lambda text: None,
+        )
 
 
 def test_score_of_a_worked_example():

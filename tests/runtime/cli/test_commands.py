@@ -26,7 +26,9 @@ def test_predict_prints_one_line_per_image(command, exported_model, pictures):
     done = command("vitsd-predict", exported_model("-int8.tflite", ".onnx"), pictures, "--top-k", 2)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split(":")[0].rsplit("/")[-1] for line in lines] == sorted(p.name for p in pictures.iterdir())
+    assert [line.split(":")[0].rsplit("/")[-1] for line in lines] == sorted(
+        p.name for p in pictures.iterdir()
+    )
 
 
 def test_predict_json_and_csv_say_the_same(command, exported_model, pictures):
@@ -39,7 +41,9 @@ def test_predict_json_and_csv_say_the_same(command, exported_model, pictures):
     assert [p["label"] for r in records for p in r["predictions"]] == [row["label"] for row in rows]
 
 
-def test_one_bad_image_among_many_is_reported_and_the_others_are_done(command, exported_model, pictures):
+def test_one_bad_image_among_many_is_reported_and_the_others_are_done(
+    command, exported_model, pictures
+):
     (pictures / "1_bad.png").write_bytes(b"broken")
     (pictures / "9_empty.jpg").touch()
     done = command("vitsd-predict", exported_model("-float32.tflite", ".onnx"), pictures, "--json")
@@ -47,18 +51,25 @@ def test_one_bad_image_among_many_is_reported_and_the_others_are_done(command, e
     assert done.returncode == 1
     assert sum("predictions" in record for record in records) == 5
     assert [record["image"] for record in records] == sorted(record["image"] for record in records)
-    assert {record["image"].rsplit("/")[-1] for record in records if "error" in record} == {"1_bad.png", "9_empty.jpg"}
+    assert {record["image"].rsplit("/")[-1] for record in records if "error" in record} == {
+        "1_bad.png",
+        "9_empty.jpg",
+    }
     assert "2 of 7 images failed" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_counts_although_its_exception_was_dropped(number, code):
     import argparse
 
     from vitsd_runtime.cli import common as console
 
-    handlers = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {
+        n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
 
     def main(arguments):
         try:
@@ -88,7 +99,9 @@ def test_a_closed_pipe_is_no_crash(command, exported_model, pictures):
     tool = os.path.join(os.path.dirname(sys.executable), "vitsd-predict")
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with os.fdopen(write, "wb") as closed:
-        done = subprocess.run([tool, model, pictures], stdout=closed, stderr=subprocess.PIPE, text=True, env=buffered)
+        done = subprocess.run(
+            [tool, model, pictures], stdout=closed, stderr=subprocess.PIPE, text=True, env=buffered
+        )
     assert done.returncode == 141
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
@@ -114,7 +127,12 @@ def test_output_to_a_full_disk_is_reported(exported_model, pictures):
 
 def test_file_names_that_are_not_text_can_be_printed(command, exported_model, pictures):
     os.rename(next(pictures.iterdir()), os.fsencode(pictures) + b"/caf\xe9.png")
-    done = command("vitsd-predict", exported_model("-float32.tflite", ".onnx"), pictures, env={"PYTHONIOENCODING": "utf-8"})
+    done = command(
+        "vitsd-predict",
+        exported_model("-float32.tflite", ".onnx"),
+        pictures,
+        env={"PYTHONIOENCODING": "utf-8"},
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 5
 
@@ -159,26 +177,41 @@ def test_bench_measures_every_setting(command, exported_model):
 
 def test_bench_tells_files_of_the_same_name_apart(command, exported_model, artifact):
     first, copy = exported_model("-int8.tflite", ".onnx"), artifact("-int8.tflite", ".onnx")
-    done = command("vitsd-bench", first, copy, *"--threads 1 --batch-sizes 1 --seconds 0.01 --json".split())
+    done = command(
+        "vitsd-bench", first, copy, *"--threads 1 --batch-sizes 1 --seconds 0.01 --json".split()
+    )
     names = [row["model"] for row in json.loads(done.stdout)["results"]]
     assert names == [f"{first.parent.name}/{copy.name}", f"{copy.parent.name}/{copy.name}"]
 
 
 def test_saved_results_can_be_compared(command, exported_model, tmp_path):
     first, second = tmp_path / "a.json", tmp_path / "b.json"
-    model, settings = exported_model("-int8.tflite", ".onnx"), "--batch-sizes 1 --seconds 0.05".split()
+    model, settings = (
+        exported_model("-int8.tflite", ".onnx"),
+        "--batch-sizes 1 --seconds 0.05".split(),
+    )
     command(
-        "vitsd-bench", model, exported_model("-float32.tflite", "-dynamic.onnx"), "--threads", 1, *settings, "--save", first
+        "vitsd-bench",
+        model,
+        exported_model("-float32.tflite", "-dynamic.onnx"),
+        "--threads",
+        1,
+        *settings,
+        "--save",
+        first,
     )
     command("vitsd-bench", model, "--threads", "1,2", *settings, "--save", second)
     results = json.loads(second.read_text())
     results["machine"] |= {"board": "Raspberry Pi 5 Model B Rev 1.0", "emulated": True}
     results["results"][0].update(
-        p50_ms=2 * json.loads(first.read_text())["results"][0]["p50_ms"], engine="tflite-runtime 2.14"
+        p50_ms=2 * json.loads(first.read_text())["results"][0]["p50_ms"],
+        engine="tflite-runtime 2.14",
     )
     second.write_text(json.dumps(results))
 
-    (row,) = json.loads(command("vitsd-bench", "--compare", first, second, "--json").stdout)["results"]
+    (row,) = json.loads(command("vitsd-bench", "--compare", first, second, "--json").stdout)[
+        "results"
+    ]
     assert row["speedup"] == pytest.approx(0.5)
     text = command("vitsd-bench", "--compare", first, second).stdout
     assert "B: " in text
@@ -192,7 +225,10 @@ def test_saved_results_can_be_compared(command, exported_model, tmp_path):
 NAMELESS = '{"results": [], "machine": {"cpu": null, "cores": 1, "physical_cores": 1, "system": "", "python": ""}}'
 
 
-@pytest.mark.parametrize("content", [None, "no JSON", "[]", '{"results": [{}], "machine": {}}', '{"results": 3}', NAMELESS])
+@pytest.mark.parametrize(
+    "content",
+    [None, "no JSON", "[]", '{"results": [{}], "machine": {}}', '{"results": 3}', NAMELESS],
+)
 def test_what_holds_no_results_is_not_compared(command, tmp_path, content):
     if content is not None:
         (tmp_path / "a.json").write_text(content)
@@ -242,7 +278,11 @@ def test_inspect_reads_training_models_without_keras(command, trained):
         (["vitsd-predict", "MODEL", "x.png", "--spec", "none.json"], 2, "none.json"),
         (["vitsd-predict"], 2, "required"),
         (["vitsd-bench", "missing.onnx"], 2, "no model at"),
-        (["vitsd-bench", "MODEL", "--compare", "a.json", "b.json"], 2, "measure with MODEL and --save first"),
+        (
+            ["vitsd-bench", "MODEL", "--compare", "a.json", "b.json"],
+            2,
+            "measure with MODEL and --save first",
+        ),
         (["vitsd-bench", "MODEL", "--save", "EMPTY"], 2, "empty is a folder"),
         (["vitsd-bench", "MODEL", "--seconds", "nan"], 2, "a number above 0"),
         (["vitsd-inspect", "EMPTY"], 2, "without a SavedModel"),

@@ -10,7 +10,11 @@ from vitsd_runtime.engines.affine import dequantize, quantize
 values_to_quantise = st.floats(-1000, 1000, width=32, allow_subnormal=False)
 
 
-@given(st.floats(1e-4, 10), st.integers(-128, 127), st.lists(values_to_quantise, min_size=1, max_size=50))
+@given(
+    st.floats(1e-4, 10),
+    st.integers(-128, 127),
+    st.lists(values_to_quantise, min_size=1, max_size=50),
+)
 def test_quantising_errs_by_half_a_step_or_saturates(scale, zero_point, values):
     values = np.array(values, np.float32)
     integers = quantize(values, scale, zero_point, np.int8)
@@ -33,8 +37,13 @@ def integer_model(trained, tmp_path_factory):
     return export(trained / "model.keras", ["tflite"], "int8", output, io="int8")[0].path
 
 
-def test_a_model_with_integer_tensors_answers_like_the_one_with_float_tensors(integer_model, exported_model, digits):
-    integer, floating = Classifier.load(integer_model), Classifier.load(exported_model("-int8.tflite", ".onnx"))
+def test_a_model_with_integer_tensors_answers_like_the_one_with_float_tensors(
+    integer_model, exported_model, digits
+):
+    integer, floating = (
+        Classifier.load(integer_model),
+        Classifier.load(exported_model("-int8.tflite", ".onnx")),
+    )
     assert integer.engine.input_dtype == np.int8
     logits, expected = integer.logits(digits.images), floating.logits(digits.images)
     assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.98

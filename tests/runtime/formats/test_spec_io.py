@@ -89,7 +89,9 @@ def test_a_model_without_spec_needs_one_given(artifact, digits, ending):
     assert read_spec(path) is None
     with pytest.raises(UsageError, match="no vitsd spec"):
         Classifier.load(path)
-    np.testing.assert_array_equal(Classifier.load(path, spec=spec).logits(digits.images[:5]), expected)
+    np.testing.assert_array_equal(
+        Classifier.load(path, spec=spec).logits(digits.images[:5]), expected
+    )
 
 
 def test_a_spec_for_another_model_is_refused(artifact):
@@ -106,13 +108,16 @@ def test_a_newer_schema_is_refused(artifact):
     spec = read_spec(path)
     os.truncate(path, spec.integrity["size"])
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("vitsd.json", spec.to_json().replace('"schema_version": 1', '"schema_version": 7'))
+        archive.writestr(
+            "vitsd.json", spec.to_json().replace('"schema_version": 1', '"schema_version": 7')
+        )
     with pytest.raises(VitsdError, match="install a newer vitsd-runtime"):
         Classifier.load(path)
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("notes.txt", b"hello"), ("model.tflite", b"hello world"), ("model.onnx", b"\xff" * 100)]
+    ("name", "content"),
+    [("notes.txt", b"hello"), ("model.tflite", b"hello world"), ("model.onnx", b"\xff" * 100)],
 )
 def test_what_is_no_model_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

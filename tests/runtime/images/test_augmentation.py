@@ -60,7 +60,10 @@ def test_flip_equals_keras(keras):
 
 def test_the_three_follow_each_other_as_in_training(keras):
     images = np.random.default_rng(0).random((4, 24, 24, 3), np.float32)
-    rotation, zoom = keras.layers.RandomRotation(0.05, seed=2), keras.layers.RandomZoom(0.2, 0.2, seed=3)
+    rotation, zoom = (
+        keras.layers.RandomRotation(0.05, seed=2),
+        keras.layers.RandomZoom(0.2, 0.2, seed=3),
+    )
     turn = rotation.get_random_transformation(images)
     scale = zoom.get_random_transformation(images)
     flipped = images[:, :, ::-1]
@@ -90,7 +93,9 @@ def test_batches_cover_every_image_once():
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1).repeat(4, axis=1).repeat(4, axis=2)
     seen = []
     for batch, labels in Augmenter(rotation=0.1, seed=1).batches(images, np.arange(10), 4):
-        np.testing.assert_allclose(batch[:, 0, 0, 0], labels, atol=1e-5)  # a flat image stays as it is
+        np.testing.assert_allclose(
+            batch[:, 0, 0, 0], labels, atol=1e-5
+        )  # a flat image stays as it is
         seen += labels.tolist()
     assert sorted(seen) == list(range(10))
     assert seen != sorted(seen)

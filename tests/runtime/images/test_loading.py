@@ -79,12 +79,16 @@ def test_photos_are_turned_upright(tmp_path, spec, picture, orientation):
 
 
 def test_broken_orientation_data_do_not_matter(tmp_path, spec, picture):
-    picture.save(tmp_path / "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01\x12garbage")
+    picture.save(
+        tmp_path / "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01\x12garbage"
+    )
     np.testing.assert_array_equal(load_image(tmp_path / "a.png", spec), np.asarray(picture))
 
 
 def test_formats_that_start_other_programs_are_not_opened(tmp_path, spec):
-    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    )
     with pytest.raises(VitsdError, match="can't be read as an image"):
         load_image(tmp_path / "a.png", spec)
 
@@ -104,10 +108,17 @@ def test_grey_models_get_grey_images(tmp_path, spec, picture):
 
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path, spec):
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    content = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
     (tmp_path / "bomb.png").write_bytes(content)
     with pytest.raises(VitsdError, match="pixels"):
         load_image(tmp_path / "bomb.png", spec)

@@ -34,8 +34,12 @@ def make_spec(height, width, channels, size, mean=117.0, variance=3500.0):
 @settings(max_examples=60)
 def test_equals_keras_for_all_sizes(keras, height, width, channels, size, seed):
     spec = make_spec(height, width, channels, size)
-    images = np.random.default_rng(seed).integers(0, 256, (2, height, width, channels), dtype=np.uint8)
-    normalised = keras.layers.Normalization(mean=list(spec.mean), variance=list(spec.variance))(images.astype("float32"))
+    images = np.random.default_rng(seed).integers(
+        0, 256, (2, height, width, channels), dtype=np.uint8
+    )
+    normalised = keras.layers.Normalization(mean=list(spec.mean), variance=list(spec.variance))(
+        images.astype("float32")
+    )
     expected = np.asarray(keras.layers.Resizing(size, size)(normalised))
     result = preprocess(images, spec)
     assert result.dtype == np.float32
@@ -44,12 +48,21 @@ def test_equals_keras_for_all_sizes(keras, height, width, channels, size, seed):
 
 
 def test_a_constant_channel_does_not_divide_by_zero():
-    result = preprocess(np.full((1, 4, 4, 1), 7, np.uint8), make_spec(4, 4, 1, 8, mean=7.0, variance=0.0))
+    result = preprocess(
+        np.full((1, 4, 4, 1), 7, np.uint8), make_spec(4, 4, 1, 8, mean=7.0, variance=0.0)
+    )
     assert np.isfinite(result).all()
     np.testing.assert_allclose(result, 0, atol=1e-4)
 
 
-@given(sides, sides, st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+@given(
+    sides,
+    sides,
+    st.sampled_from([1, 3]),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+)
 @settings(max_examples=60)
 def test_arrays_are_fitted_as_pillow_does(height, width, channels, new_height, new_width, seed):
     spec = make_spec(new_height, new_width, channels, 8)

@@ -10,7 +10,8 @@ from PIL import Image
 from vitsd_runtime import Classifier, UsageError, bundled_model, read_spec
 
 runs_tflite = pytest.mark.skipif(
-    not any(map(importlib.util.find_spec, ("ai_edge_litert", "tflite_runtime"))), reason="nothing here runs .tflite files"
+    not any(map(importlib.util.find_spec, ("ai_edge_litert", "tflite_runtime"))),
+    reason="nothing here runs .tflite files",
 )
 
 
@@ -58,7 +59,10 @@ def test_several_images_and_folders_without_a_model(command, picture):
 
 
 @runs_tflite
-@pytest.mark.parametrize("order", [["MODEL", "--top-k", 1, "--json", "IMAGE"], ["--json", "MODEL", "IMAGE", "--top-k", 1]])
+@pytest.mark.parametrize(
+    "order",
+    [["MODEL", "--top-k", 1, "--json", "IMAGE"], ["--json", "MODEL", "IMAGE", "--top-k", 1]],
+)
 def test_options_may_stand_anywhere(command, exported_model, picture, order):
     names = {"MODEL": exported_model("-float32.tflite", ".onnx"), "IMAGE": picture}
     done = command("vitsd-predict", *(names.get(word, word) for word in order))
@@ -106,7 +110,9 @@ def test_a_mistyped_model_is_not_replaced_by_the_bundled_one(command, picture, w
 def test_the_other_commands_take_it_too(command):
     inspected = command("vitsd-inspect", "--json")
     assert json.loads(inspected.stdout)["spec"]["name"] == "vit-edge-cifar100"
-    measured = command("vitsd-bench", "--json", "--seconds", 0.05, "--threads", 1, "--batch-sizes", 1)
+    measured = command(
+        "vitsd-bench", "--json", "--seconds", 0.05, "--threads", 1, "--batch-sizes", 1
+    )
     (result,) = json.loads(measured.stdout)["results"]
     assert "vit-edge-cifar100" in result["model"]
 

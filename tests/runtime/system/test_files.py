@@ -21,7 +21,9 @@ def test_a_link_stays_a_link(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="no devices here")
 def test_a_device_is_not_replaced(tmp_path):
-    (tmp_path / "device").symlink_to("/dev/null")  # as root, a defect could replace the real one: fail before that
+    (tmp_path / "device").symlink_to(
+        "/dev/null"
+    )  # as root, a defect could replace the real one: fail before that
     for ask in (check_file, lambda path: write_text(path, "text")):
         with pytest.raises(UsageError, match="/dev/null is neither a file nor a folder"):
             ask(tmp_path / "device")
@@ -41,7 +43,9 @@ def test_what_can_not_be_written_is_known_before(tmp_path):
     assert (tmp_path / "file").read_text() == "old"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
 def test_no_permission_is_known_before(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError):

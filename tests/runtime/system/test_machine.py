@@ -49,14 +49,21 @@ def test_a_board_is_described(board):
     assert machine["governor"] == "ondemand"
     assert machine["max_mhz"] == 1800
     assert "emulated" not in machine
-    assert hardware.format_machine(machine).startswith("Raspberry Pi 4 Model B Rev 1.4, Cortex-A72, ")
+    assert hardware.format_machine(machine).startswith(
+        "Raspberry Pi 4 Model B Rev 1.4, Cortex-A72, "
+    )
 
 
 def test_heat_and_throttling_are_read(board):
     state = hardware.thermal_state(board)
     assert state["temperature_c"] == pytest.approx(61.342)  # not the battery's
     assert state["clock_mhz"] == 600
-    assert state["throttled"] == ["under-voltage", "throttled", "under-voltage since boot", "throttled since boot"]
+    assert state["throttled"] == [
+        "under-voltage",
+        "throttled",
+        "under-voltage since boot",
+        "throttled since boot",
+    ]
     assert hardware.format_thermal(state).startswith("61 °C, 600 MHz, under-voltage, throttled")
 
 
@@ -100,7 +107,11 @@ def test_an_unknown_arm_core_goes_by_its_number(board):
 
 
 def test_an_emulator_that_shows_the_hosts_cpu_is_recognised(board, monkeypatch):
-    write(board, "proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel Xeon\n")
+    write(
+        board,
+        "proc/cpuinfo",
+        "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel Xeon\n",
+    )
     monkeypatch.setattr(hardware.platform, "machine", lambda: "aarch64")
     assert hardware.describe_machine(board)["emulated"] is True
 
@@ -113,7 +124,11 @@ def test_an_emulator_that_makes_up_an_arm_cpu_is_recognised(board, monkeypatch):
 
 
 def test_an_emulator_that_says_so_is_recognised(board, monkeypatch):
-    write(board, "proc/cpuinfo", CPU_INFO.format(part="0xd0b").replace("Raspberry Pi 4 Model B Rev 1.4", "QEMU user mode"))
+    write(
+        board,
+        "proc/cpuinfo",
+        CPU_INFO.format(part="0xd0b").replace("Raspberry Pi 4 Model B Rev 1.4", "QEMU user mode"),
+    )
     monkeypatch.setattr(hardware.platform, "machine", lambda: "aarch64")
     machine = hardware.describe_machine(board)
     assert machine["emulated"] is True

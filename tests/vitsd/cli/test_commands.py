@@ -14,7 +14,11 @@ from PIL import Image
 
 
 def test_train_then_evaluate(command, tmp_path):
-    done = command("vitsd-train", *"--preset tiny --data digits --epochs 3 --num-layers 1".split(), cwd=tmp_path)
+    done = command(
+        "vitsd-train",
+        *"--preset tiny --data digits --epochs 3 --num-layers 1".split(),
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("Test accuracy: ") and line.endswith("%") for line in lines)
@@ -30,19 +34,25 @@ def test_train_then_evaluate(command, tmp_path):
     assert "nothing is left to train" in finished.stdout
     assert model.read_bytes() == before
 
-    broken = command("vitsd-evaluate", model, "--data", "digits", env={"KERAS_BACKEND": "tensorflw"})
+    broken = command(
+        "vitsd-evaluate", model, "--data", "digits", env={"KERAS_BACKEND": "tensorflw"}
+    )
     assert broken.returncode == 2
     assert "KERAS_BACKEND" in broken.stderr
     assert "Traceback" not in broken.stderr
 
-    again = command("vitsd-train", "--resume", "--output", "runs/tiny-digits", "--epochs", "5", cwd=tmp_path)
+    again = command(
+        "vitsd-train", "--resume", "--output", "runs/tiny-digits", "--epochs", "5", cwd=tmp_path
+    )
     assert again.returncode == 2
     assert "epochs was 3, now 5" in again.stderr
 
 
 def test_evaluate_gives_the_same_for_an_artifact(command, trained, exported):
     keras_report, tflite_report = (
-        json.loads(command("vitsd-evaluate", model, "--data", "digits", "--json", "--limit", 100).stdout)
+        json.loads(
+            command("vitsd-evaluate", model, "--data", "digits", "--json", "--limit", 100).stdout
+        )
         for model in (trained / "model.keras", exported / "digits-float32.tflite")
     )
     assert keras_report["top1"] == tflite_report["top1"]
@@ -58,14 +68,22 @@ def test_what_means_nothing_is_not_printed(command, exported, digits, tmp_path):
     text = command("vitsd-evaluate", exported / "digits.onnx", "--data", data).stdout
     assert [line.split()[0] for line in text.splitlines()[2:5]] == ["0", "1", "2"]
     assert text.splitlines()[5] == ""  # no rows of classes that have no images
-    done = command("vitsd-train", *"--preset tiny --epochs 1 --num-layers 1 --output run --data".split(), data, cwd=tmp_path)
+    done = command(
+        "vitsd-train",
+        *"--preset tiny --epochs 1 --num-layers 1 --output run --data".split(),
+        data,
+        cwd=tmp_path,
+    )
     assert "Test accuracy" in done.stdout
     assert "top 5" not in done.stdout
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
     tool = Path(sys.executable).parent / "vitsd-train"
-    arguments = [tool, *"--preset tiny --data digits --num-layers 1 --epochs 6 --output run".split()]
+    arguments = [
+        tool,
+        *"--preset tiny --data digits --num-layers 1 --epochs 6 --output run".split(),
+    ]
     process = subprocess.Popen(
         arguments,
         cwd=tmp_path,
@@ -93,7 +111,9 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
 
 
 def test_a_place_that_cannot_be_written_to_is_named(command, tmp_path):
-    done = command("vitsd-train", *"--preset tiny --data digits --output /proc/none/run".split(), cwd=tmp_path)
+    done = command(
+        "vitsd-train", *"--preset tiny --data digits --output /proc/none/run".split(), cwd=tmp_path
+    )
     assert done.returncode == 1
     assert "/proc/none" in done.stderr
     assert "Traceback" not in done.stderr
@@ -105,14 +125,18 @@ def test_a_folder_of_photos(command, tmp_path):
             folder = tmp_path / "photos" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (40 + i, 50), tuple(c + 2 * i for c in colour)).save(folder / f"{i}.jpg")
+                Image.new("RGB", (40 + i, 50), tuple(c + 2 * i for c in colour)).save(
+                    folder / f"{i}.jpg"
+                )
     done = command(
         "vitsd-train",
         *"--preset tiny --data photos --epochs 3 --num-layers 1 --batch-size 8 --output run --json --fit crop".split(),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    inspected = json.loads(command("vitsd-inspect", tmp_path / "run" / "model.keras", "--json").stdout)["spec"]
+    inspected = json.loads(
+        command("vitsd-inspect", tmp_path / "run" / "model.keras", "--json").stdout
+    )["spec"]
     assert inspected["class_names"] == ["blue", "red"]
     assert inspected["input_size"] == [24, 24, 3]
     assert inspected["fit"] == "crop"
@@ -121,7 +145,10 @@ def test_a_folder_of_photos(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vitsd-train", "--preset", "vit-smal-ds", "--data", "digits"], "Did you mean 'vit-small-ds'"),
+        (
+            ["vitsd-train", "--preset", "vit-smal-ds", "--data", "digits"],
+            "Did you mean 'vit-small-ds'",
+        ),
         (["vitsd-train"], "--data"),
         (["vitsd-train", "--data", "nowhere"], "There is no dataset"),
         (["vitsd-train", "--data", "digits", "--image-size", "70"], "multiple of patch_size"),
@@ -147,7 +174,9 @@ def test_misuse_ends_with_a_message(command, trained, tmp_path, arguments, messa
     y = np.arange(20) % 10
     x = np.zeros((20, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "colour.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    done = command(*(trained / "model.keras" if a == "MODEL" else a for a in arguments), cwd=tmp_path)
+    done = command(
+        *(trained / "model.keras" if a == "MODEL" else a for a in arguments), cwd=tmp_path
+    )
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

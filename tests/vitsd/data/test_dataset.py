@@ -96,8 +96,14 @@ def test_unreadable_images_are_skipped_and_named(folder, capsys):
     [
         (lambda f: [p.unlink() for p in (f / "train" / "owl").iterdir()], "no images of owl"),
         (lambda f: (f / "test" / "fox").mkdir(), "fox"),
-        (lambda f: [shutil.rmtree(f / "train" / c) for c in ("cat", "dog", "owl")], "no class folders"),
-        (lambda f: [shutil.rmtree(f / s / c) for c in ("cat", "dog") for s in ("train", "test")], "1 class"),
+        (
+            lambda f: [shutil.rmtree(f / "train" / c) for c in ("cat", "dog", "owl")],
+            "no class folders",
+        ),
+        (
+            lambda f: [shutil.rmtree(f / s / c) for c in ("cat", "dog") for s in ("train", "test")],
+            "1 class",
+        ),
         (lambda f: shutil.rmtree(f / "test" / "owl"), "no images of owl"),
     ],
 )
@@ -109,9 +115,17 @@ def test_unusable_folders_are_refused(folder, change, message):
 
 def test_npz(tmp_path):
     assert load_dataset(npz(tmp_path / "a.npz")).class_names == ("0", "1", "2")
-    columns = npz(tmp_path / "b.npz", class_names=np.array(["x", "y", "z"]), y_train=(np.arange(30) % 3)[:, None])
+    columns = npz(
+        tmp_path / "b.npz",
+        class_names=np.array(["x", "y", "z"]),
+        y_train=(np.arange(30) % 3)[:, None],
+    )
     assert load_dataset(columns).class_names == ("x", "y", "z")
-    flat = npz(tmp_path / "c.npz", x_train=np.zeros((30, 8, 8), np.uint8), x_test=np.zeros((9, 8, 8), np.uint8))
+    flat = npz(
+        tmp_path / "c.npz",
+        x_train=np.zeros((30, 8, 8), np.uint8),
+        x_test=np.zeros((9, 8, 8), np.uint8),
+    )
     assert load_dataset(flat).image_shape == (8, 8, 1)
 
 
@@ -132,8 +146,14 @@ def test_npz(tmp_path):
         ({"class_names": np.array(["x", "y", "x"])}, "must differ"),
         ({"class_names": np.array(["x", "y"])}, "labels reach from 0 to 2"),
         ({"y_train": np.linspace(0, 1, 30)}, "whole numbers"),
-        ({"x_train": np.zeros((0, 8, 8, 3), np.uint8), "y_train": np.zeros(0, int)}, "no training images"),
-        ({"x_test": np.zeros((0, 8, 8, 3), np.uint8), "y_test": np.zeros(0, int)}, "no test images"),
+        (
+            {"x_train": np.zeros((0, 8, 8, 3), np.uint8), "y_train": np.zeros(0, int)},
+            "no training images",
+        ),
+        (
+            {"x_test": np.zeros((0, 8, 8, 3), np.uint8), "y_test": np.zeros(0, int)},
+            "no test images",
+        ),
     ],
 )
 def test_unusable_arrays_are_refused(tmp_path, changes, message):

@@ -21,7 +21,9 @@ def test_an_explanation_is_of_the_models_own_answer(trained, digits):
     np.testing.assert_allclose(explanation.probabilities, np.sort(probabilities)[::-1], atol=1e-5)
     assert explanation.attention.shape == (2, 4, 36, 36)
     np.testing.assert_allclose(explanation.attention.sum(axis=-1), 1, atol=1e-5)
-    assert np.diagonal(explanation.attention, axis1=-2, axis2=-1).max() < 1e-8  # no token attends to itself
+    assert (
+        np.diagonal(explanation.attention, axis1=-2, axis2=-1).max() < 1e-8
+    )  # no token attends to itself
     np.testing.assert_allclose(explanation.rollout.sum(axis=-1), 1, atol=1e-5)
     taus = [float(w.numpy()) for w in model.weights if w.path.endswith("tau")]
     np.testing.assert_allclose(explanation.temperatures, np.array(taus) / 4, rtol=1e-6)
@@ -41,7 +43,9 @@ def test_views_are_the_image_and_its_shifted_copies(trained, digits):
     model, spec = load_model(trained / "model.keras")
     views = explain(model, spec, digits.images[0]).views
     assert views.shape == (5, 24, 24, 1)
-    np.testing.assert_allclose(views[1, :-2, :-2], views[0, 2:, 2:], atol=1e-6)  # left-up, by half a patch
+    np.testing.assert_allclose(
+        views[1, :-2, :-2], views[0, 2:, 2:], atol=1e-6
+    )  # left-up, by half a patch
     np.testing.assert_allclose(views[4, 2:, 2:], views[0, :-2, :-2], atol=1e-6)
 
 
@@ -81,10 +85,22 @@ def test_ordinary_vits_and_other_depths_are_drawn_too(command, tmp_path, depth):
         spt=False,
         lsa=False,
     )
-    spec = ModelSpec("x", ("a", "b", "c"), config.input_size, 16, (100,) * 3, (2000,) * 3, architecture=config.to_dict())
-    save_model(build_vit(config, mean=spec.mean, variance=spec.variance), tmp_path / "model.keras", spec)
+    spec = ModelSpec(
+        "x",
+        ("a", "b", "c"),
+        config.input_size,
+        16,
+        (100,) * 3,
+        (2000,) * 3,
+        architecture=config.to_dict(),
+    )
+    save_model(
+        build_vit(config, mean=spec.mean, variance=spec.variance), tmp_path / "model.keras", spec
+    )
     Image.new("RGB", (20, 30), "red").save(tmp_path / "photo.jpg")
-    done = command("vitsd-explain", "model.keras", "photo.jpg", "--output", "a.png", "--json", cwd=tmp_path)
+    done = command(
+        "vitsd-explain", "model.keras", "photo.jpg", "--output", "a.png", "--json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["temperatures"] is None

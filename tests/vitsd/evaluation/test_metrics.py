@@ -24,7 +24,9 @@ def test_report_of_a_worked_example():
     assert (by_name["a"]["recall"], by_name["a"]["precision"]) == (1.0, 0.5)
     assert (by_name["b"]["recall"], by_name["b"]["precision"]) == (0.0, 0.0)
     assert (by_name["c"]["recall"], by_name["c"]["precision"]) == (0.5, 1.0)
-    np.testing.assert_array_equal(confusion_matrix(logits.argmax(1), labels, 3), [[1, 0, 0], [1, 0, 0], [0, 1, 1]])
+    np.testing.assert_array_equal(
+        confusion_matrix(logits.argmax(1), labels, 3), [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -40,7 +42,9 @@ def test_top_k_equals_sorting(seed, k):
     logits = random.integers(0, 4, (20, 8)).astype(float)  # with ties
     labels = random.integers(0, 8, 20)
     order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(top_k_hits(logits, labels, k), (order == labels[:, None]).any(axis=1))
+    np.testing.assert_array_equal(
+        top_k_hits(logits, labels, k), (order == labels[:, None]).any(axis=1)
+    )
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
@@ -67,7 +71,9 @@ def test_calibration_is_zero_where_probabilities_are_true_and_grows_with_boastin
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (40_000, 4))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    labels = (probabilities.cumsum(axis=1) > random.random((len(logits), 1))).argmax(axis=1)  # drawn as the logits say
+    labels = (probabilities.cumsum(axis=1) > random.random((len(logits), 1))).argmax(
+        axis=1
+    )  # drawn as the logits say
     assert calibration(logits, labels)["ece"] < 0.01
     assert calibration(3 * logits, labels)["ece"] > 0.05
     rows = calibration(logits, labels)["reliability"]

@@ -35,7 +35,15 @@ class StandIn(BaseHTTPRequestHandler):
         self.server.requests.append(f"{self.command} {self.path}")
         content = self.server.files.get(self.path)
         if content is None:
-            self._answer(404, b"", {"X-Error-Code": "RevisionNotFound" if "/me/digits/" in self.path else "RepoNotFound"})
+            self._answer(
+                404,
+                b"",
+                {
+                    "X-Error-Code": "RevisionNotFound"
+                    if "/me/digits/" in self.path
+                    else "RepoNotFound"
+                },
+            )
             return
         etag = hashlib.sha256(content).hexdigest()
         self._answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, send)
@@ -43,12 +51,17 @@ class StandIn(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path.endswith("/preupload/main"):
-            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for f in json.loads(body)["files"]
+            ]
             self._json({"files": files})
         elif self.path.endswith("/commit/main"):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
-                    self.server.uploaded[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    self.server.uploaded[line["value"]["path"]] = base64.b64decode(
+                        line["value"]["content"]
+                    )
             self._json(
                 {
                     "success": True,
@@ -93,7 +106,9 @@ def hub(tmp_path):
             "HF_TOKEN": "hf_of_nobody",
             **more,
         }
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
 
     yield server, run
     server.shutdown()
@@ -188,4 +203,6 @@ def test_logits_survive_the_way_through_the_hub(hub, trained, digits):
     server.files = {"/me/digits/resolve/main/model.keras": (trained / "model.keras").read_bytes()}
     path = run(LOAD.format("me/digits")).stdout.strip()
     expected = predict_logits(from_pretrained(trained)[0], digits.images[:5])
-    np.testing.assert_array_equal(predict_logits(from_pretrained(path)[0], digits.images[:5]), expected)
+    np.testing.assert_array_equal(
+        predict_logits(from_pretrained(path)[0], digits.images[:5]), expected
+    )

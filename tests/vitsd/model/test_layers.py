@@ -36,7 +36,13 @@ def reference_tokens(image, patch, gamma, beta, kernel, bias, epsilon):
     return np.array(tokens)
 
 
-@given(st.integers(2, 6), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 3]), st.integers(0, 2**32 - 1))
+@given(
+    st.integers(2, 6),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([1, 3]),
+    st.integers(0, 2**32 - 1),
+)
 @settings(max_examples=25)
 def test_shifted_patch_tokenization(patch, rows, columns, channels, seed):
     random = np.random.default_rng(seed)
@@ -46,7 +52,10 @@ def test_shifted_patch_tokenization(patch, rows, columns, channels, seed):
     weights = [random.normal(size=w.shape) for w in layer.weights]
     layer.set_weights(weights)
     gamma, beta, kernel, bias = weights
-    expected = [reference_tokens(image, patch, gamma, beta, kernel, bias, 1e-6) for image in images.astype(float)]
+    expected = [
+        reference_tokens(image, patch, gamma, beta, kernel, bias, 1e-6)
+        for image in images.astype(float)
+    ]
     result = np.asarray(layer(images))
     assert result.shape == (2, rows * columns, 5)
     np.testing.assert_allclose(result, expected, atol=1e-3)
@@ -78,7 +87,13 @@ def reference_attention(tokens, wq, bq, wk, bk, wv, bv, wo, bo, tau, local):
     return out + bo
 
 
-@given(st.integers(2, 6), st.integers(1, 3), st.integers(2, 5), st.booleans(), st.integers(0, 2**32 - 1))
+@given(
+    st.integers(2, 6),
+    st.integers(1, 3),
+    st.integers(2, 5),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
 @settings(max_examples=25)
 def test_locality_self_attention(count, heads, key_dim, local, seed):
     random = np.random.default_rng(seed)
@@ -88,7 +103,9 @@ def test_locality_self_attention(count, heads, key_dim, local, seed):
     for weight in layer.weights:
         weight.assign(random.normal(size=weight.shape) if weight.name != "tau" else 1.7)
     parts = [
-        np.asarray(w, float) for p in (layer.query, layer.key, layer.value, layer.projection) for w in (p.kernel, p.bias)
+        np.asarray(w, float)
+        for p in (layer.query, layer.key, layer.value, layer.projection)
+        for w in (p.kernel, p.bias)
     ]
     tau = 1.7 if local else np.sqrt(key_dim)
     expected = [reference_attention(image, *parts, tau, local) for image in tokens.astype(float)]
@@ -107,7 +124,10 @@ def test_the_temperature_starts_at_the_root_of_key_dim_and_is_trainable():
 
 def test_plain_attention_equals_keras_multi_head_attention():
     tokens = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32")
-    ours, keras_layer = LocalitySelfAttention(3, 4, local=False), keras.layers.MultiHeadAttention(3, 4)
+    ours, keras_layer = (
+        LocalitySelfAttention(3, 4, local=False),
+        keras.layers.MultiHeadAttention(3, 4),
+    )
     ours.build(tokens.shape)
     expected = np.asarray(keras_layer(tokens, tokens))
     ours.set_weights(keras_layer.get_weights())

@@ -49,7 +49,12 @@ def test_the_published_recipe_has_its_published_size():
     assert model.output_shape == (None, 100)
     assert config == VitConfig()
     recipe = get_preset("vit-small-ds").recipe
-    assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (1e-3, 1e-4, 256, 50)
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (
+        1e-3,
+        1e-4,
+        256,
+        50,
+    )
 
 
 @given(
@@ -64,7 +69,9 @@ def test_the_published_recipe_has_its_published_size():
     st.sampled_from([(), (7,), (9, 5)]),
 )
 @settings(max_examples=15)
-def test_parameter_count_is_that_of_the_model(channels, size, patch, heads, key_dim, spt, lsa, pooling, head):
+def test_parameter_count_is_that_of_the_model(
+    channels, size, patch, heads, key_dim, spt, lsa, pooling, head
+):
     config = dataclasses.replace(
         SMALL,
         input_size=(size, size, channels),
@@ -161,7 +168,9 @@ def test_a_model_with_augmentation_and_mixed_precision_can_be_saved(tmp_path):
     assert model(images()).dtype == "float32"
 
 
-def test_a_file_whose_architecture_is_larger_than_its_weights_is_refused_before_memory_is_taken(tmp_path):
+def test_a_file_whose_architecture_is_larger_than_its_weights_is_refused_before_memory_is_taken(
+    tmp_path,
+):
     model = build_vit(SMALL)
     greedy = dataclasses.replace(SMALL, head_units=(10**9,))
     save_model(model, tmp_path / "a.keras", spec_for(greedy))
@@ -178,7 +187,9 @@ def test_a_plain_keras_file_is_named_as_lacking_a_spec(tmp_path):
 def test_training_moves_the_temperatures_and_every_other_weight():
     keras.utils.set_random_seed(0)
     model = build_vit(SMALL)
-    model.compile(keras.optimizers.AdamW(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(
+        keras.optimizers.AdamW(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     before = {w.path: np.array(w) for w in model.trainable_variables}
     for step in range(3):
         model.train_on_batch(images(16, seed=step) / 255, np.arange(16) % 4)
@@ -190,12 +201,16 @@ def test_training_moves_the_temperatures_and_every_other_weight():
 
 
 def test_stochastic_depth_drops_whole_branches_in_training_only():
-    model = build_vit(dataclasses.replace(SMALL, stochastic_depth=0.9, mlp_dropout=0.0, attention_dropout=0.0))
+    model = build_vit(
+        dataclasses.replace(SMALL, stochastic_depth=0.9, mlp_dropout=0.0, attention_dropout=0.0)
+    )
     x = images(1).repeat(64, axis=0)
     calm = np.asarray(model(x, training=False))
     np.testing.assert_allclose(calm, calm[:1].repeat(64, axis=0), atol=1e-5)
     tokens = keras.Model(model.input, model.get_layer("block_1_mlp_add").output)
-    different = {row.tobytes() for row in np.asarray(tokens(x, training=True)).round(3).reshape(64, -1)}
+    different = {
+        row.tobytes() for row in np.asarray(tokens(x, training=True)).round(3).reshape(64, -1)
+    }
     assert 2 <= len(different) <= 16  # two blocks of two branches, each there or not
 
 
@@ -208,6 +223,8 @@ def test_inputs_are_raw_pixels_of_the_dataset():
     config = dataclasses.replace(SMALL, input_size=(7, 9, 3))
     mean, variance = [100.0, 110.0, 120.0], [3000.0, 3100.0, 3200.0]
     model = build_vit(config, mean=mean, variance=variance)
-    preprocessed = np.asarray(keras.Model(model.input, model.get_layer("resizing").output)(images(2, (7, 9, 3))))
+    preprocessed = np.asarray(
+        keras.Model(model.input, model.get_layer("resizing").output)(images(2, (7, 9, 3)))
+    )
     spec = ModelSpec("x", ("a", "b"), config.input_size, 12, mean, variance)
     np.testing.assert_allclose(preprocessed, preprocess(images(2, (7, 9, 3)), spec), atol=1e-4)

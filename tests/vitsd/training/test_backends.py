@@ -30,7 +30,14 @@ print(json.dumps(logits.tolist()))
 def test_training_and_loading_on_other_backends(command, trained, tmp_path, backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    done = command("python", "-c", SCRIPT, trained / "model.keras", cwd=tmp_path, env={"KERAS_BACKEND": backend})
+    done = command(
+        "python",
+        "-c",
+        SCRIPT,
+        trained / "model.keras",
+        cwd=tmp_path,
+        env={"KERAS_BACKEND": backend},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     losses = [float(row.split(",")[3]) for row in rows[1:]]

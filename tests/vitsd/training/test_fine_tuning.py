@@ -22,7 +22,9 @@ def even_or_odd():
         return dataclasses.replace(chosen, labels=chosen.labels % 2)
 
     train_images, test_images = halve(digits.train, 200), halve(digits.test, 200)
-    return dataclasses.replace(digits, train=train_images, test=test_images, class_names=("even", "odd"), name="parity")
+    return dataclasses.replace(
+        digits, train=train_images, test=test_images, class_names=("even", "odd"), name="parity"
+    )
 
 
 def fine_tune(trained, data, output, freeze_body):
@@ -38,7 +40,9 @@ def by_path(model):
 
 
 @pytest.mark.parametrize("freeze_body", [False, True])
-def test_what_was_learned_helps_and_a_frozen_body_stays(trained, even_or_odd, tmp_path, freeze_body):
+def test_what_was_learned_helps_and_a_frozen_body_stays(
+    trained, even_or_odd, tmp_path, freeze_body
+):
     results, (model, spec) = fine_tune(trained, even_or_odd, tmp_path / "run", freeze_body)
     before, after = by_path(load_model(trained / "model.keras")[0]), by_path(model)
     body = [path for path in before if not path.startswith(("logits", "normalization"))]
@@ -61,7 +65,16 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
         class_names=np.array(["even", "odd"]),
     )
     run = tmp_path / "run"
-    words = ("vitsd-train", "--from", trained, "--freeze-body", "--data", tmp_path / "parity.npz", "--epochs", 10)
+    words = (
+        "vitsd-train",
+        "--from",
+        trained,
+        "--freeze-body",
+        "--data",
+        tmp_path / "parity.npz",
+        "--epochs",
+        10,
+    )
     options = ("--output", run, "--json")
     done = command(*words, *options)
     assert done.returncode == 0, done.stderr
@@ -88,8 +101,14 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
 def test_misuse(command, trained, exported, tmp_path, arguments, message):
     images, labels = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
     np.savez(tmp_path / "colour.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    names = {"MODEL": trained, "COLOUR": tmp_path / "colour.npz", "EXPORTED": exported / "digits-float32.tflite"}
-    done = command("vitsd-train", *(names.get(a, a) for a in arguments), "--output", tmp_path / "run")
+    names = {
+        "MODEL": trained,
+        "COLOUR": tmp_path / "colour.npz",
+        "EXPORTED": exported / "digits-float32.tflite",
+    }
+    done = command(
+        "vitsd-train", *(names.get(a, a) for a in arguments), "--output", tmp_path / "run"
+    )
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
@@ -99,7 +118,12 @@ def test_the_recipe_is_the_models_own_gentler_and_in_float32(trained):
     spec = read_spec(trained / "model.keras")
     stored = {**spec.provenance["recipe"], "precision": "mixed_bfloat16", "mixup": 0.2}
     recipe = recipe_for(spec.replace(provenance={"recipe": stored}), epochs=7)
-    assert (recipe.epochs, recipe.batch_size, recipe.precision, recipe.mixup) == (7, 32, "float32", 0.2)
+    assert (recipe.epochs, recipe.batch_size, recipe.precision, recipe.mixup) == (
+        7,
+        32,
+        "float32",
+        0.2,
+    )
     assert recipe.learning_rate == stored["learning_rate"] / 4
     small = recipe_for(spec.replace(provenance={"recipe": {**stored, "batch_size": 8}}))
     assert small.batch_size == 8
@@ -109,6 +133,12 @@ def test_an_unknown_recipe_is_replaced_by_the_default(trained):
     spec = read_spec(trained / "model.keras").replace(provenance={"recipe": {"unknown": 1}})
     recipe = recipe_for(spec)
     assert (recipe.epochs, recipe.batch_size) == (20, 32)
-    for wrong in ({"learning_rate": -1}, {"epochs": "x"}, {"warmup": None}, {"flip": 2}, {"validation": float("nan")}):
+    for wrong in (
+        {"learning_rate": -1},
+        {"epochs": "x"},
+        {"warmup": None},
+        {"flip": 2},
+        {"validation": float("nan")},
+    ):
         with pytest.raises(UsageError):
             recipe_for(spec.replace(provenance={"recipe": wrong}))

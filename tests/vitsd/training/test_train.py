@@ -85,7 +85,14 @@ def test_the_optimizer_uses_the_schedule_and_it_is_logged(small, tmp_path):
 def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
     results = train(CONFIG, RECIPE, small, tmp_path / "my run", origin={"preset": "test"})
     names = {path.name for path in (tmp_path / "my run").iterdir()}
-    assert {"model.keras", "metrics.csv", "curves.png", "confusion.png", "run.json", "results.json"} <= names
+    assert {
+        "model.keras",
+        "metrics.csv",
+        "curves.png",
+        "confusion.png",
+        "run.json",
+        "results.json",
+    } <= names
     assert not [name for name in names if name.startswith(".")]
     spec = read_spec(tmp_path / "my run" / "model.keras")
     assert spec.name == "myrun"  # it becomes part of file names
@@ -117,10 +124,14 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(small, tmp_path, m
     assert [row["step"] for row in parts] == [row["step"] for row in whole]
     for a, b in zip(whole, parts, strict=True):
         assert b["learning_rate"] == a["learning_rate"]
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)  # the same images, draws and optimizer state
+        assert b["loss"] == pytest.approx(
+            a["loss"], rel=1e-3
+        )  # the same images, draws and optimizer state
 
 
-@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"precision": "mixed_float16"}], ids=["ema", "mixed_float16"])
+@pytest.mark.parametrize(
+    "changes", [{"ema": 0.9}, {"precision": "mixed_float16"}], ids=["ema", "mixed_float16"]
+)
 def test_resuming_restores_averages_and_loss_scales(small, tmp_path, monkeypatch, changes):
     recipe = dataclasses.replace(RECIPE, **changes)
     train(CONFIG, recipe, small, tmp_path / "whole", name="x")
@@ -187,7 +198,10 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, tmp_path):
         train(CONFIG, RECIPE, small, tmp_path / "run")
     with pytest.raises(UsageError, match=r"recipe.epochs was 1, now 4"):
         train(CONFIG, RECIPE, small, tmp_path / "run", resume=True)
-    deeper, shorter = dataclasses.replace(CONFIG, num_layers=2), dataclasses.replace(RECIPE, epochs=1)
+    deeper, shorter = (
+        dataclasses.replace(CONFIG, num_layers=2),
+        dataclasses.replace(RECIPE, epochs=1),
+    )
     with pytest.raises(UsageError, match=r"config.num_layers was 1, now 2"):
         train(deeper, shorter, small, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="no run to resume"):
@@ -217,7 +231,9 @@ def test_the_same_seed_gives_the_same_start_and_another_one_does_not(small, tmp_
 )
 def test_every_option_of_the_recipe_trains(small, tmp_path, changes):
     recipe = dataclasses.replace(RECIPE, epochs=3, **changes)
-    results = train(dataclasses.replace(CONFIG, stochastic_depth=0.1), recipe, small, tmp_path / "run")
+    results = train(
+        dataclasses.replace(CONFIG, stochastic_depth=0.1), recipe, small, tmp_path / "run"
+    )
     rows = read_history(tmp_path / "run" / "metrics.csv")
     assert len(rows) == 3
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -229,13 +245,21 @@ def test_the_average_of_the_weights_is_what_is_kept(small, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1, ema=0.999, warmup=0.6)
     train(CONFIG, recipe, small, tmp_path / "averaged", name="x")
     train(CONFIG, dataclasses.replace(recipe, ema=0.0), small, tmp_path / "latest", name="x")
-    train(CONFIG, dataclasses.replace(recipe, ema=0.0, learning_rate=1e-9), small, tmp_path / "start", name="x")
+    train(
+        CONFIG,
+        dataclasses.replace(recipe, ema=0.0, learning_rate=1e-9),
+        small,
+        tmp_path / "start",
+        name="x",
+    )
 
     def weights(run):
         return load_model(tmp_path / run / "model.keras")[0].get_weights()
 
     def distance(run):
-        return sum(float(np.abs(a - b).sum()) for a, b in zip(weights(run), weights("start"), strict=True))
+        return sum(
+            float(np.abs(a - b).sum()) for a, b in zip(weights(run), weights("start"), strict=True)
+        )
 
     assert distance("averaged") < 0.2 * distance("latest")
 
@@ -259,7 +283,9 @@ def test_gradients_are_clipped():
         model.optimizer.apply([keras.ops.ones_like(w) for w in model.trainable_variables])
         return np.sqrt(sum(float((np.array(m) ** 2).sum()) for m in model.optimizer._momentums))
 
-    assert first_moments(1.0) == pytest.approx(0.1, rel=1e-3)  # Adam's first moment is a tenth of the gradient
+    assert first_moments(1.0) == pytest.approx(
+        0.1, rel=1e-3
+    )  # Adam's first moment is a tenth of the gradient
     assert first_moments(0.0) > 1
 
 
@@ -313,7 +339,10 @@ def test_two_classes_and_no_validation(tmp_path):
     random = np.random.default_rng(0)
     split = Split(random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), np.arange(12) % 2)
     results = train(
-        CONFIG, dataclasses.replace(RECIPE, epochs=1, validation=0), Dataset("two", ("a", "b"), split, split), tmp_path / "r"
+        CONFIG,
+        dataclasses.replace(RECIPE, epochs=1, validation=0),
+        Dataset("two", ("a", "b"), split, split),
+        tmp_path / "r",
     )
     assert results["top5"] == 1.0
     with open(tmp_path / "r" / "metrics.csv") as file:

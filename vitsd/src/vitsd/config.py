@@ -60,15 +60,27 @@ class VitConfig:
             if not is_a(field.type, value):
                 raise UsageError(f"{field.name} must be of type {field.type}; got {value!r}.")
         if len(self.input_size) != 3 or min(self.input_size) < 1:
-            raise UsageError(f"input_size must be (height, width, channels), all positive; got {self.input_size}.")
-        for name in ("num_classes", "image_size", "patch_size", "hidden_dim", "num_layers", "num_heads", "key_dim"):
+            raise UsageError(
+                f"input_size must be (height, width, channels), all positive; got {self.input_size}."
+            )
+        for name in (
+            "num_classes",
+            "image_size",
+            "patch_size",
+            "hidden_dim",
+            "num_layers",
+            "num_heads",
+            "key_dim",
+        ):
             if int(getattr(self, name)) < 1:
                 raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if self.key_dim < 2:
             # Keras 3.15 on TensorFlow adds a (heads, 1) bias along the tokens where there are as many tokens as heads.
             raise UsageError("key_dim must be at least 2.")
         if self.num_classes < 2:
-            raise UsageError("num_classes must be at least 2: there is nothing to classify with one class.")
+            raise UsageError(
+                "num_classes must be at least 2: there is nothing to classify with one class."
+            )
         if self.image_size % self.patch_size:
             fitting = self.image_size - self.image_size % self.patch_size or self.patch_size
             raise UsageError(
@@ -76,19 +88,29 @@ class VitConfig:
                 f"use an image size such as {fitting} or {fitting + self.patch_size}."
             )
         if self.spt and self.patch_size < 2:
-            raise UsageError("Shifted Patch Tokenization shifts by half a patch, so patch_size must be at least 2.")
+            raise UsageError(
+                "Shifted Patch Tokenization shifts by half a patch, so patch_size must be at least 2."
+            )
         if not self.mlp_units or min(self.mlp_units) < 1 or self.mlp_units[-1] != self.hidden_dim:
-            raise UsageError(f"The last of mlp_units must equal hidden_dim ({self.hidden_dim}); got {self.mlp_units}.")
+            raise UsageError(
+                f"The last of mlp_units must equal hidden_dim ({self.hidden_dim}); got {self.mlp_units}."
+            )
         if self.head_units and min(self.head_units) < 1:
             raise UsageError(f"head_units must be positive; got {self.head_units}.")
         if self.pooling not in POOLINGS:
             raise UsageError(f"pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}.")
         if self.activation not in ACTIVATIONS:
-            raise UsageError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {self.activation!r}.")
+            raise UsageError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}; got {self.activation!r}."
+            )
         if self.lsa and self.tokens < 2:
-            raise UsageError("Locality Self-Attention needs at least 2 tokens: make patch_size smaller than image_size.")
+            raise UsageError(
+                "Locality Self-Attention needs at least 2 tokens: make patch_size smaller than image_size."
+            )
         if not 0 < self.layer_norm_epsilon < 1:
-            raise UsageError(f"layer_norm_epsilon must be in (0, 1); got {self.layer_norm_epsilon}.")
+            raise UsageError(
+                f"layer_norm_epsilon must be in (0, 1); got {self.layer_norm_epsilon}."
+            )
         for name in ("attention_dropout", "mlp_dropout", "head_dropout", "stochastic_depth"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UsageError(f"{name} must be in [0, 1); got {getattr(self, name)}.")
@@ -119,7 +141,9 @@ class VitConfig:
     def to_dict(self) -> dict:
         """A JSON-able dict; the inverse of :meth:`from_dict`."""
         return {
-            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
+            field.name: list(value)
+            if isinstance(value := getattr(self, field.name), tuple)
+            else value
             for field in dataclasses.fields(self)
         }
 

@@ -59,16 +59,40 @@ class Recipe:
 
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            check(is_a(field.type, value), f"{field.name} must be of type {field.type}; got {value!r}.")
+            check(
+                is_a(field.type, value),
+                f"{field.name} must be of type {field.type}; got {value!r}.",
+            )
         for name in ("epochs", "batch_size"):
-            check(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}.")
-        check(0 < self.learning_rate < 10, f"learning_rate must be in (0, 10); got {self.learning_rate}.")
-        for name in ("warmup", "rotation", "zoom", "rand_augment", "label_smoothing", "ema", "validation"):
-            check(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1); got {getattr(self, name)}.")
+            check(
+                getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}."
+            )
+        check(
+            0 < self.learning_rate < 10,
+            f"learning_rate must be in (0, 10); got {self.learning_rate}.",
+        )
+        for name in (
+            "warmup",
+            "rotation",
+            "zoom",
+            "rand_augment",
+            "label_smoothing",
+            "ema",
+            "validation",
+        ):
+            check(
+                0 <= getattr(self, name) < 1,
+                f"{name} must be in [0, 1); got {getattr(self, name)}.",
+            )
         for name in ("weight_decay", "clip_norm", "mixup", "cutmix", "crop_padding", "seed"):
-            check(getattr(self, name) >= 0, f"{name} must not be negative; got {getattr(self, name)}.")
+            check(
+                getattr(self, name) >= 0, f"{name} must not be negative; got {getattr(self, name)}."
+            )
         check(self.cutmix <= 1, f"cutmix must be at most 1; got {self.cutmix}.")
-        check(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.")
+        check(
+            self.precision in PRECISIONS,
+            f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.",
+        )
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

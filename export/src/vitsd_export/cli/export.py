@@ -54,9 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="none, float16, dynamic, int8, int8-full, int4 for TFLite; none, dynamic, int8 for ONNX (default: none). "
         "Raspberry Pi and other CPUs: int8",
     )
-    parser.add_argument("--output", metavar="DIR", help="folder for the files (default: the model's, or this one)")
     parser.add_argument(
-        "--data", metavar="SOURCE", help="images for calibration and checking (default: what the model was trained on)"
+        "--output", metavar="DIR", help="folder for the files (default: the model's, or this one)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="images for calibration and checking (default: what the model was trained on)",
     )
     parser.add_argument(
         "--embed-preprocessing",
@@ -69,9 +73,18 @@ def build_parser() -> argparse.ArgumentParser:
         default="float32",
         help="input and output of int8 TFLite (default: float32)",
     )
-    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, metavar="N", help="of ONNX, 13 to 18 (default: 17)")
     parser.add_argument(
-        "--target", default="litert", metavar="T", help=f"runtime of .tflite files: {', '.join(TARGETS)} (default: litert)"
+        "--opset",
+        type=int,
+        default=DEFAULT_OPSET,
+        metavar="N",
+        help="of ONNX, 13 to 18 (default: 17)",
+    )
+    parser.add_argument(
+        "--target",
+        default="litert",
+        metavar="T",
+        help=f"runtime of .tflite files: {', '.join(TARGETS)} (default: litert)",
     )
     parser.add_argument(
         "--max-drop",
@@ -81,7 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="top-1 accuracy that quantisation may cost on validation images; layers that cost more stay more exact "
         "(default: 0.5)",
     )
-    parser.add_argument("--recipe", metavar="FILE", help="replay the .recipe.json of an earlier export, without a search")
+    parser.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help="replay the .recipe.json of an earlier export, without a search",
+    )
     parser.add_argument(
         "--calibration-images",
         type=int,
@@ -90,7 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"training images that give the ranges of activations (default: {CALIBRATION_IMAGES})",
     )
     parser.add_argument(
-        "--deploy", metavar="DIR", help="also make a folder to copy to a device: the file, the runtime, install.sh, run.sh"
+        "--deploy",
+        metavar="DIR",
+        help="also make a folder to copy to a device: the file, the runtime, install.sh, run.sh",
     )
     parser.add_argument(
         "--wheels",
@@ -100,7 +119,11 @@ def build_parser() -> argparse.ArgumentParser:
         "devices. Raspberry Pi OS, 64-bit: aarch64,3.11 (bookworm), aarch64,3.13 (trixie)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    parser.add_argument("--keep-failing", action="store_true", help="keep files that fail the parity gate; exit code 1")
+    parser.add_argument(
+        "--keep-failing",
+        action="store_true",
+        help="keep files that fail the parity gate; exit code 1",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -112,11 +135,20 @@ def main(argv=None) -> int:
 def _main(arguments) -> int:
     wheels = [Wheels.parse(text) for text in arguments.wheels or ()]
     if arguments.deploy:
-        if len({*arguments.format}) > 1 or "all" in arguments.format or len({*arguments.quantize}) > 1:
+        if (
+            len({*arguments.format}) > 1
+            or "all" in arguments.format
+            or len({*arguments.quantize}) > 1
+        ):
             raise UsageError("--deploy takes one file: give one --format and one --quantize.")
         check_folder(Path(arguments.deploy), arguments.overwrite)
-        if arguments.output and Path(arguments.output).resolve() == Path(arguments.deploy).resolve():
-            raise UsageError("--output and --deploy are two folders: the deployment gets a copy of the file.")
+        if (
+            arguments.output
+            and Path(arguments.output).resolve() == Path(arguments.deploy).resolve()
+        ):
+            raise UsageError(
+                "--output and --deploy are two folders: the deployment gets a copy of the file."
+            )
     elif wheels:
         raise UsageError("--wheels are for a deployment: say where with --deploy DIR.")
     load_keras()
@@ -154,11 +186,20 @@ def _main(arguments) -> int:
         artifacts = error.artifacts
     deployed = None
     if arguments.deploy and not failure:
-        deployed = deploy(artifacts[0].path, arguments.deploy, wheels, overwrite=arguments.overwrite, report=report)
+        deployed = deploy(
+            artifacts[0].path,
+            arguments.deploy,
+            wheels,
+            overwrite=arguments.overwrite,
+            report=report,
+        )
     found = {str(a.path): a.found for a in artifacts if a.found}
     if arguments.json:
         rows = [
-            {**c.to_dict(), **({"quantization_search": found[c.path].measured()} if c.path in found else {})}
+            {
+                **c.to_dict(),
+                **({"quantization_search": found[c.path].measured()} if c.path in found else {}),
+            }
             for c in comparisons
         ]
         folder = {"deployed": str(deployed)} if deployed else {}
@@ -168,7 +209,9 @@ def _main(arguments) -> int:
             if artifact.found and artifact.found.divergence:
                 _print_choices(artifact)
         print_comparisons(comparisons)
-        print(f"Compared with {model} on {comparisons[0].images} test images. Files: {Path(comparisons[0].path).parent}/")
+        print(
+            f"Compared with {model} on {comparisons[0].images} test images. Files: {Path(comparisons[0].path).parent}/"
+        )
         if deployed:
             print(f"Copy {deployed}/ to the device; there: ./install.sh, then ./run.sh IMAGE")
     if failure:
@@ -180,7 +223,9 @@ def _print_choices(artifact: Artifact) -> None:
     from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
 
     recipe, picture = companions(artifact.path)
-    print(f"\n{artifact.path.name}, layer by layer (again with --recipe {recipe}; picture: {picture}):")
+    print(
+        f"\n{artifact.path.name}, layer by layer (again with --recipe {recipe}; picture: {picture}):"
+    )
     print(console.table(describe_choices(artifact.found), CHOICE_HEADERS) + "\n")
 
 

@@ -17,7 +17,11 @@ def build_parser() -> argparse.ArgumentParser:
         description="Import a Keras 2 SavedModel of the public example (as keras-io/vit-small-ds). The imported model is "
         "kept only if its logits equal those of the SavedModel.",
     )
-    parser.add_argument("saved_model", metavar="SAVED_MODEL_DIR", help="a SavedModel is a program: import what you trust")
+    parser.add_argument(
+        "saved_model",
+        metavar="SAVED_MODEL_DIR",
+        help="a SavedModel is a program: import what you trust",
+    )
     parser.add_argument("--output", required=True, metavar="MODEL.keras", help="the file to write")
     parser.add_argument(
         "--data",
@@ -25,7 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="what it was trained on, for class names, statistics and comparison: "
         f"{', '.join(BUILT_IN)}, a folder, or an .npz file",
     )
-    parser.add_argument("--mean", type=_numbers, metavar="X,X,X", help="per channel, in 0-255 pixel units")
+    parser.add_argument(
+        "--mean", type=_numbers, metavar="X,X,X", help="per channel, in 0-255 pixel units"
+    )
     parser.add_argument("--variance", type=_numbers, metavar="X,X,X", help="per channel")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -50,7 +56,11 @@ def _main(arguments) -> int:
         report=(lambda message: None) if arguments.json else print,
     )
     if arguments.json:
-        print(json.dumps({"model": arguments.output, "architecture": spec.architecture, **found}, indent=1))
+        print(
+            json.dumps(
+                {"model": arguments.output, "architecture": spec.architecture, **found}, indent=1
+            )
+        )
         return 0
     images = "images of its data" if found["real_images"] else "random images"
     print(
@@ -64,7 +74,9 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be numbers like 129.3,124.1,112.4; got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"must be numbers like 129.3,124.1,112.4; got {text!r}"
+        ) from None
 
 
 if __name__ == "__main__":

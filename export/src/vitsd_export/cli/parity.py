@@ -18,7 +18,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare models on labelled images; the first is the reference. Exit code 1 if one is beyond the "
         "tolerance of its quantisation.",
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=".keras, .tflite, .onnx files and SavedModel folders")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help=".keras, .tflite, .onnx files and SavedModel folders",
+    )
     add_data_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -41,17 +46,26 @@ def _main(arguments) -> int:
     for model, spec in zip(models, specs, strict=True):
         if (spec.class_names, spec.input_size) != (specs[0].class_names, specs[0].input_size):
             raise UsageError(f"{model} has other classes or another input size than {models[0]}.")
-    images = labelled_images(load_matching(arguments.data, specs[0]), specs[0], arguments.split, arguments.limit)
+    images = labelled_images(
+        load_matching(arguments.data, specs[0]), specs[0], arguments.split, arguments.limit
+    )
     reference = model_logits(models[0], images.images)
     comparisons = [
         compare(model, spec, images.images, images.labels, reference, reference if i == 0 else None)
         for i, (model, spec) in enumerate(zip(models, specs, strict=True))
     ]
     if arguments.json:
-        print(json.dumps({"reference": arguments.models[0], "models": [c.to_dict() for c in comparisons]}, indent=1))
+        print(
+            json.dumps(
+                {"reference": arguments.models[0], "models": [c.to_dict() for c in comparisons]},
+                indent=1,
+            )
+        )
     else:
         print_comparisons(comparisons)
-        print(f"Reference: {arguments.models[0]}; {len(images)} {arguments.split} images of {arguments.data}")
+        print(
+            f"Reference: {arguments.models[0]}; {len(images)} {arguments.split} images of {arguments.data}"
+        )
     return 0 if all(c.passed for c in comparisons) else 1
 
 

@@ -43,8 +43,13 @@ class Wheels:
 
     def __post_init__(self):
         if self.platform not in PLATFORMS:
-            hint = " (32-bit Arm: its wheels are on piwheels, so install on the device)" * self.platform.startswith("arm")
-            raise UsageError(f"Wheels can be had for {' and '.join(PLATFORMS)}; not for {self.platform!r}{hint}.")
+            hint = (
+                " (32-bit Arm: its wheels are on piwheels, so install on the device)"
+                * self.platform.startswith("arm")
+            )
+            raise UsageError(
+                f"Wheels can be had for {' and '.join(PLATFORMS)}; not for {self.platform!r}{hint}."
+            )
         if not re.fullmatch(r"3\.\d{1,2}", self.python):
             raise UsageError(f"A Python version looks like 3.11; got {self.python!r}.")
 
@@ -53,7 +58,9 @@ class Wheels:
         """``aarch64,3.11``."""
         platform, comma, python = text.partition(",")
         if not comma:
-            raise UsageError(f"Say for which platform and Python, as in aarch64,3.11; got {text!r}.")
+            raise UsageError(
+                f"Say for which platform and Python, as in aarch64,3.11; got {text!r}."
+            )
         return cls(platform.strip(), python.strip())
 
 
@@ -61,12 +68,16 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Raise UsageError if ``folder`` can't be made, or holds anything but an earlier deployment to be replaced."""
     folder, here = folder.resolve(), Path.cwd()
     if folder == here or folder in here.parents:
-        raise UsageError(f"{folder} is the current folder, or above it; give --deploy a folder that can be made anew.")
+        raise UsageError(
+            f"{folder} is the current folder, or above it; give --deploy a folder that can be made anew."
+        )
     if folder.is_dir() and not any(folder.iterdir()):
         return
     ours = (folder / "run.sh").is_file() and any(folder.glob(f"wheels/{_WHEEL}-*.whl"))
     if folder.exists() and not (overwrite and ours):
-        raise UsageError(f"{folder} exists; replace an earlier deployment with --overwrite, or choose another folder.")
+        raise UsageError(
+            f"{folder} exists; replace an earlier deployment with --overwrite, or choose another folder."
+        )
 
 
 def deploy(
@@ -105,7 +116,11 @@ def deploy(
     with replacing(folder) as temporary:
         (temporary / "wheels").mkdir(parents=True)
         # The name goes into shell scripts.
-        name = model.name if re.fullmatch(r"\w[\w.\-]*", model.name, re.ASCII) else f"model{model.suffix}"
+        name = (
+            model.name
+            if re.fullmatch(r"\w[\w.\-]*", model.name, re.ASCII)
+            else f"model{model.suffix}"
+        )
         (shutil.copytree if model.is_dir() else shutil.copyfile)(model, temporary / name)
         wheel = pack_runtime(temporary / "wheels")
         for wanted in wheels:
@@ -116,7 +131,8 @@ def deploy(
             "NAME": spec.name,
             "CLASSES": str(spec.num_classes),
             "REQUIREMENT": f"./wheels/{wheel.name}[{extra}]",  # by its path: an index may have another of its name
-            "FILLED": "holds all that is needed by " + " and ".join(f"Python {w.python} on {w.platform}" for w in wheels)
+            "FILLED": "holds all that is needed by "
+            + " and ".join(f"Python {w.python} on {w.platform}" for w in wheels)
             if wheels
             else "holds the runtime, but no engine",
         }
@@ -150,7 +166,9 @@ def pack_runtime(folder: Path) -> Path:
             raise VitsdError(f"The installed {_RUNTIME} has no {entry}: reinstall it.")
         contents[f"{name}.dist-info/{entry}"] = text.encode()
     record = f"{name}.dist-info/RECORD"
-    lines = [f"{file},sha256={_digest(content)},{len(content)}" for file, content in contents.items()]
+    lines = [
+        f"{file},sha256={_digest(content)},{len(content)}" for file, content in contents.items()
+    ]
     contents[record] = "\n".join([*lines, f"{record},,", ""]).encode()
     path = folder / f"{name}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -172,11 +190,30 @@ def download(requirement: str, wanted: Wheels, folder: Path, *more: str) -> None
     """
     platforms = [f"manylinux_2_{minor}_{wanted.platform}" for minor in reversed(_GLIBC)]
     platforms += [f"manylinux2014_{wanted.platform}"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
-    command += ["--implementation", "cp", "--python-version", wanted.python, "--dest", str(folder), requirement, *more]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary=:all:",
+    ]
+    command += [
+        "--implementation",
+        "cp",
+        "--python-version",
+        wanted.python,
+        "--dest",
+        str(folder),
+        requirement,
+        *more,
+    ]
     command += [word for platform in platforms for word in ("--platform", platform)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         why = errors[-1].removeprefix("ERROR: ") if errors else done.stderr.strip()[-300:]
-        raise VitsdError(f"pip found no wheels for Python {wanted.python} on {wanted.platform}: {why}")
+        raise VitsdError(
+            f"pip found no wheels for Python {wanted.python} on {wanted.platform}: {why}"
+        )

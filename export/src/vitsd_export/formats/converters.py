@@ -31,7 +31,9 @@ def to_tflite(saved_model: Path, float16: bool = False) -> bytes:
             warnings.simplefilter("ignore")  # about TensorFlow's own future
             return converter.convert()
     except (ValueError, RuntimeError) as error:
-        raise VitsdError(f"TensorFlow's TFLite converter refused the graph: {str(error).splitlines()[0]}") from error
+        raise VitsdError(
+            f"TensorFlow's TFLite converter refused the graph: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def to_onnx(module: tf.Module, opset: int) -> onnx.ModelProto:
@@ -41,12 +43,16 @@ def to_onnx(module: tf.Module, opset: int) -> onnx.ModelProto:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     signature = module.serve.input_signature
     try:
-        model, _ = tf2onnx.convert.from_function(module.serve, input_signature=signature, opset=opset)
+        model, _ = tf2onnx.convert.from_function(
+            module.serve, input_signature=signature, opset=opset
+        )
     except Exception as error:  # of any kind
         raise VitsdError(f"tf2onnx refused the graph: {error}") from error
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]  # tf2onnx names the batch differently in each; checkers infer them anew
+    del model.graph.value_info[
+        :
+    ]  # tf2onnx names the batch differently in each; checkers infer them anew
     # The graph uses the standard operators only.
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", opset))
@@ -54,7 +60,9 @@ def to_onnx(module: tf.Module, opset: int) -> onnx.ModelProto:
     fuse(model, opset)
     names = [t.name for t in (*model.graph.input, *model.graph.output)]
     if names != [INPUT_NAME, OUTPUT_NAME]:
-        raise VitsdError(f"tf2onnx named the model's tensors {names}; expected {INPUT_NAME} and {OUTPUT_NAME}.")
+        raise VitsdError(
+            f"tf2onnx named the model's tensors {names}; expected {INPUT_NAME} and {OUTPUT_NAME}."
+        )
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -52,7 +52,11 @@ def _fuse_norms(model: onnx.ModelProto, producers, constants) -> None:
     """``x / sqrt(mean(x * x) + eps)`` is LayerNormalization where x has no mean, and here it never has."""
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
-    widths = {value.name: value.type.tensor_type.shape.dim[-1].dim_value for value in inferred if _has_dimensions(value)}
+    widths = {
+        value.name: value.type.tensor_type.shape.dim[-1].dim_value
+        for value in inferred
+        if _has_dimensions(value)
+    }
     fused: list[NodeProto] = []
     parts: set[str] = set()
     for node in graph.node:
@@ -61,11 +65,22 @@ def _fuse_norms(model: onnx.ModelProto, producers, constants) -> None:
             if scale not in constants:
                 constants[scale] = np.ones(widths[value], np.float32)
                 graph.initializer.append(numpy_helper.from_array(constants[scale], scale))
-            norm = helper.make_node("LayerNormalization", [value, scale], node.output, node.name, axis=-1, epsilon=epsilon)
+            norm = helper.make_node(
+                "LayerNormalization",
+                [value, scale],
+                node.output,
+                node.name,
+                axis=-1,
+                epsilon=epsilon,
+            )
             parts |= {node.name, *(n.name for n in inner)}
             fused.append(norm)
     place = {norm.name: norm for norm in fused}
-    kept = [place.get(node.name, node) for node in graph.node if node.name not in parts or node.name in place]
+    kept = [
+        place.get(node.name, node)
+        for node in graph.node
+        if node.name not in parts or node.name in place
+    ]
     del graph.node[:]
     graph.node.extend(kept)
 

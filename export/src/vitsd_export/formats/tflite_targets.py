@@ -24,7 +24,9 @@ class Target:
 
 
 TARGETS = {
-    "litert": Target("litert", ("none", "float16", "dynamic", "int8", "int8-full", "int4"), True, True),
+    "litert": Target(
+        "litert", ("none", "float16", "dynamic", "int8", "int8-full", "int4"), True, True
+    ),
     # Found by loading files with raised version numbers in tflite-runtime 2.14.0. With 4-bit weights it does not refuse but
     # crash. Its XNNPACK has no EXP.
     "tflite-runtime-2.14": Target(

@@ -49,7 +49,10 @@ class Style:
 
 
 def inference_module(
-    folded: FoldedVit, spec: ModelSpec, embed_preprocessing: bool = False, style: Style | None = None
+    folded: FoldedVit,
+    spec: ModelSpec,
+    embed_preprocessing: bool = False,
+    style: Style | None = None,
 ) -> tf.Module:
     """A ``tf.Module`` whose ``serving_default`` takes ``images`` and gives ``{"logits": ...}``; it has no variables.
 
@@ -62,7 +65,9 @@ def inference_module(
     if embed_preprocessing:
         signature = tf.TensorSpec((batch, *config.input_size), tf.uint8, name=INPUT_NAME)
     else:
-        signature = tf.TensorSpec((batch, config.image_size, config.image_size, config.input_size[2]), name=INPUT_NAME)
+        signature = tf.TensorSpec(
+            (batch, config.image_size, config.image_size, config.input_size[2]), name=INPUT_NAME
+        )
 
     @tf.function(input_signature=[signature])
     def serve(images):
@@ -86,17 +91,24 @@ def bounded_masks(images: np.ndarray, folded: FoldedVit) -> tuple[float, ...]:
     excess: dict[str, float] = {}
 
     def watch(name: str, tensor: tf.Tensor) -> None:
-        excess[name] = max(excess.get(name, -np.inf), _own_excess(tensor.numpy().astype(np.float64), config))
+        excess[name] = max(
+            excess.get(name, -np.inf), _own_excess(tensor.numpy().astype(np.float64), config)
+        )
 
     for start in range(0, len(images), 16):
         build_logits(tf.constant(images[start : start + 16]), folded, watch=watch)
-    return tuple(float(np.floor(np.log(1e-6) - excess[f"block_{i}_scores"])) for i in range(config.num_layers))
+    return tuple(
+        float(np.floor(np.log(1e-6) - excess[f"block_{i}_scores"]))
+        for i in range(config.num_layers)
+    )
 
 
 def _own_excess(scores: np.ndarray, config: VitConfig) -> float:
     """By how much a token's score for itself exceeds the logarithm of the summed exponentials of all others, at most."""
     if scores.ndim == 3:
-        scores = scores.reshape(-1, config.tokens, config.num_heads, config.tokens).transpose(0, 2, 1, 3)
+        scores = scores.reshape(-1, config.tokens, config.num_heads, config.tokens).transpose(
+            0, 2, 1, 3
+        )
     own = np.einsum("bhtt->bht", scores)
     others = np.where(np.eye(config.tokens, dtype=bool), -np.inf, scores)
     best = others.max(axis=-1, keepdims=True)
@@ -121,7 +133,10 @@ def dense_layers(folded: FoldedVit) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def build_logits(
-    images: tf.Tensor, folded: FoldedVit, style: Style | None = None, watch: Watch = lambda name, tensor: None
+    images: tf.Tensor,
+    folded: FoldedVit,
+    style: Style | None = None,
+    watch: Watch = lambda name, tensor: None,
 ) -> tf.Tensor:
     """Preprocessed float32 images to float32 logits ``(batch, num_classes)``.
 
@@ -140,7 +155,9 @@ def build_logits(
             normed = _unit_variance(stream, epsilon)
             attended = _attention(normed, block.attention, config, style, f"block_{i}", watch)
         else:
-            attended = _integer_attention(stream, block.attention, config, style.integer_masks[i], f"block_{i}")
+            attended = _integer_attention(
+                stream, block.attention, config, style.integer_masks[i], f"block_{i}"
+            )
         middle = stream + attended
         branch = _unit_variance(middle, epsilon)
         for j, layer in enumerate(block.mlp):
@@ -187,7 +204,9 @@ def _tokenize(images, folded: FoldedVit, integer: bool):
         elif patch % 2 == 0:
             # Shifted by half a patch, the image's four copies have the same patches, on a grid with one row and column more.
             half = patch // 2
-            grid = _space_to_depth(tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0))), patch)
+            grid = _space_to_depth(
+                tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0))), patch
+            )
             corners = (grid[:, 1:, 1:], grid[:, :-1, 1:], grid[:, 1:, :-1], grid[:, :-1, :-1])
             patches = tf.concat([_space_to_depth(images, patch), *corners], axis=3)
             # The features come image by image; the projection's rows have the five images within a pixel.
@@ -217,12 +236,16 @@ def _space_to_depth(images, block: int):
     return tf.nn.space_to_depth(images, block) if block > 1 else images
 
 
-def _attention(normed, attention: Attention, config: VitConfig, style: Style, name: str, watch: Watch):
+def _attention(
+    normed, attention: Attention, config: VitConfig, style: Style, name: str, watch: Watch
+):
     tokens, heads, hidden_dim = config.tokens, config.num_heads, config.hidden_dim
     if attention.key is None:
         # Keys and values are the tokens themselves, so the heads are stacked as rows and nothing is transposed.
         keys = values = normed
-        queries = tf.reshape(_dense(normed, attention.query, f"{name}_query"), (-1, tokens * heads, hidden_dim))
+        queries = tf.reshape(
+            _dense(normed, attention.query, f"{name}_query"), (-1, tokens * heads, hidden_dim)
+        )
     else:
 
         def split_heads(flat):
@@ -240,10 +263,16 @@ def _attention(normed, attention: Attention, config: VitConfig, style: Style, na
     else:
         weights = tf.exp(masked)
         # In a row whose scores all underflow the sum would be 0.
-        attended = tf.matmul(weights, values) * (1.0 / (tf.reduce_sum(weights, axis=-1, keepdims=True) + 1e-30))
+        attended = tf.matmul(weights, values) * (
+            1.0 / (tf.reduce_sum(weights, axis=-1, keepdims=True) + 1e-30)
+        )
     if attention.key is not None:
         attended = tf.transpose(attended, (0, 2, 1, 3))
-    return _dense(tf.reshape(attended, (-1, tokens, attention.output.kernel.shape[0])), attention.output, f"{name}_output")
+    return _dense(
+        tf.reshape(attended, (-1, tokens, attention.output.kernel.shape[0])),
+        attention.output,
+        f"{name}_output",
+    )
 
 
 def _exp_shift(attention: Attention, config: VitConfig) -> float | None:
@@ -285,7 +314,11 @@ def _integer_attention(stream, attention: Attention, config: VitConfig, mask: fl
     diagonal = mask * np.eye(tokens)
     if attention.key is None:
         weights = _masked_softmax(
-            tf.reshape(queries, (tokens * heads, hidden_dim)), normed, np.repeat(diagonal, heads, axis=0), config, name
+            tf.reshape(queries, (tokens * heads, hidden_dim)),
+            normed,
+            np.repeat(diagonal, heads, axis=0),
+            config,
+            name,
         )
         with tf.name_scope(f"{name}_attended"):
             values = tf.transpose(stream) * tf.reshape(inverse, (1, tokens))
@@ -296,7 +329,10 @@ def _integer_attention(stream, attention: Attention, config: VitConfig, mask: fl
         values = tf.transpose(_dense(normed, attention.value, f"{name}_value"))
         parts = []
         for q, k, v in zip(
-            tf.split(queries, heads, axis=1), tf.split(keys, heads, axis=1), tf.split(values, heads, axis=0), strict=True
+            tf.split(queries, heads, axis=1),
+            tf.split(keys, heads, axis=1),
+            tf.split(values, heads, axis=0),
+            strict=True,
         ):
             weights = _masked_softmax(q, k, diagonal, config, name)
             with tf.name_scope(f"{name}_attended"):

@@ -39,7 +39,9 @@ class Dense:
 
     def centred(self) -> Dense:
         """The same map with every output vector's mean removed."""
-        return Dense(self.kernel - self.kernel.mean(axis=1, keepdims=True), self.bias - self.bias.mean())
+        return Dense(
+            self.kernel - self.kernel.mean(axis=1, keepdims=True), self.bias - self.bias.mean()
+        )
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,16 @@ def fold(weights: dict[str, np.ndarray], config: VitConfig, merge: bool | None =
     for i in range(config.num_layers):
         mlp = [dense(f"block_{i}_mlp_{j}") for j in range(len(config.mlp_units))]
         mlp[0] = mlp[0].after_norm(*norm(f"block_{i}_norm_2"))
-        attention = _fold_attention(weights, f"block_{i}_attention", *norm(f"block_{i}_norm_1"), config, merge)
+        attention = _fold_attention(
+            weights, f"block_{i}_attention", *norm(f"block_{i}_norm_1"), config, merge
+        )
         blocks.append(Block(attention, mlp))
 
     head = [dense(f"head_{i}") for i in range(len(config.head_units))] + [dense("logits")]
     scale, shift = norm("norm")
-    if config.pooling == "flatten":  # the first layer sees every token's features one after the other
+    if (
+        config.pooling == "flatten"
+    ):  # the first layer sees every token's features one after the other
         scale, shift = np.tile(scale, config.tokens), np.tile(shift, config.tokens)
     head[0] = head[0].after_norm(scale, shift)
 
@@ -158,7 +164,8 @@ def _fold_attention(weights, name, scale, shift, config: VitConfig, merge: bool)
     tau = weights[f"{name}/tau"] if config.lsa else np.sqrt(key_dim)
     query = Dense(query.kernel / tau, query.bias / tau)
     output = Dense(
-        weights[f"{name}/projection/kernel"].reshape(heads * key_dim, hidden_dim), weights[f"{name}/projection/bias"]
+        weights[f"{name}/projection/kernel"].reshape(heads * key_dim, hidden_dim),
+        weights[f"{name}/projection/bias"],
     )
     output = Dense(output.kernel, output.bias + value.bias @ output.kernel).centred()
     if not merge:
@@ -169,12 +176,15 @@ def _fold_attention(weights, name, scale, shift, config: VitConfig, merge: bool)
         return matrix.reshape(hidden_dim, heads, key_dim).transpose(1, 0, 2)
 
     key_heads = per_head(key.kernel)
-    products = per_head(query.kernel) @ key_heads.transpose(0, 2, 1)  # (heads, hidden_dim, hidden_dim)
+    products = per_head(query.kernel) @ key_heads.transpose(
+        0, 2, 1
+    )  # (heads, hidden_dim, hidden_dim)
     offsets = key_heads @ query.bias.reshape(heads, key_dim, 1)  # (heads, hidden_dim, 1)
     outputs = per_head(value.kernel) @ output.kernel.reshape(heads, key_dim, hidden_dim)
     return Attention(
         query=Dense(
-            products.transpose(1, 0, 2).reshape(hidden_dim, heads * hidden_dim), offsets.reshape(heads * hidden_dim)
+            products.transpose(1, 0, 2).reshape(hidden_dim, heads * hidden_dim),
+            offsets.reshape(heads * hidden_dim),
         ),
         key=None,
         value=None,

@@ -30,7 +30,13 @@ MAX_WEIGHTS = 500_000_000
 
 _TRAINING_STATE = ("optimizer", "keras_api", "loss", "metrics")
 """Children of the saved model that hold no weights."""
-_BOOKKEEPING = (*_TRAINING_STATE, "variables", "trainable_variables", "non_trainable_variables", "regularization_losses")
+_BOOKKEEPING = (
+    *_TRAINING_STATE,
+    "variables",
+    "trainable_variables",
+    "non_trainable_variables",
+    "regularization_losses",
+)
 
 
 @dataclass(frozen=True)
@@ -90,23 +96,35 @@ def import_saved_model(
     layers, ignored = _read_layers(folder)
     signature = _Signature.load(folder)
     config = _infer_config(layers, signature)
-    report(f"Found {config.num_layers} blocks of width {config.hidden_dim}, {config.parameter_count():,} weights.")
+    report(
+        f"Found {config.num_layers} blocks of width {config.hidden_dim}, {config.parameter_count():,} weights."
+    )
 
     statistics = [layer for layer in layers if layer.kind == "statistics"]
     normalises = bool(statistics)
     side = (signature.height, signature.width)
     dataset = load_dataset(data, input_size=side) if data else None
     channels = signature.channels
-    if dataset is not None and (dataset.image_shape[2] != channels or dataset.num_classes != config.num_classes):
+    if dataset is not None and (
+        dataset.image_shape[2] != channels or dataset.num_classes != config.num_classes
+    ):
         raise UsageError(
             f"{dataset.name} has {dataset.num_classes} classes and {dataset.image_shape[2]} channels, the model "
             f"{config.num_classes} and {channels}."
         )
     if mean is not None:
         if normalises:
-            raise UsageError("The SavedModel has statistics of its own: leave out the mean and the variance.")
-        if not len(mean) == len(variance) == channels or not np.isfinite([*mean, *variance]).all() or min(variance) <= 0:
-            raise UsageError(f"The model needs {channels} finite means and {channels} positive variances.")
+            raise UsageError(
+                "The SavedModel has statistics of its own: leave out the mean and the variance."
+            )
+        if (
+            not len(mean) == len(variance) == channels
+            or not np.isfinite([*mean, *variance]).all()
+            or min(variance) <= 0
+        ):
+            raise UsageError(
+                f"The model needs {channels} finite means and {channels} positive variances."
+            )
     if normalises:
         mean, variance = (statistics[0].get(name).reshape(-1) for name in ("mean", "variance"))
     elif mean is None:
@@ -123,7 +141,9 @@ def import_saved_model(
     config = dataclasses.replace(config, input_size=own_size)
     spec = ModelSpec(
         name=model_name(output.stem),
-        class_names=dataset.class_names if dataset else tuple(str(i) for i in range(config.num_classes)),
+        class_names=dataset.class_names
+        if dataset
+        else tuple(str(i) for i in range(config.num_classes)),
         input_size=own_size,
         image_size=config.image_size,
         mean=mean,
@@ -153,7 +173,9 @@ def import_saved_model(
     return save_model(model, output, spec), found
 
 
-def _as_signature_takes(images: np.ndarray, spec: ModelSpec, side: tuple[int, int], normalises: bool) -> np.ndarray:
+def _as_signature_takes(
+    images: np.ndarray, spec: ModelSpec, side: tuple[int, int], normalises: bool
+) -> np.ndarray:
     if normalises:
         return images.astype(np.float32)
     if side == (spec.image_size, spec.image_size):
@@ -170,7 +192,9 @@ def _build_equal(layers, config: VitConfig, spec: ModelSpec, images, expected):
     best = None
     # Without a temperature among the variables, attention may be masked with a constant one, or ordinary.
     has_temperature = any(place.endswith("tau") for layer in layers for place in layer.tensors)
-    for lsa, epsilon in itertools.product((True,) if has_temperature else (True, False), (1e-6, 1e-3)):
+    for lsa, epsilon in itertools.product(
+        (True,) if has_temperature else (True, False), (1e-6, 1e-3)
+    ):
         candidate = dataclasses.replace(config, lsa=lsa, layer_norm_epsilon=epsilon)
         model = build_vit(candidate, mean=spec.mean, variance=spec.variance)
         _assign(model, _weights(layers, candidate))
@@ -195,14 +219,23 @@ def _weights(layers: list[_Layer], config: VitConfig) -> dict[str, np.ndarray]:
             (place,) = (p for p in layer.tensors if p.endswith(ending.replace("__", "/")))
             places[place] = name
         if left := set(layer.tensors) - set(places):
-            raise VitsdError(f"A variable of the SavedModel has no place in the architecture: {sorted(left)[0]}.")
+            raise VitsdError(
+                f"A variable of the SavedModel has no place in the architecture: {sorted(left)[0]}."
+            )
         weights.update({name: layer.tensors[place] for place, name in places.items()})
 
     rest = iter(layer for layer in layers if layer.kind != "statistics")
     norm = (
-        {"layer_norm__gamma": "tokenization/norm/gamma", "layer_norm__beta": "tokenization/norm/beta"} if config.spt else {}
+        {
+            "layer_norm__gamma": "tokenization/norm/gamma",
+            "layer_norm__beta": "tokenization/norm/beta",
+        }
+        if config.spt
+        else {}
     )
-    projection = {f"projection__{part}": f"tokenization/projection/{part}" for part in ("kernel", "bias")}
+    projection = {
+        f"projection__{part}": f"tokenization/projection/{part}" for part in ("kernel", "bias")
+    }
     put(next(rest), **projection, **norm)
     put(next(rest), embeddings="position_embedding/embedding")
     for i in range(config.num_layers):
@@ -210,7 +243,12 @@ def _weights(layers: list[_Layer], config: VitConfig) -> dict[str, np.ndarray]:
         attention = next(rest)
         names = {
             f"_{theirs}_dense__{part}": f"block_{i}_attention/{ours}/{part}"
-            for theirs, ours in (("query", "query"), ("key", "key"), ("value", "value"), ("output", "projection"))
+            for theirs, ours in (
+                ("query", "query"),
+                ("key", "key"),
+                ("value", "value"),
+                ("output", "projection"),
+            )
             for part in ("kernel", "bias")
         }
         if any(place.endswith("tau") for place in attention.tensors):
@@ -228,13 +266,21 @@ def _weights(layers: list[_Layer], config: VitConfig) -> dict[str, np.ndarray]:
 
 
 def _assign(model, weights: dict[str, np.ndarray]) -> None:
-    own = {weight.path: weight for weight in model.weights if not weight.path.startswith("normalization/")}
+    own = {
+        weight.path: weight
+        for weight in model.weights
+        if not weight.path.startswith("normalization/")
+    }
     if own.keys() != weights.keys():
         name = sorted(own.keys() ^ weights.keys())[0]
-        raise VitsdError(f"The SavedModel and the architecture that was read from it don't fit: {name}.")
+        raise VitsdError(
+            f"The SavedModel and the architecture that was read from it don't fit: {name}."
+        )
     for name, value in weights.items():
         if tuple(own[name].shape) != value.shape:
-            raise VitsdError(f"{name} has the shape {value.shape} in the SavedModel, not {tuple(own[name].shape)}.")
+            raise VitsdError(
+                f"{name} has the shape {value.shape} in the SavedModel, not {tuple(own[name].shape)}."
+            )
         own[name].assign(value)
 
 
@@ -305,15 +351,22 @@ class _Signature:
             batch, height, width, channels = tensor.shape
             (_,) = function.structured_outputs
         except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-            raise VitsdError(f"{folder} has no signature from images to logits ({first_line(error)}).") from error
+            raise VitsdError(
+                f"{folder} has no signature from images to logits ({first_line(error)})."
+            ) from error
         if batch not in (None, 1) or None in (height, width, channels):
-            raise VitsdError(f"{folder} takes images of shape {tensor.shape}; height, width and channels must be fixed.")
+            raise VitsdError(
+                f"{folder} takes images of shape {tensor.shape}; height, width and channels must be fixed."
+            )
         return cls(function, holder, argument, height, width, channels)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         import tensorflow as tf
 
-        answers = [self.function(**{self.argument: tf.constant(image[None], tf.float32)}) for image in images]
+        answers = [
+            self.function(**{self.argument: tf.constant(image[None], tf.float32)})
+            for image in images
+        ]
         return np.concatenate([next(iter(answer.values())).numpy() for answer in answers])
 
 
@@ -330,7 +383,9 @@ def _read_layers(folder: Path) -> tuple[list[_Layer], int]:
             reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
             shapes = reader.get_variable_to_shape_map()
             if sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()) > MAX_WEIGHTS:
-                raise VitsdError(f"{folder} claims more than {MAX_WEIGHTS:,} weights; it is not read.")
+                raise VitsdError(
+                    f"{folder} claims more than {MAX_WEIGHTS:,} weights; it is not read."
+                )
             graph = TrackableObjectGraph()
             graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     except (OSError, ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
@@ -351,12 +406,19 @@ def _read_layers(folder: Path) -> tuple[list[_Layer], int]:
         if not places:
             continue
         if doubly := used & set(places.values()):
-            raise VitsdError(f"Two layers of the SavedModel share a variable ({keys[min(doubly)]}).")
+            raise VitsdError(
+                f"Two layers of the SavedModel share a variable ({keys[min(doubly)]})."
+            )
         used |= set(places.values())
-        tensors = {place: np.asarray(reader.get_tensor(keys[variable])) for place, variable in places.items()}
+        tensors = {
+            place: np.asarray(reader.get_tensor(keys[variable]))
+            for place, variable in places.items()
+        }
         layers.append(_Layer(tensors, _kind(tensors)))
     state = [
-        key for i, key in keys.items() if i not in used and (key.split("/")[0] in _TRAINING_STATE or "_state_var" in key)
+        key
+        for i, key in keys.items()
+        if i not in used and (key.split("/")[0] in _TRAINING_STATE or "_state_var" in key)
     ]
     left = {keys[i] for i in keys if i not in used} - set(state)
     if left:
@@ -369,13 +431,17 @@ def _layers_in_order(nodes, parent: int, depth: int = 0) -> Iterator[int]:
     if depth > 8:
         raise VitsdError("The SavedModel's layers are nested too deeply.")
     named = [(child.local_name, child.node_id) for child in nodes[parent].children]
-    ordered = sorted((int(n.rpartition("-")[2]), i) for n, i in named if n.startswith("layer_with_weights-"))
+    ordered = sorted(
+        (int(n.rpartition("-")[2]), i) for n, i in named if n.startswith("layer_with_weights-")
+    )
     for _, number in ordered:
         inner = list(_layers_in_order(nodes, number, depth + 1))
         yield from inner or [number]
 
 
-def _variables_below(nodes, number: int, keys: dict[int, str], place: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
+def _variables_below(
+    nodes, number: int, keys: dict[int, str], place: str = "", depth: int = 0
+) -> Iterator[tuple[str, int]]:
     if number in keys:
         yield place, number
     if depth > 8:
@@ -390,7 +456,12 @@ def _kind(tensors: dict[str, np.ndarray]) -> str:
     places = set(tensors)
     if {"mean", "variance"} <= places:
         return "statistics"
-    if {"_query_dense/kernel", "_key_dense/kernel", "_value_dense/kernel", "_output_dense/kernel"} <= places:
+    if {
+        "_query_dense/kernel",
+        "_key_dense/kernel",
+        "_value_dense/kernel",
+        "_output_dense/kernel",
+    } <= places:
         return "attention"
     if "projection/kernel" in places:
         return "tokenization"

@@ -32,18 +32,30 @@ class OnnxQuantizer:
         calibration: inputs ``(n, ...)`` of the model for the ranges of activations; needed for static layers.
     """
 
-    def __init__(self, float_model: onnx.ModelProto, layers: Sequence[str], calibration: np.ndarray | None):
+    def __init__(
+        self, float_model: onnx.ModelProto, layers: Sequence[str], calibration: np.ndarray | None
+    ):
         self._model, self._calibration = float_model, calibration
         constants = {tensor.name for tensor in float_model.graph.initializer}
-        products = [node for node in float_model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+        products = [
+            node
+            for node in float_model.graph.node
+            if node.op_type == "MatMul" and node.input[1] in constants
+        ]
         self._dense = {node.name.split("/")[0]: node for node in products}
         if missing := [name for name in layers if name not in self._dense]:
-            raise VitsdError(f"tf2onnx did not keep {missing[0]} as a MatMul with constant weights.")
+            raise VitsdError(
+                f"tf2onnx did not keep {missing[0]} as a MatMul with constant weights."
+            )
 
     def build(self, layers: Mapping[str, LayerChoice]) -> bytes:
         """The model with ``dynamic`` or ``static`` dense layers (not both), and everything else in float."""
         precisions = {choice.precision for choice in layers.values()} - {"float"}
-        nodes = {self._dense[name].name: choice for name, choice in layers.items() if choice.precision != "float"}
+        nodes = {
+            self._dense[name].name: choice
+            for name, choice in layers.items()
+            if choice.precision != "float"
+        }
         if not nodes:
             return self._model.SerializeToString()
         with tempfile.TemporaryDirectory(prefix="vitsd-onnx-") as scratch, _quiet_root_logger():
@@ -57,11 +69,20 @@ class OnnxQuantizer:
 
         # On a copy, because it works in place.
         quantize_dynamic(
-            copy.deepcopy(self._model), path, weight_type=QuantType.QInt8, per_channel=True, nodes_to_quantize=list(nodes)
+            copy.deepcopy(self._model),
+            path,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_quantize=list(nodes),
         )
 
     def _static(self, path: Path, nodes: Mapping[str, LayerChoice]) -> None:
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
 
         class OneImage(CalibrationDataReader):
             """The ranges are given below; the library insists on finding its own first."""
@@ -76,7 +97,10 @@ class OnnxQuantizer:
         ranges = {}
         for node, choice in nodes.items():
             low, high = self._distributions[inputs[node]].range(choice.method)
-            ranges.setdefault(inputs[node], [{"rmin": np.float32(min(low, 0.0)), "rmax": np.float32(max(high, 0.0))}])
+            ranges.setdefault(
+                inputs[node],
+                [{"rmin": np.float32(min(low, 0.0)), "rmax": np.float32(max(high, 0.0))}],
+            )
         quantize_static(
             copy.deepcopy(self._model),
             path,
@@ -87,7 +111,10 @@ class OnnxQuantizer:
             weight_type=QuantType.QInt8,
             nodes_to_quantize=list(nodes),
             op_types_to_quantize=["MatMul"],
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"], "TensorQuantOverrides": ranges},
+            extra_options={
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                "TensorQuantOverrides": ranges,
+            },
         )
 
     @cached_property
@@ -95,7 +122,9 @@ class OnnxQuantizer:
         model = copy.deepcopy(self._model)
         wanted = sorted({node.input[0] for node in self._dense.values()})
         del model.graph.output[:]
-        model.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in wanted)
+        model.graph.output.extend(
+            onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in wanted
+        )
         session = _session(model.SerializeToString(), threads=1)
 
         def walk() -> Iterator[dict[str, np.ndarray]]:
@@ -109,7 +138,9 @@ def run_onnx(content: bytes, inputs: np.ndarray, threads: int, batch_size: int) 
     """Float32 logits of a model given as bytes, for inputs ``(n, ...)``."""
     session = _session(content, threads)
     starts = range(0, len(inputs), batch_size)
-    return np.concatenate([session.run(None, {"images": inputs[i : i + batch_size]})[0] for i in starts])
+    return np.concatenate(
+        [session.run(None, {"images": inputs[i : i + batch_size]})[0] for i in starts]
+    )
 
 
 def _session(content: bytes, threads: int):

@@ -39,11 +39,20 @@ def plot_sensitivity(found: Found, title: str, path: str | os.PathLike) -> None:
     axis.axvline(0, color="black", linewidth=0.8)
     for place in places[worst > limit]:
         axis.text(limit, place, f" → {worst[place]:.1f}", va="center", fontsize=8)
-    axis.set_xlabel(f"Kullback-Leibler divergence from the float model that the layer adds alone ($10^{{{exponent}}}$ nats)")
+    axis.set_xlabel(
+        f"Kullback-Leibler divergence from the float model that the layer adds alone ($10^{{{exponent}}}$ nats)"
+    )
     handles = [plt.Rectangle((0, 0), 1, 1, color=_COLOURS[p]) for p in dict.fromkeys(chosen)]
     handles.append(plt.Rectangle((0, 0), 1, 0.3, color="grey", alpha=0.4))
     labels = [*dict.fromkeys(chosen), "with the worst ranges tried"]
-    axis.legend(handles, labels, title="precision in the file", loc="center right", fontsize=8, title_fontsize=8)
+    axis.legend(
+        handles,
+        labels,
+        title="precision in the file",
+        loc="center right",
+        fontsize=8,
+        title_fontsize=8,
+    )
     axis.grid(axis="x", alpha=0.3)
     axis.set_title(title, fontsize=10)
     with replacing(path) as temporary:

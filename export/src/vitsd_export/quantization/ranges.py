@@ -71,8 +71,14 @@ class Distribution:
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         fractions = np.linspace(1.0, 0.05, 96)
         for _ in range(2):  # one side after the other, twice
-            high = min((f * max(self.high, 0.0) for f in fractions), key=lambda h: error(low, h) if h > low else np.inf)
-            low = min((f * min(self.low, 0.0) for f in fractions), key=lambda v: error(v, high) if v < high else np.inf)
+            high = min(
+                (f * max(self.high, 0.0) for f in fractions),
+                key=lambda h: error(low, h) if h > low else np.inf,
+            )
+            low = min(
+                (f * min(self.low, 0.0) for f in fractions),
+                key=lambda v: error(v, high) if v < high else np.inf,
+            )
         return float(low), float(high)
 
 

@@ -43,7 +43,12 @@ class QuantizationRecipe:
 
     def to_dict(self) -> dict:
         layers = {name: dataclasses.asdict(choice) for name, choice in self.layers.items()}
-        return {"schema": _SCHEMA, **dataclasses.asdict(self), "architecture": dict(self.architecture), "layers": layers}
+        return {
+            "schema": _SCHEMA,
+            **dataclasses.asdict(self),
+            "architecture": dict(self.architecture),
+            "layers": layers,
+        }
 
     @classmethod
     def from_dict(cls, values: dict) -> QuantizationRecipe:
@@ -52,7 +57,9 @@ class QuantizationRecipe:
             values = dict(values)
             if values.pop("schema") != _SCHEMA:
                 raise ValueError("it has another schema version")
-            layers = {str(name): LayerChoice(**choice) for name, choice in values.pop("layers").items()}
+            layers = {
+                str(name): LayerChoice(**choice) for name, choice in values.pop("layers").items()
+            }
             if unknown := [c.precision for c in layers.values() if c.precision not in PRECISIONS]:
                 raise ValueError(f"unknown precision {unknown[0]!r}")
             return cls(layers=layers, **values)
@@ -69,7 +76,9 @@ class QuantizationRecipe:
             if mine != wanted:
                 raise UsageError(f"The recipe is for {name} {mine}, not {wanted}.")
         theirs = dict(self.architecture)
-        if differing := [k for k in {*theirs, *architecture} if theirs.get(k) != architecture.get(k)]:
+        if differing := [
+            k for k in {*theirs, *architecture} if theirs.get(k) != architecture.get(k)
+        ]:
             raise UsageError(
                 f"The recipe is for another architecture ({', '.join(sorted(differing)[:4])} differ); "
                 "leave --recipe out to search a new one."

@@ -21,7 +21,11 @@ from vitsd_runtime.errors import UsageError, VitsdError
 
 AGREEMENT = {"dynamic": 0.98, "int8": 0.975, "int8-full": 0.95, "int4": 0.93}
 """Smallest agreement that a search settles for, by quantisation: somewhat above what the parity gate asks."""
-LADDERS = {"dynamic": ("dynamic", "float"), "int8": ("static", "dynamic", "float"), "int4": ("int4", "dynamic", "float")}
+LADDERS = {
+    "dynamic": ("dynamic", "float"),
+    "int8": ("static", "dynamic", "float"),
+    "int4": ("int4", "dynamic", "float"),
+}
 """Precisions of a dense layer by quantisation, from the fastest (or smallest) to the most exact."""
 WEIGHT_METHODS = ("mse", "minmax")
 METHODS = {"static": calibration.METHODS, "int4": WEIGHT_METHODS}
@@ -59,7 +63,9 @@ class Score:
     """Mean Kullback-Leibler divergence, in nats."""
 
     def meets(self, goal: Goal) -> bool:
-        return -self.top1_change[0] <= goal.max_drop + 1e-9 and self.agreement >= goal.agreement - 1e-9
+        return (
+            -self.top1_change[0] <= goal.max_drop + 1e-9 and self.agreement >= goal.agreement - 1e-9
+        )
 
     def describe(self) -> str:
         change, low, high = (100 * value for value in self.top1_change)
@@ -117,14 +123,21 @@ def score(logits: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> Scor
     ours, theirs = _log_softmax(logits), _log_softmax(reference)
     return Score(
         images=count,
-        top1_change=paired_difference(top_k_hits(reference, labels, 1), top_k_hits(logits, labels, 1)),
+        top1_change=paired_difference(
+            top_k_hits(reference, labels, 1), top_k_hits(logits, labels, 1)
+        ),
         agreement=float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
         divergence=float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean()),
     )
 
 
 def replay(
-    run: Run, recipe: QuantizationRecipe, layers: Sequence[str], labels: np.ndarray, reference: np.ndarray, goal: Goal
+    run: Run,
+    recipe: QuantizationRecipe,
+    layers: Sequence[str],
+    labels: np.ndarray,
+    reference: np.ndarray,
+    goal: Goal,
 ) -> Found:
     """Take a recipe's choices instead of searching.
 
@@ -134,7 +147,9 @@ def replay(
     """
     choices = dict(recipe.layers)
     if list(choices) != list(layers):
-        raise UsageError("The recipe names other layers than the model has; leave --recipe out to search a new one.")
+        raise UsageError(
+            "The recipe names other layers than the model has; leave --recipe out to search a new one."
+        )
     for name, choice in choices.items():
         if not re.fullmatch(calibration.METHOD_PATTERN, choice.method):
             raise UsageError(f"The recipe has the unknown method {choice.method!r} for {name}.")
@@ -176,7 +191,9 @@ def search(
             return Found(dict.fromkeys(names, LayerChoice("dynamic")), found, {}, 0.0)
     second = {name: LayerChoice(ladder[1]) for name in names}
     few = min(SENSITIVITY_IMAGES, images)
-    baseline = score(run(second, few), labels, reference).divergence if ladder[1] != "float" else 0.0
+    baseline = (
+        score(run(second, few), labels, reference).divergence if ladder[1] != "float" else 0.0
+    )
     alone: dict[str, dict[str, float]] = {}
     for name in progress(names, "sensitivity"):
         alone[name] = {}
@@ -255,7 +272,10 @@ def search_methods(
         return score(run(chosen, min(RANGE_IMAGES, len(labels))), labels, reference).divergence
 
     def uniform(method):
-        return {name: LayerChoice("static", method if method in methods else methods[0]) for name, methods in groups.items()}
+        return {
+            name: LayerChoice("static", method if method in methods else methods[0])
+            for name, methods in groups.items()
+        }
 
     starts = {method: divergence(uniform(method)) for method in calibration.METHODS}
     for method, value in starts.items():
@@ -263,7 +283,9 @@ def search_methods(
     start = min(starts, key=starts.__getitem__)
     chosen, lowest = uniform(start), starts[start]
     alone: dict[str, dict[str, float]] = {}
-    for group in progress([*groups, *groups], "ranges"):  # twice, because the groups depend on each other
+    for group in progress(
+        [*groups, *groups], "ranges"
+    ):  # twice, because the groups depend on each other
         alone[group] = {}
         for method in groups[group]:
             candidate = {**chosen, group: LayerChoice("static", method)}
@@ -283,7 +305,14 @@ def describe_choices(found: Found) -> list[list[str]]:
     for name, choice in found.choices.items():
         added = found.added(name)
         method = choice.method if choice.precision in METHODS else ""
-        rows.append([name, choice.precision, method, *(f"{added[i]:+.1e}" if added else "" for i in (0, -1))])
+        rows.append(
+            [
+                name,
+                choice.precision,
+                method,
+                *(f"{added[i]:+.1e}" if added else "" for i in (0, -1)),
+            ]
+        )
     return rows
 
 

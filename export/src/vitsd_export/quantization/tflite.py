@@ -26,7 +26,9 @@ from vitsd_runtime.cli.common import quiet_stderr
 from vitsd_runtime.engines.affine import dequantize, quantize
 from vitsd_runtime.errors import VitsdError, first_line
 
-_OPERATION_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+_OPERATION_NAMES = {
+    value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
+}
 
 
 _FINE = (*METHODS, "p99.9")
@@ -54,7 +56,9 @@ and the ways that are tried."""
 
 def tensor_group(tensor: str) -> str:
     """The one of :data:`TENSOR_GROUPS` that a tensor belongs to."""
-    return next(group for group, (pattern, _) in TENSOR_GROUPS.items() if re.search(pattern, tensor))
+    return next(
+        group for group, (pattern, _) in TENSOR_GROUPS.items() if re.search(pattern, tensor)
+    )
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,11 @@ class TFLiteQuantizer:
     """
 
     def __init__(
-        self, float_model: bytes, layers: Sequence[str], calibration: np.ndarray | None, dynamic_per_channel: bool = True
+        self,
+        float_model: bytes,
+        layers: Sequence[str],
+        calibration: np.ndarray | None,
+        dynamic_per_channel: bool = True,
     ):
         self.float_model = float_model
         self._calibration, self._dynamic_per_channel = calibration, dynamic_per_channel
@@ -123,19 +131,26 @@ class TFLiteQuantizer:
         """
         quantizer = self._quantizer()
         quantizer.add_static_config(".*", "*", 8, 8)
-        ranges = {name: self._range(name, groups[tensor_group(name)].method) for name in self._all_distributions}
+        ranges = {
+            name: self._range(name, groups[tensor_group(name)].method)
+            for name in self._all_distributions
+        }
         return self._quantize(quantizer, ranges)
 
     def _range(self, tensor: str, method: str) -> Range:
         if (tensor, method) not in self._ranges:
-            known = self._distributions if tensor in self._distributions else self._all_distributions
+            known = (
+                self._distributions if tensor in self._distributions else self._all_distributions
+            )
             self._ranges[tensor, method] = known[tensor].range(method)
         return self._ranges[tensor, method]
 
     def _clipped_weights(self, tensor: str) -> Range:
         if (tensor, "mse") not in self._ranges:
             weights = _constants(self.float_model)[tensor]
-            limits = least_error_limits(weights if self._dynamic_per_channel else weights.reshape(1, -1), bits=4)
+            limits = least_error_limits(
+                weights if self._dynamic_per_channel else weights.reshape(1, -1), bits=4
+            )
             self._ranges[tensor, "mse"] = -limits, limits
         return self._ranges[tensor, "mse"]
 
@@ -149,12 +164,20 @@ class TFLiteQuantizer:
         if not quantizer.get_quantization_recipe():
             return self.float_model
         statistics = {
-            name: {"min": np.asarray(low, np.float32).reshape(-1, 1), "max": np.asarray(high, np.float32).reshape(-1, 1)}
+            name: {
+                "min": np.asarray(low, np.float32).reshape(-1, 1),
+                "max": np.asarray(high, np.float32).reshape(-1, 1),
+            }
             for name, (low, high) in ranges.items()
         }
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                result = quantizer.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                result = quantizer.quantize(
+                    statistics or None, enable_progress_bar=False, enable_progress_report=False
+                )
         except (ValueError, RuntimeError) as error:
             raise VitsdError(f"ai-edge-quantizer refused the graph: {first_line(error)}") from error
         return _finish(bytes(result.quantized_model))
@@ -174,18 +197,24 @@ class TFLiteQuantizer:
     @cached_property
     def _ends(self) -> tuple[str, str]:
         interpreter = Interpreter(model_content=self.float_model)
-        return interpreter.get_input_details()[0]["name"], interpreter.get_output_details()[0]["name"]
+        return interpreter.get_input_details()[0]["name"], interpreter.get_output_details()[0][
+            "name"
+        ]
 
     def _collect(self, wanted: set[str] | None) -> dict[str, Distribution]:
         with quiet_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the memory that this takes
-            interpreter = Interpreter(model_content=self.float_model, experimental_preserve_all_tensors=True)
+            interpreter = Interpreter(
+                model_content=self.float_model, experimental_preserve_all_tensors=True
+            )
             interpreter.allocate_tensors()
         constants = _constants(self.float_model)
         details = [
             d
             for d in interpreter.get_tensor_details()
-            if d["dtype"] == np.float32 and d["name"] not in constants and (wanted is None or d["name"] in wanted)
+            if d["dtype"] == np.float32
+            and d["name"] not in constants
+            and (wanted is None or d["name"] in wanted)
         ]
         index = interpreter.get_input_details()[0]["index"]
 
@@ -195,7 +224,9 @@ class TFLiteQuantizer:
                 interpreter.invoke()
                 tensors = {}
                 for d in details:
-                    with contextlib.suppress(ValueError):  # a tensor that the engine has optimised away
+                    with contextlib.suppress(
+                        ValueError
+                    ):  # a tensor that the engine has optimised away
                         tensors[d["name"]] = interpreter.get_tensor(d["index"])
                 yield tensors
 
@@ -222,7 +253,9 @@ def run_tflite(content: bytes, inputs: np.ndarray, threads: int) -> np.ndarray:
         interpreter.set_tensor(source["index"], padded)
         interpreter.invoke()
         result = interpreter.get_tensor(target["index"])[: len(part)]
-        logits.append(dequantize(result, *target["quantization"]) if target["quantization"][0] else result)
+        logits.append(
+            dequantize(result, *target["quantization"]) if target["quantization"][0] else result
+        )
     return np.concatenate(logits)
 
 
@@ -239,9 +272,13 @@ def _finish(content: bytes) -> bytes:
             # The rule of TensorFlow Lite's own converter (tensorflow/lite/tools/versioning/op_version.cc).
             code = model.operatorCodes[operator.opcodeIndex]
             code.version = max(code.version, 12)
-        elif inputs.type == schema.TensorType.INT8 and (len(operator.inputs) < 3 or operator.inputs[2] < 0):
+        elif inputs.type == schema.TensorType.INT8 and (
+            len(operator.inputs) < 3 or operator.inputs[2] < 0
+        ):
             # On Arm, tflite-runtime 2.14 reads the bias of integer layers whether there is one or not (make arm64).
-            bias = _zero_bias(model, graph, weights, inputs.quantization.scale[0] * np.asarray(scales, np.float64))
+            bias = _zero_bias(
+                model, graph, weights, inputs.quantization.scale[0] * np.asarray(scales, np.float64)
+            )
             operator.inputs = np.array([*operator.inputs[:2], bias], np.int32)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
@@ -249,7 +286,11 @@ def _finish(content: bytes) -> bytes:
 def _zero_bias(model, graph, weights, scales: np.ndarray) -> int:
     """Add an int32 bias of zeros for a layer with these weights ``(outputs, inputs)``; returns its tensor's number."""
     outputs = int(weights.shape[-2])
-    buffer, tensor, quantization = schema.BufferT(), schema.TensorT(), schema.QuantizationParametersT()
+    buffer, tensor, quantization = (
+        schema.BufferT(),
+        schema.TensorT(),
+        schema.QuantizationParametersT(),
+    )
     buffer.data = np.zeros(4 * outputs, np.uint8)
     model.buffers.append(buffer)
     quantization.scale = scales.astype(np.float32)
@@ -267,11 +308,17 @@ def _dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, _Dense
     found = {}
     for operator in graph.operators:
         weights = graph.tensors[operator.inputs[1]] if len(operator.inputs) > 1 else None
-        if operation_name(model, operator) != "FULLY_CONNECTED" or model.buffers[weights.buffer].data is None:
+        if (
+            operation_name(model, operator) != "FULLY_CONNECTED"
+            or model.buffers[weights.buffer].data is None
+        ):
             continue
         scope = weights.name.decode().split("/")[0]
         if scope in layers:
-            names = (graph.tensors[i].name.decode() for i in (operator.inputs[0], operator.outputs[0], operator.inputs[1]))
+            names = (
+                graph.tensors[i].name.decode()
+                for i in (operator.inputs[0], operator.outputs[0], operator.inputs[1])
+            )
             found[scope] = _DenseOperation(*names)
     if missing := [name for name in layers if name not in found]:
         raise VitsdError(f"The converter did not keep {missing[0]} as a FULLY_CONNECTED operation.")
@@ -286,7 +333,11 @@ def _constants(content: bytes) -> dict[str, np.ndarray]:
         data = model.buffers[tensor.buffer].data
         if data is not None:
             is_float = tensor.type == schema.TensorType.FLOAT32
-            values = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape) if is_float else np.empty(0)
+            values = (
+                np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
+                if is_float
+                else np.empty(0)
+            )
             found[tensor.name.decode()] = values
     return found
 

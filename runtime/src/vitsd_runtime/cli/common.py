@@ -24,7 +24,9 @@ _received: list[int] = []
 _stderr_lock = threading.RLock()
 
 
-def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv=None) -> int:
+def run(
+    main: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv=None
+) -> int:
     """Parse, run, and turn errors into a message on stderr and an exit code; adds ``--version``.
 
     0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C. No traceback for errors that a person can act on.
@@ -33,7 +35,9 @@ def run(main: Callable[[argparse.Namespace], int | None], parser: argparse.Argum
     package = (main.__globals__["__package__"] or "").partition(".")[0]
     if version := getattr(sys.modules.get(package), "__version__", None):
         parser.add_argument("--version", action="version", version=f"{package} {version}")
-    arguments = parser.parse_intermixed_args(argv)  # options may stand between a model and its images
+    arguments = parser.parse_intermixed_args(
+        argv
+    )  # options may stand between a model and its images
     _catch_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names need not be valid text
@@ -70,7 +74,9 @@ def check_interrupted() -> None:
     between its steps.
     """
     if _received:
-        raise KeyboardInterrupt if _received[-1] == signal.SIGINT else SystemExit(128 + _received[-1])
+        raise (
+            KeyboardInterrupt if _received[-1] == signal.SIGINT else SystemExit(128 + _received[-1])
+        )
 
 
 def _catch_signals() -> None:
@@ -85,7 +91,9 @@ def _catch_signals() -> None:
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a job in the background
+        if (
+            number is not None and signal.getsignal(number) is not signal.SIG_IGN
+        ):  # nohup, or a job in the background
             signal.signal(number, on_signal)
 
 
@@ -110,10 +118,14 @@ def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
     """A plain table; columns of numbers are right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
-    numeric = [bool(cells) and all(_looks_numeric(row[i]) for row in cells) for i in range(len(headers))]
+    numeric = [
+        bool(cells) and all(_looks_numeric(row[i]) for row in cells) for i in range(len(headers))
+    ]
 
     def line(row):
-        return "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric)).rstrip()
+        return "  ".join(
+            c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric)
+        ).rstrip()
 
     return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, cells)])
 
@@ -163,7 +175,9 @@ def positive_ints(text: str) -> list[int]:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options of every tool that loads an exported model."""
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="engine threads (default: measured)")
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="engine threads (default: measured)"
+    )
     parser.add_argument("--spec", metavar="FILE", help="JSON spec for a model that carries none")
     parser.add_argument("--no-verify", action="store_true", help="do not check the model's SHA-256")
 
@@ -192,7 +206,12 @@ def progress(items: Iterable[T], label: str) -> Iterator[T]:
         if done and sys.stderr.isatty() and now - shown > 0.2:
             shown = now
             left = (now - start) / done * (len(items) - done)
-            print(f"\r{label}: {100 * done // len(items)} %, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{label}: {100 * done // len(items)} %, {left:.0f} s left ",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         yield item
     if shown > start:
         print(f"\r{' ' * (len(label) + 24)}\r", end="", file=sys.stderr, flush=True)

@@ -11,12 +11,18 @@ from pathlib import Path
 from vitsd_runtime.cli import common as console
 from vitsd_runtime.formats.spec_io import detect_format, read_spec, saved_model_folder
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
-from vitsd_runtime.system.machine import describe_machine, format_machine, format_thermal, thermal_state
+from vitsd_runtime.system.machine import (
+    describe_machine,
+    format_machine,
+    format_thermal,
+    thermal_state,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="vitsd-inspect", description="Show a model's spec, operations and tensors, and the machine."
+        prog="vitsd-inspect",
+        description="Show a model's spec, operations and tensors, and the machine.",
     )
     parser.add_argument(
         "model",
@@ -49,32 +55,61 @@ def _main(arguments) -> int:
     print(f"{path}: {kind}, {report['bytes']:,} bytes")
     for name in ("inputs", "outputs"):
         for tensor in report.get(name, ()):
-            scale = f", scale {tensor['scale']:.6g}, zero point {tensor['zero_point']}" if "scale" in tensor else ""
-            print(f"  {name[:-1]:7} {_plain(tensor['name'])}  {tensor['dtype']} {tensor['shape']}{scale}")
+            scale = (
+                f", scale {tensor['scale']:.6g}, zero point {tensor['zero_point']}"
+                if "scale" in tensor
+                else ""
+            )
+            print(
+                f"  {name[:-1]:7} {_plain(tensor['name'])}  {tensor['dtype']} {tensor['shape']}{scale}"
+            )
     if "operations" in report:
         total = sum(report["operations"].values())
-        print(f"  {total} operations: " + ", ".join(f"{_plain(op)} {n}" for op, n in report["operations"].items()))
+        print(
+            f"  {total} operations: "
+            + ", ".join(f"{_plain(op)} {n}" for op, n in report["operations"].items())
+        )
     if "tensor_dtypes" in report:
-        print("  tensors: " + ", ".join(f"{n} {dtype}" for dtype, n in report["tensor_dtypes"].items()))
+        print(
+            "  tensors: "
+            + ", ".join(f"{n} {dtype}" for dtype, n in report["tensor_dtypes"].items())
+        )
     if "note" in report:
         print(f"  {report['note']}")
     if spec is None:
         print("  no vitsd spec")
     else:
         _print_spec(spec, arguments.no_verify)
-    print(f"This machine: {'; '.join(filter(None, (format_machine(machine), format_thermal(state))))}")
+    print(
+        f"This machine: {'; '.join(filter(None, (format_machine(machine), format_thermal(state))))}"
+    )
     return 0
 
 
 def _print_spec(spec, unverified: bool) -> None:
-    print(f"  spec of {spec.name!r}, {spec.num_classes} classes: {_shorten(', '.join(spec.class_names))}")
-    print(f"  images {spec.input_size} -> {spec.image_size}x{spec.image_size}, {spec.resize_method}, fit {spec.fit}")
-    statistics = [", ".join(f"{value:.1f}" for value in values) for values in (spec.mean, spec.variance)]
+    print(
+        f"  spec of {spec.name!r}, {spec.num_classes} classes: {_shorten(', '.join(spec.class_names))}"
+    )
+    print(
+        f"  images {spec.input_size} -> {spec.image_size}x{spec.image_size}, {spec.resize_method}, fit {spec.fit}"
+    )
+    statistics = [
+        ", ".join(f"{value:.1f}" for value in values) for values in (spec.mean, spec.variance)
+    ]
     print(f"  normalised by mean {statistics[0]} and variance {statistics[1]} (0-255 units)")
     for section in ("architecture", "augmentation", "provenance", "export"):
         for name, value in getattr(spec, section).items():
             print(f"  {section}.{_plain(name)}: {_shorten(json.dumps(value))}")
-    print("  SHA-256 " + ("is not in the spec" if not spec.integrity else "not checked" if unverified else "matches"))
+    print(
+        "  SHA-256 "
+        + (
+            "is not in the spec"
+            if not spec.integrity
+            else "not checked"
+            if unverified
+            else "matches"
+        )
+    )
 
 
 def _plain(name: str) -> str:
@@ -87,7 +122,11 @@ def _shorten(text: str, limit: int = 110) -> str:
 
 
 def _size(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+    return (
+        sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+        if path.is_dir()
+        else path.stat().st_size
+    )
 
 
 def _tflite(path: Path) -> dict:
@@ -95,7 +134,9 @@ def _tflite(path: Path) -> dict:
 
     interpreter, inputs, outputs = load_engine(path, "tflite", 1, 1)._interpreter(1)
     report = {"inputs": [_tflite_tensor(inputs)], "outputs": [_tflite_tensor(outputs)]}
-    dtypes = collections.Counter(str(_dtype_name(t["dtype"])) for t in interpreter.get_tensor_details())
+    dtypes = collections.Counter(
+        str(_dtype_name(t["dtype"])) for t in interpreter.get_tensor_details()
+    )
     report["tensor_dtypes"] = dict(dtypes.most_common())
     if hasattr(interpreter, "_get_ops_details"):
         operations = collections.Counter(op["op_name"] for op in interpreter._get_ops_details())
@@ -108,7 +149,10 @@ def _tflite_tensor(details) -> dict:
     shape = [None if n < 0 else int(n) for n in details.get("shape_signature", details["shape"])]
     tensor = {"name": details["name"], "dtype": _dtype_name(details["dtype"]), "shape": shape}
     if details["quantization"][0]:
-        tensor["scale"], tensor["zero_point"] = (float(details["quantization"][0]), int(details["quantization"][1]))
+        tensor["scale"], tensor["zero_point"] = (
+            float(details["quantization"][0]),
+            int(details["quantization"][1]),
+        )
     return tensor
 
 
@@ -127,10 +171,15 @@ def _onnx(path: Path) -> dict:
     try:
         import onnx
     except ImportError:
-        return {**report, "note": "operations are listed where the onnx package is installed (pip install onnx)"}
+        return {
+            **report,
+            "note": "operations are listed where the onnx package is installed (pip install onnx)",
+        }
     model = onnx.load(str(path), load_external_data=False)
     report["opset"] = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    report["operations"] = dict(collections.Counter(node.op_type for node in model.graph.node).most_common())
+    report["operations"] = dict(
+        collections.Counter(node.op_type for node in model.graph.node).most_common()
+    )
     return report
 
 
@@ -143,7 +192,9 @@ def _saved_model(path: Path) -> dict:
     nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
     return {
         "inputs": [_tf_tensor(name, tensor) for name, tensor in inputs.items()],
-        "outputs": [_tf_tensor(name, tensor) for name, tensor in function.structured_outputs.items()],
+        "outputs": [
+            _tf_tensor(name, tensor) for name, tensor in function.structured_outputs.items()
+        ],
         "operations": dict(collections.Counter(node.op for node in nodes).most_common()),
         "version": saved_model_folder(path).name,
     }
@@ -153,7 +204,12 @@ def _tf_tensor(name, tensor) -> dict:
     return {"name": name, "dtype": tensor.dtype.name, "shape": tensor.shape.as_list()}
 
 
-_CONTENTS = {"tflite": _tflite, "onnx": _onnx, "saved_model": _saved_model, "keras": lambda path: {}}
+_CONTENTS = {
+    "tflite": _tflite,
+    "onnx": _onnx,
+    "saved_model": _saved_model,
+    "keras": lambda path: {},
+}
 
 
 if __name__ == "__main__":

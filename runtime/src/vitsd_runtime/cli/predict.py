@@ -16,22 +16,45 @@ from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vitsd-predict", description="Classify images with an exported model.")
+    parser = argparse.ArgumentParser(
+        prog="vitsd-predict", description="Classify images with an exported model."
+    )
     parser.add_argument(
         "model",
         nargs="?",
         metavar="MODEL",
         help=f".tflite or .onnx file, or SavedModel folder (default: {BUNDLED}, which comes with the runtime)",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="image files, or folders of them")
-    parser.add_argument("--top-k", type=console.positive_int, default=5, metavar="K", help="classes to show (default: 5)")
-    parser.add_argument("--batch-size", type=console.positive_int, default=8, metavar="N", help="default: 8")
-    parser.add_argument("--tta", type=_tta, metavar="flip|N", help="average over the mirror image, or over N random views")
-    parser.add_argument("--fit", choices=("stretch", "crop"), help="how photos become the input size (default: as trained)")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE|DIR", help="image files, or folders of them"
+    )
+    parser.add_argument(
+        "--top-k",
+        type=console.positive_int,
+        default=5,
+        metavar="K",
+        help="classes to show (default: 5)",
+    )
+    parser.add_argument(
+        "--batch-size", type=console.positive_int, default=8, metavar="N", help="default: 8"
+    )
+    parser.add_argument(
+        "--tta",
+        type=_tta,
+        metavar="flip|N",
+        help="average over the mirror image, or over N random views",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=("stretch", "crop"),
+        help="how photos become the input size (default: as trained)",
+    )
     console.add_model_options(parser)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one JSON object per image and line")
-    output.add_argument("--csv", action="store_true", help="CSV: image, rank, label, index, probability, error")
+    output.add_argument(
+        "--csv", action="store_true", help="CSV: image, rank, label, index, probability, error"
+    )
     return parser
 
 
@@ -81,7 +104,10 @@ def _model_and_images(model: str | None, images: list[str]) -> tuple[Path, list[
         raise UsageError(f"{images[0]} is no image; use vitsd-predict [MODEL] IMAGE ...")
     if model is not None and not _is_image(model):
         return Path(model), images
-    print(f"Model: {BUNDLED}, which comes with the runtime and knows the 100 classes of CIFAR-100", file=sys.stderr)
+    print(
+        f"Model: {BUNDLED}, which comes with the runtime and knows the 100 classes of CIFAR-100",
+        file=sys.stderr,
+    )
     return bundled_model(), images if model is None else [model, *images]
 
 
@@ -91,8 +117,14 @@ def _is_image(name: str) -> bool:
 
     path = Path(name)
     if path.is_dir():
-        if inside := [file.name for file in sorted(path.iterdir()) if file.suffix in (".tflite", ".onnx", ".keras")]:
-            raise UsageError(f"{path} holds models, such as {inside[0]}: name the exported model itself.")
+        if inside := [
+            file.name
+            for file in sorted(path.iterdir())
+            if file.suffix in (".tflite", ".onnx", ".keras")
+        ]:
+            raise UsageError(
+                f"{path} holds models, such as {inside[0]}: name the exported model itself."
+            )
         return not is_saved_model(path)
     return path.suffix.lower() in EXTENSIONS
 
@@ -113,7 +145,9 @@ class _Readable:
                 image = load_image(path, self._spec, self._fit)
             except VitsdError as error:
                 self.waiting.append((path, str(error)))
-                if isinstance(error, UsageError) and len(self._paths) == 1:  # the only image named does not exist
+                if (
+                    isinstance(error, UsageError) and len(self._paths) == 1
+                ):  # the only image named does not exist
                     raise
                 continue
             self.waiting.append((path, ""))
@@ -122,7 +156,9 @@ class _Readable:
 
 def _text(path, predictions, error=""):
     if not error:
-        print(f"{path}: " + ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in predictions))
+        print(
+            f"{path}: " + ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in predictions)
+        )
 
 
 def _json(path, predictions, error=""):
@@ -146,7 +182,9 @@ def _tta(text: str):
     try:
         return text if text == "flip" else console.positive_int(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"must be flip or a whole number from 1; got {text!r}") from error
+        raise argparse.ArgumentTypeError(
+            f"must be flip or a whole number from 1; got {text!r}"
+        ) from error
 
 
 if __name__ == "__main__":

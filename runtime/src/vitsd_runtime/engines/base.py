@@ -42,7 +42,9 @@ def load_engine(path: Path, kind: str, num_threads: int, batch_size: int) -> Eng
     Raises:
         VitsdError: no engine for this kind of file is installed, or the engine refuses the model.
     """
-    return {"tflite": TFLiteEngine, "onnx": OnnxEngine, "saved_model": SavedModelEngine}[kind](path, num_threads, batch_size)
+    return {"tflite": TFLiteEngine, "onnx": OnnxEngine, "saved_model": SavedModelEngine}[kind](
+        path, num_threads, batch_size
+    )
 
 
 class TFLiteEngine(Engine):
@@ -65,7 +67,9 @@ class TFLiteEngine(Engine):
             interpreter = _optional(module)
             if interpreter:
                 self._interpreter_class = interpreter.Interpreter
-                self.name = f"{distribution} {getattr(_optional(package), '__version__', '')}".strip()
+                self.name = (
+                    f"{distribution} {getattr(_optional(package), '__version__', '')}".strip()
+                )
                 break
         else:
             raise VitsdError(
@@ -88,10 +92,14 @@ class TFLiteEngine(Engine):
         if batch not in self._compiled:
             try:
                 with quiet_stderr():  # it reports its delegate
-                    interpreter = self._interpreter_class(str(self._path), num_threads=self._num_threads)
+                    interpreter = self._interpreter_class(
+                        str(self._path), num_threads=self._num_threads
+                    )
                     details = interpreter.get_input_details()[0]
                     if details["shape"][0] != batch:
-                        interpreter.resize_tensor_input(details["index"], (batch, *details["shape"][1:]))
+                        interpreter.resize_tensor_input(
+                            details["index"], (batch, *details["shape"][1:])
+                        )
                     interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
                 raise VitsdError(_refusal(self._path, self.name, error)) from error
@@ -105,7 +113,10 @@ class TFLiteEngine(Engine):
     def run(self, batch: np.ndarray) -> np.ndarray:
         size, count = self._batch_size, len(batch)
         with self._lock:
-            parts = [self._invoke(batch[i : i + size], size) for i in range(0, count - count % size, size)]
+            parts = [
+                self._invoke(batch[i : i + size], size)
+                for i in range(0, count - count % size, size)
+            ]
             rest = batch[count - count % size :]
             if 2 * len(rest) > size:
                 padding = np.zeros((size - len(rest), *rest.shape[1:]), rest.dtype)
@@ -129,7 +140,11 @@ class TFLiteEngine(Engine):
         return dequantize(logits, scale, zero_point) if scale else logits.astype(np.float32)
 
 
-_ONNX_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16}
+_ONNX_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(uint8)": np.uint8,
+    "tensor(float16)": np.float16,
+}
 
 
 class OnnxEngine(Engine):
@@ -138,13 +153,17 @@ class OnnxEngine(Engine):
     def __init__(self, path: Path, num_threads: int, batch_size: int):
         onnxruntime = _optional("onnxruntime")
         if not onnxruntime:
-            raise VitsdError(f'No engine for {path.name} is installed: pip install "vitsd-runtime[onnx]".')
+            raise VitsdError(
+                f'No engine for {path.name} is installed: pip install "vitsd-runtime[onnx]".'
+            )
         self.name = f"onnxruntime {onnxruntime.__version__}"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime's own exceptions share no public base class
             raise VitsdError(_refusal(path, self.name, error)) from error
         inputs, *others = self._session.get_inputs()
@@ -152,7 +171,9 @@ class OnnxEngine(Engine):
         if others:
             raise VitsdError(f"{path} has {len(others) + 1} inputs; an image classifier has one.")
         self._input_name = inputs.name
-        self._fixed_batch = inputs.shape[0] if inputs.shape and isinstance(inputs.shape[0], int) else None
+        self._fixed_batch = (
+            inputs.shape[0] if inputs.shape and isinstance(inputs.shape[0], int) else None
+        )
         self.input_shape = tuple(inputs.shape[1:])
         self.input_dtype = np.dtype(_ONNX_DTYPES.get(inputs.type, np.object_))
         self.num_classes = outputs.shape[-1] if outputs.shape else None
@@ -166,7 +187,9 @@ class OnnxEngine(Engine):
         try:
             return self._session.run(None, {self._input_name: batch})[0]
         except Exception as error:
-            raise VitsdError(f"{self.name} failed to run the model: {str(error).splitlines()[0]}") from error
+            raise VitsdError(
+                f"{self.name} failed to run the model: {str(error).splitlines()[0]}"
+            ) from error
 
 
 class SavedModelEngine(Engine):
@@ -177,7 +200,9 @@ class SavedModelEngine(Engine):
         with quiet_stderr():
             tensorflow = _optional("tensorflow")
             if not tensorflow:
-                raise VitsdError(f'No engine for {path.name} is installed: pip install "vitsd-runtime[tensorflow]".')
+                raise VitsdError(
+                    f'No engine for {path.name} is installed: pip install "vitsd-runtime[tensorflow]".'
+                )
             # TensorFlow's threads are a setting of the process, possible only before its first operation.
             with contextlib.suppress(RuntimeError):
                 tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
@@ -199,7 +224,9 @@ class SavedModelEngine(Engine):
         self.num_classes = output.shape[-1]
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._function(**{self._input_name: self._tensorflow.constant(batch)})[self._output_name].numpy()
+        return self._function(**{self._input_name: self._tensorflow.constant(batch)})[
+            self._output_name
+        ].numpy()
 
 
 def _optional(module: str):
@@ -209,9 +236,13 @@ def _optional(module: str):
     except ModuleNotFoundError as error:
         if error.name and module.split(".")[0] == error.name.split(".")[0]:
             return None
-        raise VitsdError(f"{module.split('.')[0]} is installed but can't be imported: {error}") from error
+        raise VitsdError(
+            f"{module.split('.')[0]} is installed but can't be imported: {error}"
+        ) from error
     except ImportError as error:
-        raise VitsdError(f"{module.split('.')[0]} is installed but can't be imported: {error}") from error
+        raise VitsdError(
+            f"{module.split('.')[0]} is installed but can't be imported: {error}"
+        ) from error
 
 
 def _refusal(path: Path, engine: str, error: Exception) -> str:
@@ -223,6 +254,10 @@ def _refusal(path: Path, engine: str, error: Exception) -> str:
         )
     if "opset" in message.lower() or "is not a registered function/op" in message:
         return f"{engine} can't run {path.name}: {message} Install a newer onnxruntime, or export with a lower --opset."
-    if "Flatbuffer" in message or "Protobuf parsing failed" in message or "INVALID_PROTOBUF" in message:
+    if (
+        "Flatbuffer" in message
+        or "Protobuf parsing failed" in message
+        or "INVALID_PROTOBUF" in message
+    ):
         return f"{path} is damaged or cut off ({engine}: {message}). Copy it again."
     return f"{engine} can't load {path.name}: {message}"

@@ -29,7 +29,15 @@ from vitsd_runtime.system.files import replacing
 SPEC_NAME = "vitsd.json"
 FORMATS = ("tflite", "onnx", "saved_model", "keras")
 _KERAS_WEIGHTS = "model.weights.h5"
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 """What the standard library raises for damaged, encrypted or incomplete archives."""
 
 
@@ -47,7 +55,9 @@ def detect_format(path: str | os.PathLike) -> str:
         return "saved_model"
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("tflite", "onnx", "keras"):
-        raise UsageError(f"{path} is not a model: expected a .tflite, .onnx or .keras file or a SavedModel folder.")
+        raise UsageError(
+            f"{path} is not a model: expected a .tflite, .onnx or .keras file or a SavedModel folder."
+        )
     if path.stat().st_size == 0:
         raise VitsdError(f"{path} is empty (0 bytes): copy or export it again.")
     return kind
@@ -58,9 +68,15 @@ def saved_model_folder(path: str | os.PathLike) -> Path:
     path = Path(path)
     if (path / "saved_model.pb").is_file():
         return path
-    versions = [child for child in path.iterdir() if child.name.isdigit() and (child / "saved_model.pb").is_file()]
+    versions = [
+        child
+        for child in path.iterdir()
+        if child.name.isdigit() and (child / "saved_model.pb").is_file()
+    ]
     if not versions:
-        raise UsageError(f"{path} is a folder without a SavedModel (no saved_model.pb in it or in a version folder).")
+        raise UsageError(
+            f"{path} is a folder without a SavedModel (no saved_model.pb in it or in a version folder)."
+        )
     return max(versions, key=lambda child: int(child.name))
 
 
@@ -148,7 +164,9 @@ def _verify(path: Path, kind: str, integrity: dict) -> None:
         file = saved_model_folder(path) / "saved_model.pb" if kind == "saved_model" else path
         size = file.stat().st_size
         if isinstance(expected_size, int) and size < expected_size:
-            raise VitsdError(f"{path} is cut off: {size} bytes instead of {expected_size}. Copy it again.")
+            raise VitsdError(
+                f"{path} is cut off: {size} bytes instead of {expected_size}. Copy it again."
+            )
         found = _digest(file, None if kind == "saved_model" else expected_size)
     if found != {"size": expected_size, "sha256": expected_hash}:
         raise VitsdError(
@@ -166,7 +184,9 @@ def _read_zip_spec(path: Path) -> bytes | None:
             if SPEC_NAME not in archive.namelist():
                 return None
             with _open_member(archive, SPEC_NAME) as member:
-                content = member.read(MAX_JSON_BYTES + 1)  # not what the archive says about its size, which may be a lie
+                content = member.read(
+                    MAX_JSON_BYTES + 1
+                )  # not what the archive says about its size, which may be a lie
     except PermissionError:
         raise
     except (*_ZIP_ERRORS, OSError) as error:
@@ -178,7 +198,9 @@ def _read_zip_spec(path: Path) -> bytes | None:
 
 def _open_member(archive: zipfile.ZipFile, name: str):
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise zipfile.BadZipFile(f"{name} is packed in a way that vitsd does not use")  # such as bz2 bombs
+        raise zipfile.BadZipFile(
+            f"{name} is packed in a way that vitsd does not use"
+        )  # such as bz2 bombs
     return archive.open(name)
 
 
@@ -191,7 +213,9 @@ def _read_tflite_spec(path: Path) -> bytes | None:
     if b"PK\x03\x04" in data[-MAX_JSON_BYTES:] and SPEC_NAME.encode() in data[-MAX_JSON_BYTES:]:
         raise VitsdError(f"{path} is cut off: the end of its spec is missing. Copy it again.")
     if _flatbuffer_is_cut(data):
-        raise VitsdError(f"{path} is cut off: its weights reach beyond the end of the file. Copy it again.")
+        raise VitsdError(
+            f"{path} is cut off: its weights reach beyond the end of the file. Copy it again."
+        )
     return None
 
 
@@ -287,7 +311,9 @@ def _read_saved_model_spec(path: Path) -> bytes | None:
 
 def _read_keras_spec(path: Path) -> bytes | None:
     if not zipfile.is_zipfile(path):
-        raise VitsdError(f"{path} is damaged or cut off: it is not a complete .keras archive. Copy it again.")
+        raise VitsdError(
+            f"{path} is damaged or cut off: it is not a complete .keras archive. Copy it again."
+        )
     return _read_zip_spec(path)
 
 
@@ -309,7 +335,11 @@ def _write_keras_spec(path: Path, spec: ModelSpec) -> ModelSpec:
         spec = spec.replace(integrity=_digest_member(archive))
         has_spec = SPEC_NAME in archive.namelist()
     if has_spec:  # zip can't replace a member: copy the others
-        with replacing(path) as copy, zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        with (
+            replacing(path) as copy,
+            zipfile.ZipFile(path) as source,
+            zipfile.ZipFile(copy, "w") as target,
+        ):
             for member in source.infolist():
                 if member.filename != SPEC_NAME:
                     target.writestr(member, source.read(member))

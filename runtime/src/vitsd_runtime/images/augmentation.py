@@ -37,11 +37,19 @@ class Augmenter:
         seed: of the generator; the same seed gives the same draws.
     """
 
-    def __init__(self, flip: str | None = "horizontal", rotation: float = 0.0, zoom: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        flip: str | None = "horizontal",
+        rotation: float = 0.0,
+        zoom: float = 0.0,
+        seed: int = 0,
+    ):
         if flip not in ("horizontal", None):
             raise UsageError(f'flip must be "horizontal" or None; got {flip!r}.')
         if not 0 <= rotation <= 1 or not 0 <= zoom < 1:
-            raise UsageError(f"rotation must be in [0, 1] and zoom in [0, 1); got {rotation} and {zoom}.")
+            raise UsageError(
+                f"rotation must be in [0, 1] and zoom in [0, 1); got {rotation} and {zoom}."
+            )
         self.flip, self.rotation, self.zoom = flip, float(rotation), float(zoom)
         self._random = np.random.default_rng(seed)
 
@@ -66,7 +74,9 @@ class Augmenter:
 
     def apply(self, images: np.ndarray, draw: Draw) -> np.ndarray:
         """Transform ``(batch, height, width, channels)`` images; float32 out."""
-        images = np.where(draw.flip[:, None, None, None], images[:, :, ::-1], images).astype(np.float32)
+        images = np.where(draw.flip[:, None, None, None], images[:, :, ::-1], images).astype(
+            np.float32
+        )
         if draw.angle.any():
             cos, sin = np.cos(draw.angle), np.sin(draw.angle)
             images = _affine(images, cos, -sin, sin, cos)
@@ -79,7 +89,9 @@ class Augmenter:
         """Draw and apply: ``(batch, height, width, channels)`` in, float32 out."""
         return self.apply(images, self.draw(len(images)))
 
-    def batches(self, images, labels, batch_size: int, shuffle: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(
+        self, images, labels, batch_size: int, shuffle: bool = True
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """One pass over ``images`` and ``labels`` in augmented batches, for pipelines without ``tf.data``."""
         if len(images) != len(labels):
             raise UsageError(f"{len(images)} images but {len(labels)} labels.")
@@ -99,7 +111,9 @@ def _affine(images, xx, xy, yx, yy):
     source_y = _reflect(yx * x + yy * y[:, None] + np.float32((height - 1) / 2), height)
     left, top = np.floor(source_x).astype(np.intp), np.floor(source_y).astype(np.intp)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    weight_x, weight_y = ((p - low).astype(np.float32)[..., None] for p, low in ((source_x, left), (source_y, top)))
+    weight_x, weight_y = (
+        (p - low).astype(np.float32)[..., None] for p, low in ((source_x, left), (source_y, top))
+    )
     image = np.arange(batch)[:, None, None]
     upper = images[image, top, left] * (1 - weight_x) + images[image, top, right] * weight_x
     lower = images[image, bottom, left] * (1 - weight_x) + images[image, bottom, right] * weight_x

@@ -47,9 +47,13 @@ def load_image(source, spec, fit: str | None = None) -> np.ndarray:
         return _fit_pil(open_image(source), spec, fit)
     if isinstance(source, np.ndarray):
         return _fit_array(source, spec, fit)
-    if hasattr(source, "convert") and hasattr(source, "size"):  # a PIL image, recognised without importing PIL
+    if hasattr(source, "convert") and hasattr(
+        source, "size"
+    ):  # a PIL image, recognised without importing PIL
         return _fit_pil(source, spec, fit)
-    raise UsageError(f"An image must be a path, a PIL image or a uint8 array; got {type(source).__name__}.")
+    raise UsageError(
+        f"An image must be a path, a PIL image or a uint8 array; got {type(source).__name__}."
+    )
 
 
 def find_images(folder: str | os.PathLike) -> list[Path]:
@@ -60,7 +64,9 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
         PermissionError: the folder can't be read.
     """
     os.listdir(folder)  # rglob passes over what it may not read
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    files = sorted(
+        p for p in Path(folder).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
+    )
     if not files:
         raise UsageError(f"No images in {folder} (looked for {', '.join(EXTENSIONS)}).")
     return files
@@ -71,7 +77,9 @@ def open_image(path: str | os.PathLike):
     try:
         from PIL import Image
     except ImportError as error:
-        raise VitsdError('Reading image files needs Pillow: pip install "vitsd-runtime[images]".') from error
+        raise VitsdError(
+            'Reading image files needs Pillow: pip install "vitsd-runtime[images]".'
+        ) from error
     path = Path(path)
     try:
         if path.stat().st_size == 0:
@@ -79,13 +87,23 @@ def open_image(path: str | os.PathLike):
         image = Image.open(path, formats=_FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise VitsdError(f"{path} has {width}x{height} pixels; more than {MAX_PIXELS:,} are refused.")
+            raise VitsdError(
+                f"{path} has {width}x{height} pixels; more than {MAX_PIXELS:,} are refused."
+            )
         image.load()
     except FileNotFoundError as error:
         raise UsageError(f"There is no image at {path}.") from error
     except Image.DecompressionBombError as error:
-        raise VitsdError(f"{path} has too many pixels; more than {MAX_PIXELS:,} are refused.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:  # what Pillow raises for broken files
+        raise VitsdError(
+            f"{path} has too many pixels; more than {MAX_PIXELS:,} are refused."
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        OverflowError,
+    ) as error:  # what Pillow raises for broken files
         raise VitsdError(f"{path} can't be read as an image: {error}.") from error
     return image
 
@@ -94,26 +112,42 @@ def _fit_pil(image, spec, fit: str) -> np.ndarray:
     from PIL import Image, ImageOps
 
     if image.size[0] * image.size[1] > MAX_PIXELS:
-        raise VitsdError(f"The image has {image.size[0]}x{image.size[1]} pixels; more than {MAX_PIXELS:,} are refused.")
+        raise VitsdError(
+            f"The image has {image.size[0]}x{image.size[1]} pixels; more than {MAX_PIXELS:,} are refused."
+        )
     height, width, channels = spec.input_size
-    with contextlib.suppress(Exception):  # broken EXIF data raise many kinds of errors; then the image is taken as it is
+    with contextlib.suppress(
+        Exception
+    ):  # broken EXIF data raise many kinds of errors; then the image is taken as it is
         image = ImageOps.exif_transpose(image)
     mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I"):  # 16 bits a pixel, as "I;16" or widened to 32; Pillow's own conversion would clip
+    if image.mode.startswith(
+        "I"
+    ):  # 16 bits a pixel, as "I;16" or widened to 32; Pillow's own conversion would clip
         array = np.asarray(image).astype(np.int64)
         if array.min() < 0 or array.max() > 0xFFFF:
-            raise VitsdError("32-bit integer images are not supported: save the image with 8 or 16 bits per channel.")
+            raise VitsdError(
+                "32-bit integer images are not supported: save the image with 8 or 16 bits per channel."
+            )
         image = Image.fromarray((array >> 8).astype(np.uint8))
     elif image.mode == "F":
-        raise VitsdError("Floating-point images are not supported: save the image with 8 or 16 bits per channel.")
+        raise VitsdError(
+            "Floating-point images are not supported: save the image with 8 or 16 bits per channel."
+        )
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
     image = image.convert(mode)
     if image.size != (width, height):
-        box = _crop_box(image.size[1], image.size[0], height, width) if fit == "crop" else (0, 0, *image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)  # antialiased when shrinking
+        box = (
+            _crop_box(image.size[1], image.size[0], height, width)
+            if fit == "crop"
+            else (0, 0, *image.size)
+        )
+        image = image.resize(
+            (width, height), Image.Resampling.BILINEAR, box=box
+        )  # antialiased when shrinking
     return np.asarray(image).reshape(height, width, channels)
 
 
@@ -127,17 +161,25 @@ def _fit_array(array: np.ndarray, spec, fit: str) -> np.ndarray:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
-        raise UsageError(f"An image array must be (height, width[, 1 or 3]); got shape {array.shape}.")
+        raise UsageError(
+            f"An image array must be (height, width[, 1 or 3]); got shape {array.shape}."
+        )
     if array.shape[0] * array.shape[1] > MAX_PIXELS or max(array.shape) > _MAX_SIDE:
-        raise VitsdError(f"The image has {array.shape[1]}x{array.shape[0]} pixels; that is too many.")
+        raise VitsdError(
+            f"The image has {array.shape[1]}x{array.shape[0]} pixels; that is too many."
+        )
     if array.shape[2] < channels:
         array = np.repeat(array, channels, axis=2)
     elif array.shape[2] > channels:  # colour to grey with Pillow's weights (ITU-R 601)
-        array = ((array @ np.array([19595, 38470, 7471]) + 0x8000) >> 16).astype(np.uint8)[:, :, None]
+        array = ((array @ np.array([19595, 38470, 7471]) + 0x8000) >> 16).astype(np.uint8)[
+            :, :, None
+        ]
     if array.shape[:2] != (height, width):
         old_height, old_width, _ = array.shape
         whole = (0.0, 0.0, float(old_width), float(old_height))
-        left, top, right, bottom = _crop_box(old_height, old_width, height, width) if fit == "crop" else whole
+        left, top, right, bottom = (
+            _crop_box(old_height, old_width, height, width) if fit == "crop" else whole
+        )
         rows = antialiased_resize_matrix(old_height, height, top, bottom)
         columns = antialiased_resize_matrix(old_width, width, left, right)
         narrow = rows @ array.reshape(old_height, old_width * channels).astype(np.float32)
@@ -146,7 +188,9 @@ def _fit_array(array: np.ndarray, spec, fit: str) -> np.ndarray:
     return array
 
 
-def _crop_box(height: int, width: int, new_height: int, new_width: int) -> tuple[float, float, float, float]:
+def _crop_box(
+    height: int, width: int, new_height: int, new_width: int
+) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the largest central part with the aspect ratio ``new_width : new_height``."""
     scale = min(height / new_height, width / new_width)
     crop_height, crop_width = new_height * scale, new_width * scale

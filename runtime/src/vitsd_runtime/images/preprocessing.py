@@ -25,7 +25,9 @@ def antialiased_resize_matrix(size: int, new_size: int, start: float, stop: floa
     return _interpolation(size, new_size, start, stop, support=max(1.0, (stop - start) / new_size))
 
 
-def _interpolation(size: int, new_size: int, start: float, stop: float, support: float) -> np.ndarray:
+def _interpolation(
+    size: int, new_size: int, start: float, stop: float, support: float
+) -> np.ndarray:
     pixels = np.arange(size) + 0.5
     centres = start + (np.arange(new_size) + 0.5) * (stop - start) / new_size
     # Positions beyond the outermost pixel centres take that pixel's value.

@@ -30,7 +30,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)  # else a power cut after the renaming could leave an empty file
-        if temporary.is_dir() and path.is_dir():  # a folder can't be replaced in one step: move the old one aside
+        if (
+            temporary.is_dir() and path.is_dir()
+        ):  # a folder can't be replaced in one step: move the old one aside
             old = path.with_name(f".old-{secrets.token_hex(4)}-{path.name}")
             os.rename(path, old)
             try:

@@ -49,7 +49,9 @@ def available_cores() -> int:
 def physical_cores(root: Path = Path("/")) -> int:
     """Cores that this process may run on, those that share their arithmetic units (hyper-threads) counted once."""
     # Not core_id, which starts anew in every cluster of an Arm processor.
-    names = (f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in _affinity())
+    names = (
+        f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in _affinity()
+    )
     return len({_read(root / name) for name in names} - {None}) or available_cores()
 
 
@@ -105,7 +107,17 @@ def format_machine(machine: dict) -> str:
     clock += [f"governor {machine['governor']}"] if "governor" in machine else []
     memory = [f"{machine['memory_mb']} MB"] if "memory_mb" in machine else []
     board = [machine["board"]] if "board" in machine else []
-    return ", ".join([*board, machine["cpu"], cores, *clock, *memory, machine["system"], f"Python {machine['python']}"])
+    return ", ".join(
+        [
+            *board,
+            machine["cpu"],
+            cores,
+            *clock,
+            *memory,
+            machine["system"],
+            f"Python {machine['python']}",
+        ]
+    )
 
 
 def format_thermal(state: dict) -> str:
@@ -169,7 +181,10 @@ def _cpu_info(root: Path) -> dict[str, str]:
 def _is_emulated(info: dict[str, str]) -> bool:
     """Whether this ``/proc/cpuinfo`` of an Arm machine is one that qemu's user mode shows."""
     host = "vendor_id" in info  # up to qemu 8.1: that of the machine it runs on
-    made_up = info.get("model name", "").startswith("ARMv8 Processor") and info.get("BogoMIPS") == "100.00"  # since then
+    made_up = (
+        info.get("model name", "").startswith("ARMv8 Processor")
+        and info.get("BogoMIPS") == "100.00"
+    )  # since then
     return host or made_up or "QEMU" in info.get("Model", "")
 
 
@@ -201,7 +216,9 @@ def _vcgencmd() -> str | None:
     if tool is None:
         return None
     try:
-        answer = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=2).stdout
+        answer = subprocess.run(
+            [tool, "get_throttled"], capture_output=True, text=True, timeout=2
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
     name, _, value = answer.strip().partition("=")

@@ -12,9 +12,16 @@ from vitsd_runtime.errors import UsageError
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Options of every tool that judges models on labelled images."""
-    parser.add_argument("--data", required=True, metavar="SOURCE", help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file",
+    )
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
-    parser.add_argument("--limit", type=console.positive_int, metavar="N", help="use at most N images")
+    parser.add_argument(
+        "--limit", type=console.positive_int, metavar="N", help="use at most N images"
+    )
 
 
 def load_keras() -> None:
@@ -28,9 +35,15 @@ def load_keras() -> None:
         with console.quiet_stderr():
             import keras
 
-            keras.ops.zeros(())  # the first operation looks for devices, and TensorFlow logs that too
+            keras.ops.zeros(
+                ()
+            )  # the first operation looks for devices, and TensorFlow logs that too
     except ValueError as error:  # no such backend
-        raise UsageError(f"Keras can't start: {error} Set KERAS_BACKEND to tensorflow, jax or torch.") from error
+        raise UsageError(
+            f"Keras can't start: {error} Set KERAS_BACKEND to tensorflow, jax or torch."
+        ) from error
     except ImportError as error:
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-        raise UsageError(f'Keras has no backend here ({error}): pip install "vitsd[{backend}]".') from error
+        raise UsageError(
+            f'Keras has no backend here ({error}): pip install "vitsd[{backend}]".'
+        ) from error

@@ -13,7 +13,8 @@ from vitsd_runtime.formats.spec_io import detect_format
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="vitsd-evaluate", description="Top-1, top-5 and per-class accuracy of a .keras file or an exported model."
+        prog="vitsd-evaluate",
+        description="Top-1, top-5 and per-class accuracy of a .keras file or an exported model.",
     )
     parser.add_argument(
         "model",
@@ -42,7 +43,11 @@ def _main(arguments) -> int:
         print(json.dumps(report, indent=1))
         return 0
     rows = [
-        [entry["class"], entry["images"], *(_percent(entry[key]) for key in ("recall", "precision", "top5"))]
+        [
+            entry["class"],
+            entry["images"],
+            *(_percent(entry[key]) for key in ("recall", "precision", "top5")),
+        ]
         for entry in report["per_class"]
         if entry["images"]
     ]
@@ -50,10 +55,14 @@ def _main(arguments) -> int:
     low, high = report["top1_interval"]
     print(f"\n{report['model']} on {report['images']} {report['split']} images of {report['data']}")
     split = report["split"].capitalize()
-    print(f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {_percent(low)} to {_percent(high)})")
+    print(
+        f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {_percent(low)} to {_percent(high)})"
+    )
     if report["classes"] > 5:
         print(f"{split} top 5 accuracy: {_percent(report['top5'])}%")
-    print(f"Expected calibration error: {_percent(report['ece'])}% (between probabilities and the share of right answers)")
+    print(
+        f"Expected calibration error: {_percent(report['ece'])}% (between probabilities and the share of right answers)"
+    )
     return 0
 
 

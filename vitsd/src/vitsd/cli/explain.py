@@ -25,7 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
         "ones don't show their attention)",
     )
     parser.add_argument("image", metavar="IMAGE", help="an image file")
-    parser.add_argument("--output", metavar="FILE.png", help="default: IMAGE's name with -explained.png, in this folder")
+    parser.add_argument(
+        "--output",
+        metavar="FILE.png",
+        help="default: IMAGE's name with -explained.png, in this folder",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -49,12 +53,22 @@ def _main(arguments) -> int:
     answers = dict(zip(explanation.labels, map(float, explanation.probabilities), strict=True))
     temperatures = None if explanation.temperatures is None else explanation.temperatures.tolist()
     if arguments.json:
-        report = {"image": arguments.image, "picture": str(output), "probabilities": answers, "temperatures": temperatures}
+        report = {
+            "image": arguments.image,
+            "picture": str(output),
+            "probabilities": answers,
+            "temperatures": temperatures,
+        }
         print(json.dumps({**report, "rollout": explanation.rollout.tolist()}, indent=1))
         return 0
-    print(f"{arguments.image}: " + ", ".join(f"{label} {100 * p:.1f} %" for label, p in answers.items()))
+    print(
+        f"{arguments.image}: "
+        + ", ".join(f"{label} {100 * p:.1f} %" for label, p in answers.items())
+    )
     if temperatures:
-        print("Temperatures relative to sqrt(key_dim): " + ", ".join(f"{t:.2f}" for t in temperatures))
+        print(
+            "Temperatures relative to sqrt(key_dim): " + ", ".join(f"{t:.2f}" for t in temperatures)
+        )
     print(f"Picture: {output}")
     return 0
 

@@ -34,7 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train a Vision Transformer on labelled images, from scratch or (--from) from a trained model. Options "
         "override the preset.",
     )
-    parser.add_argument("--preset", metavar="P", help=f"{', '.join(list_presets())} (default: vit-small-ds)")
+    parser.add_argument(
+        "--preset", metavar="P", help=f"{', '.join(list_presets())} (default: vit-small-ds)"
+    )
     parser.add_argument(
         "--data",
         metavar="SOURCE",
@@ -48,13 +50,24 @@ def build_parser() -> argparse.ArgumentParser:
         "a run folder, or owner/name on the Hugging Face Hub) and a new last layer",
     )
     parser.add_argument(
-        "--freeze-body", action="store_const", const=True, help="with --from: train the new last layer alone"
+        "--freeze-body",
+        action="store_const",
+        const=True,
+        help="with --from: train the new last layer alone",
     )
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/PRESET-DATA)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output after its last whole epoch")
-    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs (needs tensorboard)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --output after its last whole epoch",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard logs (needs tensorboard)"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON at the end")
-    parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"), help="Keras backend (or KERAS_BACKEND)")
+    parser.add_argument(
+        "--backend", choices=("tensorflow", "jax", "torch"), help="Keras backend (or KERAS_BACKEND)"
+    )
 
     recipe = parser.add_argument_group("recipe")
     explain = _field_docstrings(Recipe)
@@ -63,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
         if field.name == "precision":
             recipe.add_argument(option, choices=PRECISIONS, help=explanation)
         elif field.type == "bool":
-            recipe.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=explanation)
+            recipe.add_argument(
+                option, action=argparse.BooleanOptionalAction, default=None, help=explanation
+            )
         else:
             kind, unit = (int, "N") if field.type == "int" else (float, "X")
             recipe.add_argument(option, type=kind, metavar=unit, help=explanation)
@@ -71,15 +86,28 @@ def build_parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("architecture")
     explain = _field_docstrings(VitConfig)
     for names, kind, unit in (
-        (("image_size", "patch_size", "hidden_dim", "num_layers", "num_heads", "key_dim"), int, "N"),
+        (
+            ("image_size", "patch_size", "hidden_dim", "num_layers", "num_heads", "key_dim"),
+            int,
+            "N",
+        ),
         (("mlp_units", "head_units"), _units, "N,N"),
         (("attention_dropout", "mlp_dropout", "head_dropout", "stochastic_depth"), float, "RATE"),
     ):
         for name in names:
-            model.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=unit, help=explain.get(name))
+            model.add_argument(
+                f"--{name.replace('_', '-')}", type=kind, metavar=unit, help=explain.get(name)
+            )
     model.add_argument("--pooling", choices=POOLINGS, help=explain["pooling"])
-    model.add_argument("--spt", action=argparse.BooleanOptionalAction, help="Shifted Patch Tokenization", default=None)
-    model.add_argument("--lsa", action=argparse.BooleanOptionalAction, help="Locality Self-Attention", default=None)
+    model.add_argument(
+        "--spt",
+        action=argparse.BooleanOptionalAction,
+        help="Shifted Patch Tokenization",
+        default=None,
+    )
+    model.add_argument(
+        "--lsa", action=argparse.BooleanOptionalAction, help="Locality Self-Attention", default=None
+    )
     side = "side that images of a folder are brought to before training (default: the image size)"
     model.add_argument("--input-size", type=console.positive_int, metavar="N", help=side)
     model.add_argument("--fit", choices=("stretch", "crop"), help="how (default: stretch)")
@@ -97,7 +125,9 @@ def _main(arguments) -> int:
     if arguments.resume:
         output = Path(arguments.output) if arguments.output else newest_run()
         stored = read_run(output).get("origin", {}).get("options", {})
-        if differing := [f"{k} was {stored.get(k)}, now {v}" for k, v in wanted.items() if stored.get(k) != v]:
+        if differing := [
+            f"{k} was {stored.get(k)}, now {v}" for k, v in wanted.items() if stored.get(k) != v
+        ]:
             raise UsageError(
                 f"{output} was started differently, so it can't be resumed: {'; '.join(differing)}. Leave the options out "
                 "when resuming (they are remembered), or start a new run."
@@ -111,14 +141,26 @@ def _main(arguments) -> int:
         preset_name, start = wanted.setdefault("preset", "vit-small-ds"), None
         preset = _customise(get_preset(preset_name), wanted)
     if "data" not in wanted:
-        raise UsageError(f"Say what to train on: --data with {', '.join(BUILT_IN)}, a folder, or an .npz file.")
+        raise UsageError(
+            f"Say what to train on: --data with {', '.join(BUILT_IN)}, a folder, or an .npz file."
+        )
     if not arguments.resume:
-        output = Path(arguments.output) if arguments.output else _free_folder(preset_name, wanted["data"])
+        output = (
+            Path(arguments.output)
+            if arguments.output
+            else _free_folder(preset_name, wanted["data"])
+        )
         if (output / "run.json").exists():  # before the data is read, which can take a while
-            raise UsageError(f"{output} already holds a run: continue it with --resume, or choose another --output.")
+            raise UsageError(
+                f"{output} already holds a run: continue it with --resume, or choose another --output."
+            )
 
-    if not Path(wanted["data"]).is_dir() and (fixed := [o for o in ("input_size", "fit") if o in wanted]):
-        raise UsageError(f"--{fixed[0].replace('_', '-')} is for folders of images; those of {wanted['data']} have a size.")
+    if not Path(wanted["data"]).is_dir() and (
+        fixed := [o for o in ("input_size", "fit") if o in wanted]
+    ):
+        raise UsageError(
+            f"--{fixed[0].replace('_', '-')} is for folders of images; those of {wanted['data']} have a size."
+        )
     side = wanted.get("input_size", start.spec.input_size[0] if start else preset.config.image_size)
     fit = wanted.get("fit", start.spec.fit if start else "stretch")
     if side > MAX_SIDE:
@@ -148,7 +190,9 @@ def _main(arguments) -> int:
                 start=start,
             )
     except KeyboardInterrupt:
-        print(f"\nInterrupted. Continue with: vitsd-train --resume --output {output}", file=sys.stderr)
+        print(
+            f"\nInterrupted. Continue with: vitsd-train --resume --output {output}", file=sys.stderr
+        )
         return 130
     if arguments.json:
         print(json.dumps(results, indent=1))
@@ -156,7 +200,9 @@ def _main(arguments) -> int:
     print(f"Test accuracy: {100 * results['top1']:.2f}%")
     if dataset.num_classes > 5:
         print(f"Test top 5 accuracy: {100 * results['top5']:.2f}%")
-    print(f"Model: {results['model']} (epoch {results['epoch']}); pictures: {output}/curves.png, {output}/confusion.png")
+    print(
+        f"Model: {results['model']} (epoch {results['epoch']}); pictures: {output}/curves.png, {output}/confusion.png"
+    )
     return 0
 
 
@@ -165,7 +211,9 @@ def _wanted(arguments) -> dict:
     aside = ("output", "resume", "tensorboard", "json", "backend")
     given = {k: v for k, v in vars(arguments).items() if v is not None and k not in aside}
     if given.get("data") and given["data"] not in BUILT_IN:
-        given["data"] = str(Path(given["data"]).resolve())  # a resumed run may be started from elsewhere
+        given["data"] = str(
+            Path(given["data"]).resolve()
+        )  # a resumed run may be started from elsewhere
     if "start" in given and Path(given["start"]).exists():
         given["start"] = str(Path(given["start"]).resolve())
     return given
@@ -175,7 +223,9 @@ def _customise(preset: Preset, wanted: dict) -> Preset:
     def override(options):
         fields = {field.name for field in dataclasses.fields(options)}
         changes = {name: value for name, value in wanted.items() if name in fields}
-        return dataclasses.replace(options, **{k: v for k, v in changes.items() if k != "input_size"})
+        return dataclasses.replace(
+            options, **{k: v for k, v in changes.items() if k != "input_size"}
+        )
 
     config: VitConfig = preset.config
     if "hidden_dim" in wanted and "mlp_units" not in wanted:  # the last one must follow it
@@ -189,7 +239,9 @@ def _fine_tuning(wanted: dict) -> tuple[str, Preset, Start]:
 
     architecture = (field.name for field in dataclasses.fields(VitConfig))
     if clashing := [name for name in ("preset", *architecture) if name in wanted]:
-        raise UsageError(f"--from brings its architecture: leave out --{clashing[0].replace('_', '-')}.")
+        raise UsageError(
+            f"--from brings its architecture: leave out --{clashing[0].replace('_', '-')}."
+        )
     start = Start.load(wanted["start"], wanted.get("freeze_body", False))
     recipe = recipe_for(start.spec, start.freeze_body)
     preset = _customise(Preset(VitConfig.from_dict(start.spec.architecture), recipe), wanted)

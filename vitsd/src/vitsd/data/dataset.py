@@ -81,7 +81,9 @@ class Dataset:
         return split
 
 
-def load_dataset(source: str | os.PathLike, input_size: tuple[int, int] | None = None, fit: str = "stretch") -> Dataset:
+def load_dataset(
+    source: str | os.PathLike, input_size: tuple[int, int] | None = None, fit: str = "stretch"
+) -> Dataset:
     """Load labelled images.
 
     Args:
@@ -97,10 +99,14 @@ def load_dataset(source: str | os.PathLike, input_size: tuple[int, int] | None =
     """
     name = str(source)
     if name in BUILT_IN:
-        dataset = {"digits": _digits, "fashion-mnist": _fashion_mnist}.get(name, lambda: _cifar(name))()
+        dataset = {"digits": _digits, "fashion-mnist": _fashion_mnist}.get(
+            name, lambda: _cifar(name)
+        )()
     elif Path(name).is_dir():
         if input_size is None:
-            raise UsageError("Images in a folder have no common size: say which one the model should get (input_size).")
+            raise UsageError(
+                "Images in a folder have no common size: say which one the model should get (input_size)."
+            )
         dataset = _folder(Path(name), input_size, fit)
     elif Path(name).is_file() and name.endswith(".npz"):
         dataset = _npz(Path(name))
@@ -121,7 +127,9 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(images), 1024):  # bincount works on a copy in 64 bits
         for channel in range(images.shape[-1]):
-            counts[channel] += np.bincount(images[start : start + 1024, ..., channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(
+                images[start : start + 1024, ..., channel].ravel(), minlength=256
+            )
     total = counts.sum(axis=1)
     mean = counts @ levels / total
     return mean, (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / total
@@ -158,13 +166,17 @@ def _hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
         held_out.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
     held_out = np.sort(np.concatenate(held_out))
     if len(held_out) == 0:
-        raise UsageError("There is one training image per class, too few to hold some out; add images.")
+        raise UsageError(
+            "There is one training image per class, too few to hold some out; add images."
+        )
     return split.take(np.setdiff1d(np.arange(len(split)), held_out)), split.take(held_out)
 
 
 def _check(dataset: Dataset) -> None:
     if dataset.num_classes < 2:
-        raise UsageError(f"{dataset.name} has {dataset.num_classes} class; a classifier needs at least two.")
+        raise UsageError(
+            f"{dataset.name} has {dataset.num_classes} class; a classifier needs at least two."
+        )
     if len(set(dataset.class_names)) < dataset.num_classes:
         raise UsageError(f"{dataset.name} names two classes alike; class names must differ.")
     for name in SPLITS:
@@ -174,7 +186,9 @@ def _check(dataset: Dataset) -> None:
         if len(split) == 0:
             raise UsageError(f"{dataset.name} has no {name} images.")
         if len(split.images) != len(split.labels):
-            raise UsageError(f"{dataset.name}: {len(split.images)} {name} images but {len(split.labels)} labels.")
+            raise UsageError(
+                f"{dataset.name}: {len(split.images)} {name} images but {len(split.labels)} labels."
+            )
         if split.images.shape[1:] != dataset.image_shape:
             raise UsageError(
                 f"{dataset.name}: {name} images are {split.images.shape[1:]}, training images {dataset.image_shape}."
@@ -193,7 +207,9 @@ def _digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise VitsdError('The dataset `digits` comes with scikit-learn: pip install "vitsd[digits]".') from error
+        raise VitsdError(
+            'The dataset `digits` comes with scikit-learn: pip install "vitsd[digits]".'
+        ) from error
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # stored as 0-16
     train, test = _hold_out(Split(images, digits.target.astype(np.int64)), _TEST_FRACTION)
@@ -201,7 +217,18 @@ def _digits() -> Dataset:
 
 
 def _fashion_mnist() -> Dataset:
-    names = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+    names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
     if _DEBIAN_FASHION_MNIST.is_dir():
 
         def read(stem, offset):
@@ -211,11 +238,16 @@ def _fashion_mnist() -> Dataset:
 
         try:
             arrays = [
-                (read(f"{part}-images-idx3", 16).reshape(-1, 28, 28, 1), read(f"{part}-labels-idx1", 8))
+                (
+                    read(f"{part}-images-idx3", 16).reshape(-1, 28, 28, 1),
+                    read(f"{part}-labels-idx1", 8),
+                )
                 for part in ("train", "t10k")
             ]
         except (OSError, ValueError, EOFError) as error:
-            raise VitsdError(f"{_DEBIAN_FASHION_MNIST} is unusable ({error}): reinstall dataset-fashion-mnist.") from error
+            raise VitsdError(
+                f"{_DEBIAN_FASHION_MNIST} is unusable ({error}): reinstall dataset-fashion-mnist."
+            ) from error
     else:
         arrays = [(x[..., None], y) for x, y in _download("fashion_mnist")]
     return Dataset("fashion-mnist", names, *(Split(x, y.astype(np.int64)) for x, y in arrays))
@@ -235,7 +267,9 @@ def _download(name: str):
         with contextlib.redirect_stdout(sys.stderr):  # its progress; stdout is for results
             return getattr(keras.datasets, name).load_data()
     except Exception as error:  # urllib's, ssl's and Keras' own errors
-        raise VitsdError(f"{name} could not be downloaded ({error}). Offline, use a folder or an .npz file.") from error
+        raise VitsdError(
+            f"{name} could not be downloaded ({error}). Offline, use a folder or an .npz file."
+        ) from error
 
 
 # --- .npz ------------------------------------------------------------------------------------------------------------
@@ -245,15 +279,26 @@ def _npz(path: Path) -> Dataset:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-            raise VitsdError(f"{path} is packed in a way that NumPy does not use; save it with numpy.savez.")
+        if any(
+            member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            for member in members
+        ):
+            raise VitsdError(
+                f"{path} is packed in a way that NumPy does not use; save it with numpy.savez."
+            )
         unpacked = sum(member.file_size for member in members)
         if unpacked > _memory_limit():
-            raise VitsdError(f"{path} unpacks to {unpacked:,} bytes, more than this machine can hold.")
+            raise VitsdError(
+                f"{path} unpacks to {unpacked:,} bytes, more than this machine can hold."
+            )
         with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in arrays]
+            missing = [
+                name for name in ("x_train", "y_train", "x_test", "y_test") if name not in arrays
+            ]
             if missing:
-                raise UsageError(f"{path} lacks {', '.join(missing)}; it has {', '.join(arrays.files) or 'nothing'}.")
+                raise UsageError(
+                    f"{path} lacks {', '.join(missing)}; it has {', '.join(arrays.files) or 'nothing'}."
+                )
             names = arrays.get("class_names")
             train, test = (
                 Split(
@@ -262,7 +307,15 @@ def _npz(path: Path) -> Dataset:
                 )
                 for part in ("train", "test")
             )
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, SyntaxError, tokenize.TokenError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        tokenize.TokenError,
+    ) as error:
         raise VitsdError(f"{path} can't be read: {error}") from error
     if len(train) == 0:
         raise UsageError(f"{path} has no training images.")
@@ -275,13 +328,18 @@ def _npz(path: Path) -> Dataset:
                 f"{path}: y_train reaches {train.labels.max()} with {len(train)} images; number the classes from 0."
             )
         names = [str(i) for i in range(int(train.labels.max()) + 1)]
-    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in np.ravel(names)]
+    names = [
+        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        for name in np.ravel(names)
+    ]
     return Dataset(path.stem, tuple(names), train, test)
 
 
 def _npz_images(path, name, array) -> np.ndarray:
     if array.dtype != np.uint8:
-        raise UsageError(f"{path}: {name} must be uint8 pixels 0-255; got {array.dtype}. Convert it when saving.")
+        raise UsageError(
+            f"{path}: {name} must be uint8 pixels 0-255; got {array.dtype}. Convert it when saving."
+        )
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] not in (1, 3):
@@ -293,9 +351,13 @@ def _npz_labels(path, name, array) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise UsageError(f"{path}: {name} must be whole numbers of shape (n,); got {array.dtype} {array.shape}.")
+        raise UsageError(
+            f"{path}: {name} must be whole numbers of shape (n,); got {array.dtype} {array.shape}."
+        )
     if len(array) and array.min() < 0:
-        raise UsageError(f"{path}: {name} must number the classes from 0; the smallest is {array.min()}.")
+        raise UsageError(
+            f"{path}: {name} must number the classes from 0; the smallest is {array.min()}."
+        )
     return array.astype(np.int64)
 
 
@@ -324,7 +386,9 @@ def _folder(root: Path, input_size: tuple[int, int], fit: str) -> Dataset:
         raise UsageError(f"{root} has test/ and val/ but no train/ folder.")
     class_names = _class_folders(train_folder)
     if not class_names:
-        raise UsageError(f"{train_folder} has no class folders: expected {train_folder}/CLASS/*.png.")
+        raise UsageError(
+            f"{train_folder} has no class folders: expected {train_folder}/CLASS/*.png."
+        )
     target = _Target((*input_size, 3), fit)
     splits = {"train": _read_class_folders(train_folder, class_names, target)}
     for name in ("val", "test"):
@@ -341,7 +405,9 @@ def _folder(root: Path, input_size: tuple[int, int], fit: str) -> Dataset:
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    return tuple(
+        sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    )
 
 
 def _read_class_folders(folder: Path, class_names, target) -> Split:
@@ -351,11 +417,17 @@ def _read_class_folders(folder: Path, class_names, target) -> Split:
         for path in sorted((folder / name).rglob("*") if (folder / name).is_dir() else ())
         if path.suffix.lower() in EXTENSIONS
     ]
-    if empty := [name for i, name in enumerate(class_names) if not any(label == i for _, label in files)]:
-        raise UsageError(f"{folder} has no images of {', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}.")
+    if empty := [
+        name for i, name in enumerate(class_names) if not any(label == i for _, label in files)
+    ]:
+        raise UsageError(
+            f"{folder} has no images of {', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}."
+        )
     needed = len(files) * int(np.prod(target.input_size))
     if needed > _memory_limit():
-        raise VitsdError(f"{folder}: {len(files)} images of {target.input_size} need {needed:,} bytes of memory.")
+        raise VitsdError(
+            f"{folder}: {len(files)} images of {target.input_size} need {needed:,} bytes of memory."
+        )
     images = np.empty((len(files), *target.input_size), np.uint8)
     labels, unreadable = [], []
     for path, label in progress(files, str(folder)):
@@ -365,7 +437,10 @@ def _read_class_folders(folder: Path, class_names, target) -> Split:
         except VitsdError as error:
             unreadable.append(str(error))
     if unreadable:
-        print(f"warning: {len(unreadable)} of {len(files)} images in {folder} were skipped:", file=sys.stderr)
+        print(
+            f"warning: {len(unreadable)} of {len(files)} images in {folder} were skipped:",
+            file=sys.stderr,
+        )
         for message in unreadable[:10]:
             print(f"  {message}", file=sys.stderr)
     if set(labels) != set(range(len(class_names))):

@@ -18,7 +18,9 @@ from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.machine import physical_cores
 
 
-def evaluate(model_path: str | os.PathLike, source: str, split: str = "test", limit: int | None = None) -> dict:
+def evaluate(
+    model_path: str | os.PathLike, source: str, split: str = "test", limit: int | None = None
+) -> dict:
     """Top-1, top-5 and per-class accuracy of a ``.keras`` file or any exported artifact.
 
     Args:
@@ -41,7 +43,9 @@ def require_spec(model_path: str | os.PathLike) -> ModelSpec:
     """The model's spec. Raises UsageError if it has none."""
     spec = read_spec(model_path)
     if spec is None:
-        raise UsageError(f"{model_path} carries no vitsd spec: it is cut off, or was not made by vitsd.")
+        raise UsageError(
+            f"{model_path} carries no vitsd spec: it is cut off, or was not made by vitsd."
+        )
     return spec
 
 
@@ -55,16 +59,22 @@ def load_matching(source: str, spec: ModelSpec) -> Dataset:
     return dataset
 
 
-def labelled_images(dataset: Dataset, spec: ModelSpec, split: str, limit: int | None = None) -> Split:
+def labelled_images(
+    dataset: Dataset, spec: ModelSpec, split: str, limit: int | None = None
+) -> Split:
     """A split of a dataset, its images of the model's input size and its labels numbered as the model's classes."""
     numbers = align_labels(dataset, spec.class_names)
     # Through a recipe, which checks it: the file may be anyone's.
-    validation = Recipe(validation=spec.provenance.get("recipe", {}).get("validation", Recipe.validation)).validation
+    validation = Recipe(
+        validation=spec.provenance.get("recipe", {}).get("validation", Recipe.validation)
+    ).validation
     chosen = dataset.split(split, validation).sample(limit)
     return Split(to_input_size(chosen.images, spec), numbers[chosen.labels])
 
 
-def model_logits(model_path: str | os.PathLike, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def model_logits(
+    model_path: str | os.PathLike, images: np.ndarray, batch_size: int = 64
+) -> np.ndarray:
     """Float32 logits ``(n, classes)`` of uint8 images of the model's input size: Keras, or the runtime's engine."""
     if detect_format(model_path) == "keras":
         from vitsd.hub.saving import load_model
@@ -75,6 +85,8 @@ def model_logits(model_path: str | os.PathLike, images: np.ndarray, batch_size: 
         def run(batch):
             return predict_logits(model, batch)
     else:
-        run = Classifier.load(model_path, batch_size=batch_size, num_threads=physical_cores()).logits
+        run = Classifier.load(
+            model_path, batch_size=batch_size, num_threads=physical_cores()
+        ).logits
     starts = progress(range(0, len(images), 4 * batch_size), Path(model_path).name)
     return np.concatenate([run(images[start : start + 4 * batch_size]) for start in starts])

@@ -35,7 +35,9 @@ class Explanation:
     """The most probable classes, and how probable."""
 
 
-def explain(model: keras.Model, spec: ModelSpec, image: str | os.PathLike | np.ndarray, top_k: int = 5) -> Explanation:
+def explain(
+    model: keras.Model, spec: ModelSpec, image: str | os.PathLike | np.ndarray, top_k: int = 5
+) -> Explanation:
     """Look into a model while it classifies an image.
 
     Args:
@@ -50,14 +52,18 @@ def explain(model: keras.Model, spec: ModelSpec, image: str | os.PathLike | np.n
     pixels = load_image(image, spec)
     attentions = [model.get_layer(f"block_{i}_attention") for i in range(config.num_layers)]
     normed = [model.get_layer(f"block_{i}_norm_1").output for i in range(config.num_layers)]
-    *tokens, logits = keras.Model(model.input, [*normed, model.output]).predict_on_batch(pixels[None])
+    *tokens, logits = keras.Model(model.input, [*normed, model.output]).predict_on_batch(
+        pixels[None]
+    )
     weights = [
         keras.ops.convert_to_numpy(layer.attention(keras.ops.convert_to_tensor(stream)))[0]
         for layer, stream in zip(attentions, tokens, strict=True)
     ]
     temperatures = None
     if config.lsa:
-        temperatures = np.array([float(keras.ops.convert_to_numpy(layer.tau)) for layer in attentions])
+        temperatures = np.array(
+            [float(keras.ops.convert_to_numpy(layer.tau)) for layer in attentions]
+        )
         temperatures /= config.key_dim**0.5
     probabilities = softmax(np.asarray(logits, np.float64))[0]
     best = probabilities.argsort()[::-1][:top_k]

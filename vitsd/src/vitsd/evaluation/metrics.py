@@ -21,7 +21,9 @@ def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict
         VitsdError: a logit is not finite.
     """
     if not np.isfinite(logits).all():
-        raise VitsdError("The model's logits are not finite (NaN or infinite): it is damaged, or its training diverged.")
+        raise VitsdError(
+            "The model's logits are not finite (NaN or infinite): it is damaged, or its training diverged."
+        )
     hits = top_k_hits(logits, labels, 1)
     top5 = top_k_hits(logits, labels, 5)
     predicted = logits.argmax(axis=1)
@@ -72,7 +74,9 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict:
         for members in (number == i for i in range(bins))
         if members.any()
     ]
-    error = sum(row["images"] * abs(row["confidence"] - row["accuracy"]) for row in reliability) / len(labels)
+    error = sum(
+        row["images"] * abs(row["confidence"] - row["accuracy"]) for row in reliability
+    ) / len(labels)
     return {"ece": error, "reliability": reliability}
 
 
@@ -86,7 +90,9 @@ def top_k_hits(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """int64 ``(classes, classes)``: rows are true classes, columns predicted ones."""
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
 
 
 def wilson_interval(successes: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -98,7 +104,9 @@ def wilson_interval(successes: int, total: int, z: float = 1.96) -> tuple[float,
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
-def paired_difference(hits_a: np.ndarray, hits_b: np.ndarray, z: float = 1.96) -> tuple[float, float, float]:
+def paired_difference(
+    hits_a: np.ndarray, hits_b: np.ndarray, z: float = 1.96
+) -> tuple[float, float, float]:
     """Accuracy of b minus that of a on the same images, with its 95 % interval: ``(difference, low, high)``.
 
     The interval for paired proportions with Agresti and Min's correction (Statistics in Medicine 24, 2005: half a count

@@ -56,12 +56,18 @@ def locate(name_or_path: str | os.PathLike) -> Path:
 def locate_any(name_or_path: str | os.PathLike) -> Path:
     """The path of a trained model, as :func:`locate`, or of an exported one. Raises as :func:`from_pretrained`."""
     path = Path(name_or_path)
-    exported = path.suffix.lower() in (".tflite", ".onnx") or (path.is_dir() and is_saved_model(path))
+    exported = path.suffix.lower() in (".tflite", ".onnx") or (
+        path.is_dir() and is_saved_model(path)
+    )
     return path if exported else locate(name_or_path)
 
 
 def push_to_hub(
-    model: str | os.PathLike, repository: str, card: str | os.PathLike | None = None, *, private: bool = False
+    model: str | os.PathLike,
+    repository: str,
+    card: str | os.PathLike | None = None,
+    *,
+    private: bool = False,
 ) -> str:
     """Upload a trained model to the Hugging Face Hub, whose token is that of ``hf auth login`` or ``HF_TOKEN``.
 
@@ -92,15 +98,25 @@ def push_to_hub(
         operations.append(hub.CommitOperationAdd("README.md", str(card)))
         linked = sorted(set(_LINK.findall(Path(card).read_text(encoding="utf-8"))))
         beside = (Path(card).with_name(name) for name in linked)
-        operations += [hub.CommitOperationAdd(path.name, str(path)) for path in beside if path.is_file()]
+        operations += [
+            hub.CommitOperationAdd(path.name, str(path)) for path in beside if path.is_file()
+        ]
     try:
         api = hub.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
-        return str(api.create_commit(repository, operations, commit_message=f"Upload {MODEL_FILE}").commit_url)
+        return str(
+            api.create_commit(
+                repository, operations, commit_message=f"Upload {MODEL_FILE}"
+            ).commit_url
+        )
     except hub.errors.HFValidationError as error:
-        raise UsageError(f"{repository} can't be the name of a repository: {first_line(error)}") from error
+        raise UsageError(
+            f"{repository} can't be the name of a repository: {first_line(error)}"
+        ) from error
     except Exception as error:  # its own, and whatever the HTTP client below it raises
-        raise VitsdError(f"The Hugging Face Hub refused {repository}: {first_line(error)}") from error
+        raise VitsdError(
+            f"The Hugging Face Hub refused {repository}: {first_line(error)}"
+        ) from error
 
 
 def _download(repository: str, revision: str | None) -> Path:
@@ -112,11 +128,17 @@ def _download(repository: str, revision: str | None) -> Path:
     except hub.errors.LocalEntryNotFoundError as error:
         message = f"and {repository}{at} is not in the local cache of the Hugging Face Hub, which can't be reached."
         raise VitsdError(f"{nothing}, {message}") from error
-    except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError, hub.errors.EntryNotFoundError) as error:
+    except (
+        hub.errors.RepositoryNotFoundError,
+        hub.errors.RevisionNotFoundError,
+        hub.errors.EntryNotFoundError,
+    ) as error:
         message = f"and the Hugging Face Hub has no {MODEL_FILE} in {repository}{at}, or you have no access"
         raise UsageError(f"{nothing}, {message}: {first_line(error)}") from error
     except hub.errors.HFValidationError as error:
-        raise UsageError(f"{nothing}, and no repository has such a name: {first_line(error)}") from error
+        raise UsageError(
+            f"{nothing}, and no repository has such a name: {first_line(error)}"
+        ) from error
     except Exception as error:  # its own, and whatever the HTTP client below it raises
         raise VitsdError(f"{repository}{at} can't be downloaded: {first_line(error)}") from error
 
@@ -126,5 +148,7 @@ def _hub():
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as error:
-        raise UsageError('Models on the Hugging Face Hub need its client: pip install "vitsd[hub]".') from error
+        raise UsageError(
+            'Models on the Hugging Face Hub need its client: pip install "vitsd[hub]".'
+        ) from error
     return huggingface_hub

@@ -43,7 +43,9 @@ def load_model(path: str | os.PathLike):
         raise UsageError(f"{path} is not a .keras file.")
     spec = read_spec(path)
     if spec is None:
-        raise UsageError(f"{path} carries no vitsd spec: save it with vitsd.save_model, or train with vitsd-train.")
+        raise UsageError(
+            f"{path} carries no vitsd spec: save it with vitsd.save_model, or train with vitsd-train."
+        )
     config = VitConfig.from_dict(spec.architecture)
     stored = path.stat().st_size
     if config.parameter_count() * 2 > stored:  # float16 is the smallest that weights are stored in

@@ -26,14 +26,18 @@ class ShiftedPatchTokenization(layers.Layer):
         ValueError: if the image size is not a multiple of the patch size.
     """
 
-    def __init__(self, patch_size: int, width: int, shifted: bool = True, epsilon: float = 1e-6, **kwargs):
+    def __init__(
+        self, patch_size: int, width: int, shifted: bool = True, epsilon: float = 1e-6, **kwargs
+    ):
         super().__init__(**kwargs)
         self.patch_size = patch_size
         self.width = width
         self.shifted = shifted
         self.epsilon = epsilon
         if shifted:
-            self.norm = layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="norm")
+            self.norm = layers.LayerNormalization(
+                epsilon=epsilon, dtype=self.dtype_policy, name="norm"
+            )
         self.projection = layers.Dense(width, dtype=self.dtype_policy, name="projection")
 
     def _grid(self, input_shape):
@@ -91,7 +95,9 @@ class PositionEmbedding(layers.Layer):
     """Add a learned vector to every token. Float ``(batch, tokens, width)`` in and out."""
 
     def build(self, input_shape):
-        self.embedding = self.add_weight(name="embedding", shape=input_shape[1:], initializer="uniform")
+        self.embedding = self.add_weight(
+            name="embedding", shape=input_shape[1:], initializer="uniform"
+        )
 
     def call(self, tokens):
         return tokens + self.embedding
@@ -115,7 +121,9 @@ class LocalitySelfAttention(layers.Layer):
     Input and output: float ``(batch, tokens, width)``.
     """
 
-    def __init__(self, num_heads: int, key_dim: int, dropout: float = 0.0, local: bool = True, **kwargs):
+    def __init__(
+        self, num_heads: int, key_dim: int, dropout: float = 0.0, local: bool = True, **kwargs
+    ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.key_dim = key_dim
@@ -125,7 +133,9 @@ class LocalitySelfAttention(layers.Layer):
     def build(self, input_shape):
         tokens, width = input_shape[1], input_shape[2]
         if self.local and tokens < 2:
-            raise ValueError("Locality self-attention needs at least 2 tokens: with one, nothing is left to attend to.")
+            raise ValueError(
+                "Locality self-attention needs at least 2 tokens: with one, nothing is left to attend to."
+            )
 
         def projection(name):
             layer = layers.EinsumDense(
@@ -138,14 +148,25 @@ class LocalitySelfAttention(layers.Layer):
             layer.build((None, tokens, width))
             return layer
 
-        self.query, self.key, self.value = projection("query"), projection("key"), projection("value")
+        self.query, self.key, self.value = (
+            projection("query"),
+            projection("key"),
+            projection("value"),
+        )
         self.projection = layers.EinsumDense(
-            "bthk,hkd->btd", output_shape=(None, width), bias_axes="d", dtype=self.dtype_policy, name="projection"
+            "bthk,hkd->btd",
+            output_shape=(None, width),
+            bias_axes="d",
+            dtype=self.dtype_policy,
+            name="projection",
         )
         self.projection.build((None, tokens, self.num_heads, self.key_dim))
         if self.local:
             self.tau = self.add_weight(
-                name="tau", shape=(), initializer=keras.initializers.Constant(self.key_dim**0.5), trainable=True
+                name="tau",
+                shape=(),
+                initializer=keras.initializers.Constant(self.key_dim**0.5),
+                trainable=True,
             )
 
     def attention(self, tokens):

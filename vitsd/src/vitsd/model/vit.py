@@ -39,27 +39,48 @@ def build_vit(
 
     def dense(inputs, units, dropout, name):
         outputs = layers.Dense(units, activation=config.activation, dtype=policy, name=name)(inputs)
-        return layers.Dropout(dropout, dtype=policy, name=f"{name}_dropout")(outputs) if dropout else outputs
+        return (
+            layers.Dropout(dropout, dtype=policy, name=f"{name}_dropout")(outputs)
+            if dropout
+            else outputs
+        )
 
     def add_branch(stream, branch, rate, name):
-        if rate:  # stochastic depth: the whole branch of an image is dropped, so one mask value per image
-            branch = layers.Dropout(rate, noise_shape=(None, 1, 1), dtype=policy, name=f"{name}_drop_path")(branch)
+        if (
+            rate
+        ):  # stochastic depth: the whole branch of an image is dropped, so one mask value per image
+            branch = layers.Dropout(
+                rate, noise_shape=(None, 1, 1), dtype=policy, name=f"{name}_drop_path"
+            )(branch)
         return layers.Add(dtype=policy, name=f"{name}_add")([stream, branch])
 
     pixels = keras.Input(config.input_size, name="images")
-    mean, variance = (list(map(float, v)) if hasattr(v, "__len__") else [float(v)] for v in (mean, variance))
+    mean, variance = (
+        list(map(float, v)) if hasattr(v, "__len__") else [float(v)] for v in (mean, variance)
+    )
     channels = config.input_size[-1]
     mean, variance = (v * channels if len(v) == 1 else v for v in (mean, variance))
-    images = layers.Normalization(mean=mean, variance=variance, dtype="float32", name="normalization")(pixels)
+    images = layers.Normalization(
+        mean=mean, variance=variance, dtype="float32", name="normalization"
+    )(pixels)
     if config.input_size[:2] != (config.image_size, config.image_size):
         images = layers.Resizing(
-            config.image_size, config.image_size, data_format="channels_last", dtype="float32", name="resizing"
+            config.image_size,
+            config.image_size,
+            data_format="channels_last",
+            dtype="float32",
+            name="resizing",
         )(images)
     for layer in augmentation or ():
         images = layer(images)
 
     tokens = ShiftedPatchTokenization(
-        config.patch_size, config.hidden_dim, shifted=config.spt, epsilon=epsilon, dtype=policy, name="tokenization"
+        config.patch_size,
+        config.hidden_dim,
+        shifted=config.spt,
+        epsilon=epsilon,
+        dtype=policy,
+        name="tokenization",
     )(images)
     tokens = PositionEmbedding(dtype=policy, name="position_embedding")(tokens)
     for i in range(config.num_layers):
@@ -83,7 +104,9 @@ def build_vit(
     else:
         features = layers.GlobalAveragePooling1D(dtype=policy, name="pooling")(features)
     if config.head_dropout:
-        features = layers.Dropout(config.head_dropout, dtype=policy, name="pooling_dropout")(features)
+        features = layers.Dropout(config.head_dropout, dtype=policy, name="pooling_dropout")(
+            features
+        )
     for i, units in enumerate(config.head_units):
         features = dense(features, units, config.head_dropout, f"head_{i}")
     logits = layers.Dense(config.num_classes, dtype="float32", name="logits")(features)

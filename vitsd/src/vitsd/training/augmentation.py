@@ -18,9 +18,15 @@ def model_augmentation(recipe: Recipe) -> list[layers.Layer]:
     options = {"data_format": "channels_last", "dtype": "float32"}
     chosen: list[layers.Layer] = []
     if recipe.flip:
-        chosen.append(layers.RandomFlip("horizontal", seed=recipe.seed, name="random_flip", **options))
+        chosen.append(
+            layers.RandomFlip("horizontal", seed=recipe.seed, name="random_flip", **options)
+        )
     if recipe.rotation:
-        chosen.append(layers.RandomRotation(recipe.rotation, seed=recipe.seed + 1, name="random_rotation", **options))
+        chosen.append(
+            layers.RandomRotation(
+                recipe.rotation, seed=recipe.seed + 1, name="random_rotation", **options
+            )
+        )
     if recipe.zoom:
         zoom = (recipe.zoom, recipe.zoom)
         chosen.append(layers.RandomZoom(*zoom, seed=recipe.seed + 2, name="random_zoom", **options))
@@ -34,7 +40,11 @@ def model_augmentation(recipe: Recipe) -> list[layers.Layer]:
 
 def describe(recipe: Recipe) -> dict:
     """The ranges for ``ModelSpec.augmentation``."""
-    ranges = {"flip": "horizontal" if recipe.flip else None, "rotation": recipe.rotation, "zoom": recipe.zoom}
+    ranges = {
+        "flip": "horizontal" if recipe.flip else None,
+        "rotation": recipe.rotation,
+        "zoom": recipe.zoom,
+    }
     return {name: value for name, value in ranges.items() if value}
 
 
@@ -49,7 +59,9 @@ class BatchAugmentation:
         self._crop_padding = recipe.crop_padding
         self._rand_augment = None
         if recipe.rand_augment:
-            self._rand_augment = layers.RandAugment(value_range=(0, 255), factor=recipe.rand_augment, **options)
+            self._rand_augment = layers.RandAugment(
+                value_range=(0, 255), factor=recipe.rand_augment, **options
+            )
         self._mixers = []
         if recipe.mixup:
             self._mixers.append(layers.MixUp(alpha=recipe.mixup, **options))
@@ -67,10 +79,14 @@ class BatchAugmentation:
         if self._rand_augment:
             # RandAugment draws its operations once per call: small groups keep a batch varied.
             groups = np.array_split(images, max(1, len(images) // 16))
-            images = np.concatenate([self._run(self._rand_augment, group, random) for group in groups])
+            images = np.concatenate(
+                [self._run(self._rand_augment, group, random) for group in groups]
+            )
         if self._mixers:
             mixer = self._mixers[random.integers(len(self._mixers))]
-            mixed = self._run(mixer, {"images": images.astype(np.float32), "labels": labels}, random)
+            mixed = self._run(
+                mixer, {"images": images.astype(np.float32), "labels": labels}, random
+            )
             images, labels = mixed["images"], mixed["labels"]
         return images, labels
 

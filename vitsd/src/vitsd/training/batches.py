@@ -15,7 +15,14 @@ class Batches(keras.utils.PyDataset):
     What a batch holds depends only on the seed, ``epoch`` (set before each epoch) and its index.
     """
 
-    def __init__(self, split: Split, num_classes: int, batch_size: int, seed=None, augment: BatchAugmentation | None = None):
+    def __init__(
+        self,
+        split: Split,
+        num_classes: int,
+        batch_size: int,
+        seed=None,
+        augment: BatchAugmentation | None = None,
+    ):
         super().__init__()
         self._split, self._num_classes, self._batch_size = split, num_classes, batch_size
         self._seed, self._augment = seed, augment
@@ -33,7 +40,9 @@ class Batches(keras.utils.PyDataset):
         images = self._split.images[chosen]
         labels = np.eye(self._num_classes, dtype=np.float32)[self._split.labels[chosen]]
         if self._augment is not None and self._augment.active:
-            images, labels = self._augment(images, labels, np.random.default_rng((self._seed, self.epoch, index)))
+            images, labels = self._augment(
+                images, labels, np.random.default_rng((self._seed, self.epoch, index))
+            )
         return images, labels
 
     def _epoch_order(self):

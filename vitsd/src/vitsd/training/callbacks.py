@@ -111,7 +111,10 @@ def read_history(path: Path) -> list[dict]:
     try:
         with open(path, newline="") as file:
             return [
-                {k: int(v) if k in ("epoch", "step") else float(v) if v else None for k, v in row.items()}
+                {
+                    k: int(v) if k in ("epoch", "step") else float(v) if v else None
+                    for k, v in row.items()
+                }
                 for row in csv.DictReader(file)
             ]
     except (ValueError, TypeError, csv.Error) as error:
@@ -163,7 +166,9 @@ def read_best(path: Path) -> tuple[int, float, list[np.ndarray]]:
             weights = [stored[f"arr_{i}"] for i in range(len(stored.files) - 2)]
             return int(stored["epoch"]), float(stored["score"]), weights
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise VitsdError(f"{path} is damaged or missing ({error}); delete the run and start anew.") from error
+        raise VitsdError(
+            f"{path} is damaged or missing ({error}); delete the run and start anew."
+        ) from error
 
 
 class Progress(keras.callbacks.Callback):
@@ -201,7 +206,9 @@ class Progress(keras.callbacks.Callback):
         self._done += self._steps
         self._spent += spent
         left = (self.params["epochs"] - epoch - 1) * self._steps * self._spent / self._done
-        validation = f", validation top-1 {100 * logs['val_top1']:.2f} %" if "val_top1" in logs else ""
+        validation = (
+            f", validation top-1 {100 * logs['val_top1']:.2f} %" if "val_top1" in logs else ""
+        )
         print(
             f"{chr(13) if self._terminal else ''}epoch {epoch + 1}/{self.params['epochs']}: loss {logs['loss']:.4f}, "
             f"top-1 {100 * logs['top1']:.2f} %{validation}, {format_seconds(spent)}, {format_seconds(left)} left"

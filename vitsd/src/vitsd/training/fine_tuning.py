@@ -44,7 +44,11 @@ class Start:
     @property
     def description(self) -> dict:
         """For ``run.json`` and the new model's provenance."""
-        return {"name": self.spec.name, "sha256": self.spec.integrity.get("sha256"), "freeze_body": self.freeze_body}
+        return {
+            "name": self.spec.name,
+            "sha256": self.spec.integrity.get("sha256"),
+            "freeze_body": self.freeze_body,
+        }
 
     def statistics(self, config: VitConfig) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of the pixels. Raises UsageError if ``config`` is of images with other channels."""
@@ -78,7 +82,9 @@ def recipe_for(spec: ModelSpec, freeze_body: bool = False, epochs: int = 20) -> 
     In float32: the lower precisions are fast on the machines that have them, and many times slower on others.
     """
     known = {field.name for field in dataclasses.fields(Recipe)}
-    stored = {name: value for name, value in spec.provenance.get("recipe", {}).items() if name in known}
+    stored = {
+        name: value for name, value in spec.provenance.get("recipe", {}).items() if name in known
+    }
     recipe = Recipe(**stored)
     return dataclasses.replace(
         recipe,

@@ -45,7 +45,9 @@ def read_run(output: str | Path) -> dict:
         raise UsageError(f"There is no run in {output} (no run.json).")
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(run, dict) or not isinstance(run.get("origin", {}).get("options", {}), dict):
+        if not isinstance(run, dict) or not isinstance(
+            run.get("origin", {}).get("options", {}), dict
+        ):
             raise ValueError("it does not describe a run")
     except (ValueError, AttributeError) as error:
         raise VitsdError(f"{path} is damaged: {error}") from error

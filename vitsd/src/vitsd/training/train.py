@@ -92,49 +92,76 @@ def train(
         "origin": origin or {},
         **({"start": start.description} if start else {}),
     }
-    spec = ModelSpec(  # made first: what is wrong with it should not come out after hours of training
-        name=name,
-        class_names=dataset.class_names,
-        input_size=config.input_size,
-        image_size=config.image_size,
-        mean=mean,
-        variance=variance,
-        fit=fit,
-        augmentation=describe(recipe),
-        architecture=config.to_dict(),
+    spec = (
+        ModelSpec(  # made first: what is wrong with it should not come out after hours of training
+            name=name,
+            class_names=dataset.class_names,
+            input_size=config.input_size,
+            image_size=config.image_size,
+            mean=mean,
+            variance=variance,
+            fit=fit,
+            augmentation=describe(recipe),
+            architecture=config.to_dict(),
+        )
     )
-    if tensorboard and not all(importlib.util.find_spec(module) for module in ("tensorboard", "tensorflow")):
-        raise UsageError('TensorBoard logs need tensorboard and tensorflow: pip install "vitsd[tensorboard,tensorflow]".')
+    if tensorboard and not all(
+        importlib.util.find_spec(module) for module in ("tensorboard", "tensorflow")
+    ):
+        raise UsageError(
+            'TensorBoard logs need tensorboard and tensorflow: pip install "vitsd[tensorboard,tensorflow]".'
+        )
     open_run(output, description, resume)
     if resume and (output / "results.json").exists() and (output / "model.keras").exists():
         print(f"{output} is finished already; nothing is left to train.")
         return json.loads((output / "results.json").read_text(encoding="utf-8"))
     history = _fit(config, recipe, dataset, spec, output, resume, tensorboard, start)
     fine_tuned = {"fine_tuned_from": start.description} if start else {}
-    provenance = {**(origin or {}), **fine_tuned, "images": description["data"]["images"], "recipe": recipe.to_dict()}
+    provenance = {
+        **(origin or {}),
+        **fine_tuned,
+        "images": description["data"]["images"],
+        "recipe": recipe.to_dict(),
+    }
     return _finish(config, dataset, spec.replace(provenance=provenance), output, history)
 
 
-def _fit(config, recipe, dataset, spec, output: Path, resume: bool, tensorboard: bool, start) -> list[dict]:
+def _fit(
+    config, recipe, dataset, spec, output: Path, resume: bool, tensorboard: bool, start
+) -> list[dict]:
     """Train for the epochs that are left; returns the rows of ``metrics.csv``."""
     # Keras takes the seeds that it is not given from this generator; keras.utils.set_random_seed would import TensorFlow.
     random.seed(recipe.seed)
     augmentation = model_augmentation(recipe)
-    model = build_vit(config, mean=spec.mean, variance=spec.variance, augmentation=augmentation, dtype=recipe.precision)
+    model = build_vit(
+        config,
+        mean=spec.mean,
+        variance=spec.variance,
+        augmentation=augmentation,
+        dtype=recipe.precision,
+    )
     if start:
         start.apply(model)
-    batches = Batches(dataset.train, config.num_classes, recipe.batch_size, recipe.seed, BatchAugmentation(recipe))
+    batches = Batches(
+        dataset.train, config.num_classes, recipe.batch_size, recipe.seed, BatchAugmentation(recipe)
+    )
     compile_model(model, recipe, steps_per_epoch=len(batches))
 
     checkpoint = output / "last.weights.h5"
-    history = _restore(model, checkpoint, output / "metrics.csv") if resume and checkpoint.exists() else []
+    history = (
+        _restore(model, checkpoint, output / "metrics.csv")
+        if resume and checkpoint.exists()
+        else []
+    )
     if history:
         print(f"Resuming {output} after epoch {len(history)} of {recipe.epochs}.")
     if len(history) == recipe.epochs:
         return history
     batches.epoch = len(history)  # Keras fetches the first batches before the first epoch begins
 
-    swap = keras.callbacks.SwapEMAWeights() if recipe.ema else None  # validates with the averaged weights
+    swap = (
+        keras.callbacks.SwapEMAWeights() if recipe.ema else None
+    )  # validates with the averaged weights
     chain = [
         cb.Interruptible(),
         cb.EpochSeeds(batches, recipe.seed),
@@ -144,11 +171,15 @@ def _fit(config, recipe, dataset, spec, output: Path, resume: bool, tensorboard:
         # Last of those that save: a run that is killed before it repeats the epoch, and finds the same best weights.
         cb.LastCheckpoint(checkpoint),
         cb.Progress(len(batches), recipe.batch_size),
-        keras.callbacks.TensorBoard(output / "tensorboard", profile_batch=0) if tensorboard else None,
+        keras.callbacks.TensorBoard(output / "tensorboard", profile_batch=0)
+        if tensorboard
+        else None,
     ]
     model.fit(
         batches,
-        validation_data=Batches(dataset.val, config.num_classes, recipe.batch_size) if dataset.val else None,
+        validation_data=Batches(dataset.val, config.num_classes, recipe.batch_size)
+        if dataset.val
+        else None,
         initial_epoch=len(history),
         epochs=recipe.epochs,
         shuffle=False,  # Batches shuffles by the seed; Keras would shuffle again, differently in a resumed run
@@ -164,7 +195,9 @@ def _restore(model: keras.Model, checkpoint: Path, metrics: Path) -> list[dict]:
     try:
         model.load_weights(checkpoint)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        message = f"The checkpoint {checkpoint} can't be read ({error}); delete the run and start anew."
+        message = (
+            f"The checkpoint {checkpoint} can't be read ({error}); delete the run and start anew."
+        )
         raise VitsdError(message) from error
     # A run killed between the two writes has a row more than its checkpoint. (Epochs are not counted by steps, because
     # mixed_float16 skips some.)
@@ -175,7 +208,9 @@ def _restore(model: keras.Model, checkpoint: Path, metrics: Path) -> list[dict]:
     return history
 
 
-def _finish(config: VitConfig, dataset: Dataset, spec: ModelSpec, output: Path, history: list[dict]) -> dict:
+def _finish(
+    config: VitConfig, dataset: Dataset, spec: ModelSpec, output: Path, history: list[dict]
+) -> dict:
     """Save the best weights as a model as it is used: float32, without training's layers. Test it and draw pictures."""
     epoch, _, weights = cb.read_best(output / "best.npz")
     model = build_vit(config, mean=spec.mean, variance=spec.variance)
@@ -210,12 +245,16 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
         use_ema=bool(recipe.ema),
         ema_momentum=recipe.ema or 0.99,
     )
-    optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if v.name != "kernel"])
+    optimizer.exclude_from_weight_decay(
+        var_list=[v for v in model.trainable_variables if v.name != "kernel"]
+    )
     if recipe.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
         optimizer,
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        ),
         metrics=[
             keras.metrics.CategoricalAccuracy(name="top1"),
             keras.metrics.TopKCategoricalAccuracy(5, name="top5"),
@@ -243,7 +282,11 @@ def predict_logits(model: keras.Model, images: np.ndarray, batch_size: int = 256
 
 def versions() -> dict:
     """Versions of what trained the model."""
-    found = {"vitsd": vitsd.__version__, "python": platform.python_version(), "keras": keras.__version__}
+    found = {
+        "vitsd": vitsd.__version__,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+    }
     backend = keras.backend.backend()
     found[backend] = __import__(backend).__version__
     return found
