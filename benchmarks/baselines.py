@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from vitsd.config import VitConfig
 from vitsd.model.vit import build_vit
-from vitsd_runtime.cli.common import quiet_stderr
+from vitsd_runtime.system.stderr import quiet_stderr
 
 
 def plain_module(model, config: VitConfig, batch: int | None) -> tf.Module:

@@ -21,8 +21,8 @@ from vitsd_export.graph.weights import read_weights
 from vitsd_export.quantization.search import LayerChoice
 from vitsd_export.quantization.tflite import TENSOR_GROUPS, TFLiteQuantizer
 from vitsd_runtime import preprocess
-from vitsd_runtime.cli.bench import measure
-from vitsd_runtime.formats.spec_io import write_spec
+from vitsd_runtime.benchmark import measure
+from vitsd_runtime.formats import write_spec
 
 TFLITE = ("none", "float16", "dynamic", "int8", "int8-full", "int4")
 ONNX = ("none", "dynamic", "int8")

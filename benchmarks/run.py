@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from vitsd.cli import load_keras
-from vitsd_runtime.cli.common import table
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.system.machine import describe_machine
+from vitsd_runtime.system.text import table
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -215,7 +215,7 @@ def runtime(scratch: Path) -> dict:
 
 def latency(scratch: Path) -> dict:
     """Latency of the exported formats and of the plain graph, batch 1, one thread."""
-    from vitsd_runtime.cli.bench import measure
+    from vitsd_runtime.benchmark import measure
 
     results, summary = [], []
     for preset in ("tiny", "vit-gap-ds", "vit-small-ds"):
@@ -353,7 +353,7 @@ def _export(
     from vitsd_export.exporter import artifact_name
     from vitsd_export.quantization.recipe import LayerChoice
     from vitsd_export.quantization.tflite import TFLiteQuantizer
-    from vitsd_runtime.formats.spec_io import write_spec
+    from vitsd_runtime.formats import write_spec
 
     model, spec = _model(preset_name)
     images = np.random.default_rng(0).normal(
@@ -383,7 +383,7 @@ def _plain(preset_name: str, scratch: Path) -> dict[str, Path]:
     from benchmarks import baselines
 
     from vitsd.config import VitConfig
-    from vitsd_runtime.formats.spec_io import write_spec
+    from vitsd_runtime.formats import write_spec
 
     model, spec = _model(preset_name)
     module = baselines.plain_module(model, VitConfig.from_dict(spec.architecture), None)

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from vitsd.data.dataset import load_dataset
-from vitsd_runtime.cli.common import table
+from vitsd_runtime.system.text import table
 
 RUN = Path("runs/demo")
 SOURCE = "digits"

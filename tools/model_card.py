@@ -21,7 +21,7 @@ from vitsd.cli import load_keras
 from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits, require_spec
 from vitsd.evaluation.metrics import accuracy_report, paired_difference, top_k_hits
 from vitsd.hub.pretrained import locate
-from vitsd_runtime.cli import common as console
+from vitsd_runtime.cli import app, options
 from vitsd_runtime.system.files import write_text
 
 
@@ -72,11 +72,11 @@ def main(argv=None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--limit",
-        type=console.positive_int,
+        type=options.positive_int,
         metavar="N",
         help="use at most N test images, to try it out",
     )
-    return console.run(_main, parser, argv)
+    return app.run(_main, parser, argv)
 
 
 def _main(arguments) -> int:

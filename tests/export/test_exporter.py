@@ -103,7 +103,7 @@ def test_the_bare_command_exports_the_newest_run(command, trained, tmp_path):
 @pytest.mark.parametrize("opset", [13, 18])
 def test_every_opset_that_is_offered_works(model, opset):
     (artifact,) = export(model, "onnx", opset=opset)
-    assert artifact.spec.export["opset"] == opset
+    assert artifact.spec.export.opset == opset
 
 
 def test_json_tells_what_was_found(command, model):
@@ -113,7 +113,7 @@ def test_json_tells_what_was_found(command, model):
     assert artifact["images"] == 359
     assert artifact["agreement"] > 0.97
     spec = read_spec(model.parent / "digits-dynamic.tflite")
-    assert spec.export["parity"]["agreement"] == artifact["agreement"]
+    assert spec.export.parity.agreement == artifact["agreement"]
 
 
 @pytest.mark.parametrize("quantize", ["none", "dynamic", "int8"])
@@ -186,7 +186,7 @@ def test_a_failing_file_does_not_take_the_place_of_a_good_one(model, wrong_graph
 def test_failing_files_can_be_kept_and_say_so(model, wrong_graph):
     (artifact,) = export(model, ["tflite"], keep_failing=True)
     assert not artifact.comparison.passed
-    assert read_spec(artifact.path).export["parity"]["passed"] is False
+    assert read_spec(artifact.path).export.parity.passed is False
 
 
 def test_an_interrupted_export_leaves_nothing_half_written(model):

@@ -36,7 +36,7 @@ def test_both_files_are_the_same_model(crops):
     runtime = Classifier.load()
     assert runtime.spec.architecture == spec.architecture
     assert runtime.spec.class_names == spec.class_names
-    assert spec.provenance["recipe"] == runtime.spec.provenance["recipe"]
+    assert spec.provenance.recipe == runtime.spec.provenance.recipe
     expected, found = predict_logits(model, crops), runtime.logits(crops)
     assert len(np.unique(expected.argmax(axis=1))) > 10
     assert np.mean(expected.argmax(axis=1) == found.argmax(axis=1)) >= 0.9

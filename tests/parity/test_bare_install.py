@@ -94,7 +94,7 @@ def test_files_for_tflite_runtime_run_there(trained, digits, tmp_path, bare, qua
         tmp_path / "out",
         target="tflite-runtime-2.14",
     )
-    assert artifact.spec.export["target"] == "tflite-runtime-2.14"
+    assert artifact.spec.export.target == "tflite-runtime-2.14"
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for i in range(100):

@@ -1,5 +1,6 @@
 """All backends give the same answers, and the command says so, or says where not."""
 
+import dataclasses
 import json
 import shutil
 
@@ -81,12 +82,12 @@ def test_any_mix_of_models(command, trained, exported):
 
 def test_a_model_beyond_its_tolerance_ends_with_1(command, trained, exported, tmp_path):
     # A quantised file that claims to be float: what a wrong build step would leave.
-    from vitsd_runtime.formats.spec_io import write_spec
+    from vitsd_runtime.formats import write_spec
 
     path = tmp_path / "claims.tflite"
     shutil.copyfile(exported / "digits-int8.tflite", path)
     spec = read_spec(path)
-    write_spec(path, spec.replace(export={**spec.export, "quantization": "none"}))
+    write_spec(path, spec.replace(export=dataclasses.replace(spec.export, quantization="none")))
     done = command("vitsd-parity", trained / "model.keras", path, "--data", "digits")
     assert done.returncode == 1
     assert "FAIL" in done.stdout

@@ -162,17 +162,18 @@ def test_onnx_dynamic_runs_images_alone_because_neighbours_would_change_answers(
 
 @pytest.mark.parametrize("faster", [1, 3])
 def test_threads_are_chosen_by_measuring(exported_model, monkeypatch, faster):
-    from vitsd_runtime import classifier
-    from vitsd_runtime.engines import base as engines
+    from vitsd_runtime.engines import load
 
-    def load_engine(path, kind, num_threads, batch_size):
-        engine = engines.load_engine(path, kind, 1, batch_size)
+    real = load.load_engine
+
+    def load_engine(path, format, num_threads, batch_size):
+        engine = real(path, format, 1, batch_size)
         run = engine.run
         engine.run = lambda batch: (time.sleep(0 if num_threads == faster else 0.02), run(batch))[1]
         return engine
 
-    monkeypatch.setattr(classifier, "physical_cores", lambda: 3)
-    monkeypatch.setattr(classifier, "load_engine", load_engine)
+    monkeypatch.setattr(load, "physical_cores", lambda: 3)
+    monkeypatch.setattr(load, "load_engine", load_engine)
     assert Classifier.load(exported_model("-float32.tflite", ".onnx")).num_threads == faster
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from vitsd_export.deploy.bundle import Wheels, download
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.system.files import replacing
+from vitsd_runtime.system.files import atomic_write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUEST = Wheels("aarch64", "3.11")
@@ -54,7 +54,7 @@ def digits_model(cache: Path, report: Callable[[str], None]) -> Path:
     folder = cache / f"trained-{_digest(*(path.read_bytes() for path in sources))}"
     if not folder.exists():
         report("Training preset tiny on handwritten digits ...")
-        with replacing(folder) as temporary:
+        with atomic_write(folder) as temporary:
             trainer = Path(sys.executable).with_name("vitsd-train")
             _run(trainer, "--preset", "tiny", "--data", "digits", "--output", temporary / "digits")
     return folder / "digits" / "model.keras"
@@ -115,7 +115,7 @@ def engine_wheels(engine: Engine, cache: Path, report: Callable[[str], None]) ->
     )
     if not folder.exists():
         report(f"Downloading {engine.name} for {GUEST.platform} ...")
-        with replacing(folder) as temporary:
+        with atomic_write(folder) as temporary:
             temporary.mkdir()
             download(
                 requirements[0],

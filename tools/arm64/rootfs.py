@@ -9,7 +9,7 @@ from pathlib import Path
 from emulation import Emulator, Unavailable
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.system.files import replacing
+from vitsd_runtime.system.files import atomic_write
 
 SUITE = "bookworm"
 PACKAGES = ("python3", "python3-venv", "python3-pip", "libstdc++6")
@@ -27,7 +27,7 @@ def root_file_system(cache: Path, emulator: Emulator) -> Path:
         return root
     if not shutil.which("debootstrap"):
         raise Unavailable("it needs Debian's debootstrap: apt install debootstrap")
-    with replacing(root) as temporary:
+    with atomic_write(root) as temporary:
         command = [
             "debootstrap",
             "--arch=arm64",

@@ -29,9 +29,11 @@ from PIL import Image
 from rootfs import root_file_system
 
 from vitsd_runtime import Classifier, read_spec
-from vitsd_runtime.cli import common as console
+from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.files import remove
+from vitsd_runtime.system.signals import check_interrupted
+from vitsd_runtime.system.text import table
 
 CPUS = {"cortex-a72": "Raspberry Pi 4", "cortex-a76": "Raspberry Pi 5"}
 FLOAT_TOLERANCE = 1e-4
@@ -87,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    return console.run(_main, build_parser(), argv)
+    return app.run(_main, build_parser(), argv)
 
 
 def _main(arguments) -> int:
@@ -374,7 +376,7 @@ class Proof:
 
     def _guest(self, cpu, command, folder="/work", variables=None, binds=None, timeout=600):
         binds = {"/work": self._work, **(binds or {})}
-        console.check_interrupted()
+        check_interrupted()
         return self._emulator.run(
             self._root,
             command,
@@ -416,7 +418,7 @@ class Proof:
         ]
         print()
         print(
-            console.table(
+            table(
                 cells,
                 ["engine", "artifact", "CPU model", "max |logit diff|", "agreement %", "verdict"],
             )

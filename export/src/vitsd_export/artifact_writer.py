@@ -24,7 +24,7 @@ from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
 from vitsd_export.quantization.tflite import TENSOR_GROUPS, TFLiteQuantizer, run_tflite
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.machine import physical_cores
+from vitsd_runtime.system.cores import physical_cores
 
 _SIMD_WIDTH = 16
 """float32 values in the widest vector register: rows of scores that are no multiple of it are slow in XNNPACK's softmax."""
@@ -77,7 +77,7 @@ class Writer:
     ):
         self._spec, self._evidence, self._options = spec, evidence, options or Options()
         self._target = get_target(self._options.target)
-        self._config = VitConfig.from_dict(spec.architecture)
+        self._config = VitConfig.from_spec(spec)
         self._folded = fold(read_weights(model, self._config), self._config)
         self.layers = {name: kernel.size for name, kernel in dense_layers(self._folded)}
         """Names of the dense layers, and how many weights each has."""
@@ -129,7 +129,7 @@ class Writer:
                 quantization,
                 kind,
                 info["target"],
-                self._spec.architecture,
+                self._spec.architecture.to_dict(),
                 found.choices,
                 found.measured(),
             )

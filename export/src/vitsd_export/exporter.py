@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from vitsd_export.formats.tflite_targets import get_target
 from vitsd_export.quantization.recipe import read_recipe
-from vitsd_runtime.cli.common import check_interrupted
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats.spec_io import write_spec
+from vitsd_runtime.formats import write_spec
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.files import check_file, replacing, write_text
+from vitsd_runtime.system.files import atomic_write, check_writable, write_text
+from vitsd_runtime.system.signals import check_interrupted
 
 if TYPE_CHECKING:
     from vitsd_export.gate import Comparison
@@ -197,7 +197,10 @@ def export(
             )
         replayed = read_recipe(recipe)
         replayed.check(
-            quantization, kind, "onnxruntime" if kind == "onnx" else target, spec.architecture
+            quantization,
+            kind,
+            "onnxruntime" if kind == "onnx" else target,
+            spec.architecture.to_dict(),
         )
     if integer_io and embed_preprocessing:
         raise UsageError(
@@ -209,8 +212,8 @@ def export(
         )
     for (kind, _), path in targets.items():
         if kind != "saved_model":
-            check_file(path)
-    source = data or spec.provenance.get("source")
+            check_writable(path)
+    source = data or spec.provenance.source
     if not source:
         raise UsageError("Say which images to check the files with: --data SOURCE.")
     dataset = load_matching(source, spec)
@@ -251,14 +254,14 @@ def export(
     with Writer(keras_model, spec, evidence, options) as writer:
         for (kind, quantization), path in targets.items():
             report(f"{path.name} ...")
-            with contextlib.suppress(_Rejected), replacing(path) as temporary:
+            with contextlib.suppress(_Rejected), atomic_write(path) as temporary:
                 try:
                     info, found = writer.write(temporary, kind, quantization)
                 except BudgetError as error:
                     over_budget.append(error)
                     raise _Rejected from error
                 carried = write_spec(
-                    temporary, spec.replace(export=info, provenance=_portable(spec.provenance))
+                    temporary, spec.replace(export=info, provenance=spec.provenance.portable())
                 )
                 comparison = compare(temporary, carried, test.images, test.labels, reference)
                 check_interrupted()
@@ -333,8 +336,3 @@ def newest_model(root: str | os.PathLike = "runs") -> Path:
 
 def _as_list(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
-
-
-def _portable(provenance: dict) -> dict:
-    """Without what is true on the training machine only."""
-    return {key: value for key, value in provenance.items() if key not in ("source", "options")}

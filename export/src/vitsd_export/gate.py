@@ -11,9 +11,9 @@ import numpy as np
 
 from vitsd.evaluation.evaluate import model_logits
 from vitsd.evaluation.metrics import paired_difference, top_k_hits
-from vitsd_runtime.cli.common import distinct_names
-from vitsd_runtime.formats.spec_io import detect_format
+from vitsd_runtime.formats import detect_format
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.text import distinct_names
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def compare(
     logits = model_logits(path, images) if logits is None else logits
     difference = np.abs(logits - reference)
     hits, reference_hits = top_k_hits(logits, labels, 1), top_k_hits(reference, labels, 1)
-    quantization = spec.export.get("quantization", "none")
+    quantization = spec.export.quantization if spec.export else "none"
     agreement = float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
     relative = float(difference.max() / max(reference.std(), 1e-12))
     change = paired_difference(reference_hits, hits)

@@ -5,15 +5,15 @@
 >>> classifier.predict(["a.jpg", "b.png"], top_k=3)
 """
 
+from __future__ import annotations
+
 from vitsd_runtime.classifier import Classifier, Prediction
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats.spec_io import read_spec
-from vitsd_runtime.images.augmentation import Augmenter
-from vitsd_runtime.images.preprocessing import preprocess
+from vitsd_runtime.formats import read_spec
+from vitsd_runtime.images import Augmenter, load_image, preprocess
 from vitsd_runtime.models.catalog import bundled_model
 from vitsd_runtime.spec import ModelSpec
 
-__version__ = "0.1.0"
 __all__ = [
     "Augmenter",
     "Classifier",
@@ -22,6 +22,15 @@ __all__ = [
     "UsageError",
     "VitsdError",
     "bundled_model",
+    "load_image",
     "preprocess",
     "read_spec",
 ]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # looked up when asked for: it takes a tenth of the import
+        from importlib.metadata import version
+
+        return version("vitsd-runtime")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

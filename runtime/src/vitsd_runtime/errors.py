@@ -1,4 +1,4 @@
-"""The errors that a person can act on. Command-line tools print their message without a traceback."""
+"""The errors that a person can act on; commands print their message without a traceback."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ class VitsdError(Exception):
     exit_code = 1
 
 
-class UsageError(VitsdError):
+class UsageError(VitsdError, ValueError):
     """The request itself can't be right: a wrong option, path or value. Exit code 2."""
 
     exit_code = 2
 
 
-def first_line(error: Exception) -> str:
-    """What another library's error says, in one line of at most 300 characters; its type if it says nothing."""
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error message, at most 300 characters.
+
+    The name of the error's type where the message is empty.
+    """
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

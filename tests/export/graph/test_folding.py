@@ -127,7 +127,7 @@ def test_both_sides_of_the_merge_rule_are_met():
 
 def test_folded_equals_keras_for_the_trained_model(trained, digits):
     model, spec = load_model(trained / "model.keras")
-    config = VitConfig.from_dict(spec.architecture)
+    config = VitConfig.from_spec(spec)
     preprocessed = keras.Model(model.input, model.get_layer("tokenization").input)(
         digits.images[:50], training=False
     )

@@ -44,7 +44,7 @@ def test_logits_are_those_of_the_saved_model(tmp_path, digits, options):
     spec, found = import_saved_model(folder, tmp_path / "model.keras", data="digits")
     assert found["real_images"]
     assert spec.input_size == (8, 8, 1)
-    assert spec.architecture["lsa"] is spec.architecture["spt"] is not options.get("vanilla", False)
+    assert spec.architecture.lsa is spec.architecture.spt is not options.get("vanilla", False)
     model, spec = load_model(tmp_path / "model.keras")
     expected = signature_logits(folder, preprocess(digits.images[:20], spec))
     np.testing.assert_allclose(predict_logits(model, digits.images[:20]), expected, atol=1e-4)

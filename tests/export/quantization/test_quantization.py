@@ -34,7 +34,7 @@ def test_int8_means_static_int8_dense_layers_where_the_recipe_says_so_and_float_
         op["op_name"] == "FULLY_CONNECTED" and tensors[op["inputs"][0]]["dtype"] == np.int8
         for op in operations
     )
-    layers = read_spec(path).export["recipe"]["layers"]
+    layers = read_spec(path).export.recipe["layers"]
     assert (
         static
         == sum(choice["precision"] == "static" for choice in layers.values())
@@ -79,7 +79,7 @@ def test_int4_weights_are_4_bits(exported):
         for op in operations
         if op["op_name"] == "FULLY_CONNECTED"
     ]
-    layers = read_spec(exported / "digits-int4.tflite").export["recipe"]["layers"].values()
+    layers = read_spec(exported / "digits-int4.tflite").export.recipe["layers"].values()
     assert len(names) == len(layers)
     assert sum(choice["precision"] == "int4" for choice in layers) > 0.5 * len(layers)
 
@@ -111,9 +111,9 @@ def test_the_search_is_recorded_in_the_file_beside_it_and_as_a_picture(exported)
     path = exported / "digits-int8.tflite"
     recipe = json.loads(path.with_name("digits-int8.tflite.recipe.json").read_text())
     spec = read_spec(path)
-    assert spec.export["recipe"] == recipe
+    assert spec.export.recipe == recipe
     assert recipe["quantization"] == "int8"
-    assert recipe["architecture"] == spec.architecture
+    assert recipe["architecture"] == spec.architecture.to_dict()
     assert recipe["measured"]["images"] > 100
     alone = recipe["measured"]["divergence_alone"]
     assert set(alone) == set(recipe["layers"])
@@ -138,7 +138,7 @@ def test_a_recipe_is_replayed_to_the_same_model(
 ):
     recipe = exported / f"digits{ending}.recipe.json"
     (artifact,) = export(model, kind, quantization, recipe=recipe)
-    assert artifact.spec.export["recipe"]["layers"] == json.loads(recipe.read_text())["layers"]
+    assert artifact.spec.export.recipe["layers"] == json.loads(recipe.read_text())["layers"]
     first, second = (
         Classifier.load(p).logits(digits.images[:20])
         for p in (exported / f"digits{ending}", artifact.path)
@@ -214,7 +214,7 @@ def _digits_spec(config):
         image_size=config.image_size,
         mean=(80.0,),
         variance=(1000.0,),
-        architecture=config.to_dict(),
+        architecture=config.architecture,
     )
 
 
@@ -242,8 +242,7 @@ def test_too_few_images_are_refused(command, model, digits, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "no budget can be checked" in done.stdout
     assert (
-        read_spec(model.parent / "digits-dynamic.tflite").export["operations"]["FULLY_CONNECTED"]
-        == 12
+        read_spec(model.parent / "digits-dynamic.tflite").export.operations["FULLY_CONNECTED"] == 12
     )
 
 
@@ -268,6 +267,4 @@ def test_versions_tell_what_an_old_runtime_would_refuse(exported):
     check_operations(
         (exported / "digits-float32.tflite").read_bytes(), TARGETS["tflite-runtime-2.14"]
     )
-    assert (
-        read_spec(exported / "digits-dynamic.tflite").export["operations"]["FULLY_CONNECTED"] == 12
-    )
+    assert read_spec(exported / "digits-dynamic.tflite").export.operations["FULLY_CONNECTED"] == 12

@@ -65,7 +65,8 @@ def test_one_bad_image_among_many_is_reported_and_the_others_are_done(
 def test_a_signal_counts_although_its_exception_was_dropped(number, code):
     import argparse
 
-    from vitsd_runtime.cli import common as console
+    from vitsd_runtime.cli import app
+    from vitsd_runtime.system.signals import forget_signals
 
     handlers = {
         n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -79,12 +80,14 @@ def test_a_signal_counts_although_its_exception_was_dropped(number, code):
 
     try:
         if number == signal.SIGINT:
-            assert console.run(main, argparse.ArgumentParser(), []) == code
+            assert (
+                app.run(main, argparse.ArgumentParser(), [], distribution="vitsd-runtime") == code
+            )
         else:
             with pytest.raises(SystemExit, match=str(code)):
-                console.run(main, argparse.ArgumentParser(), [])
+                app.run(main, argparse.ArgumentParser(), [], distribution="vitsd-runtime")
     finally:
-        console._received.clear()
+        forget_signals()
         for n, handler in handlers.items():
             signal.signal(n, handler)
 
@@ -140,7 +143,7 @@ def test_file_names_that_are_not_text_can_be_printed(command, exported_model, pi
 def test_native_output_is_held_back_by_threads_in_turn(capfd):
     import threading
 
-    from vitsd_runtime.cli.common import quiet_stderr
+    from vitsd_runtime.system.stderr import quiet_stderr
 
     def work():
         for _ in range(20):
@@ -164,7 +167,7 @@ def test_bench_measures_every_setting(command, exported_model):
         "vitsd-bench",
         exported_model("-float32.tflite", ".onnx"),
         exported_model("-int8.tflite", ".onnx"),
-        *"--threads 1,2 --batch-sizes 1,4 --seconds 0.05 --json".split(),
+        *"--num-threads 1,2 --batch-sizes 1,4 --seconds 0.05 --json".split(),
     )
     report = json.loads(done.stdout)
     assert len(report["results"]) == 8

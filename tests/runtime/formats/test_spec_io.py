@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
-from vitsd_runtime.formats.spec_io import write_spec
-from vitsd_runtime.system.files import replacing
+from vitsd_runtime.formats import write_spec
+from vitsd_runtime.system.files import atomic_write
 
 FILES = ["-float32.tflite", "-int8.tflite", ".onnx", "-dynamic.onnx"]
 
@@ -19,13 +19,13 @@ def test_every_artifact_carries_its_spec(exported_model, ending):
     spec = read_spec(exported_model(ending))
     assert spec.class_names == tuple("0123456789")
     assert spec.input_size == (8, 8, 1)
-    assert spec.export["parity"]["passed"] is True
-    assert "source" not in spec.provenance  # a path of the training machine
+    assert spec.export.parity.passed
+    assert spec.provenance.source is None  # a path of the training machine
 
 
 def test_the_training_model_carries_its_spec(trained):
     spec = read_spec(trained / "model.keras")
-    assert spec.provenance["test_top1"] > 0.8
+    assert spec.provenance.test_top1 > 0.8
 
 
 @pytest.mark.parametrize("ending", [*FILES, "_saved_model", ".keras"])
@@ -36,9 +36,9 @@ def test_a_spec_can_be_replaced(artifact, trained, tmp_path, ending):
     else:
         path = artifact(ending)
     spec = read_spec(path)
-    written = write_spec(path, spec.replace(fit="crop"))
+    written = write_spec(path, spec.replace(resize_mode="crop"))
     assert read_spec(path) == written
-    assert written.fit == "crop"
+    assert written.resize_mode == "crop"
     assert written.integrity == spec.integrity
 
 
@@ -85,7 +85,7 @@ def test_a_model_without_spec_needs_one_given(artifact, digits, ending):
     path = artifact(ending)
     spec = read_spec(path)
     expected = Classifier.load(path).logits(digits.images[:5])
-    os.truncate(path, spec.integrity["size"])  # what a converter alone would have written
+    os.truncate(path, spec.integrity.size)  # what a converter alone would have written
     assert read_spec(path) is None
     with pytest.raises(UsageError, match="no vitsd spec"):
         Classifier.load(path)
@@ -106,7 +106,7 @@ def test_a_spec_for_another_model_is_refused(artifact):
 def test_a_newer_schema_is_refused(artifact):
     path = artifact("-float32.tflite")
     spec = read_spec(path)
-    os.truncate(path, spec.integrity["size"])
+    os.truncate(path, spec.integrity.size)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(
             "vitsd.json", spec.to_json().replace('"schema_version": 1', '"schema_version": 7')
@@ -137,7 +137,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half of the n")
             raise RuntimeError
     assert path.read_text() == "old"
@@ -164,7 +164,7 @@ def test_a_spec_that_unpacks_to_gigabytes_is_not_unpacked(artifact):
 def test_unusual_compression_is_refused(artifact, method):
     path = artifact("-float32.tflite")
     spec = read_spec(path)
-    os.truncate(path, spec.integrity["size"])
+    os.truncate(path, spec.integrity.size)
     with zipfile.ZipFile(path, "a", method) as archive:
         archive.writestr("vitsd.json", spec.to_json())
     with pytest.raises(VitsdError, match="does not use"):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd_runtime import Augmenter, UsageError
-from vitsd_runtime.images.augmentation import Draw
+from vitsd_runtime.images.augmentation import AugmentationParams
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def draw(batch, flip=None, angle=0.0, height_zoom=1.0, width_zoom=1.0):
         return np.broadcast_to(np.float32(value), batch).copy()
 
     flip = np.zeros(batch, bool) if flip is None else np.asarray(flip)
-    return Draw(flip, full(angle), full(height_zoom), full(width_zoom))
+    return AugmentationParams(flip, full(angle), full(height_zoom), full(width_zoom))
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 2**32 - 1))

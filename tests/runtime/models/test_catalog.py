@@ -28,8 +28,8 @@ def test_it_is_small_and_says_what_it_is():
     assert spec.name == path.stem == "vit-edge-cifar100"
     assert spec.num_classes == 100
     assert {"apple", "bicycle", "worm"} <= set(spec.class_names)
-    assert spec.export["quantization"] == "int8"
-    assert spec.provenance["dataset"] == "cifar100"
+    assert spec.export.quantization == "int8"
+    assert spec.provenance.dataset == "cifar100"
 
 
 @runs_tflite

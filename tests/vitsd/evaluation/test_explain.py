@@ -92,7 +92,7 @@ def test_ordinary_vits_and_other_depths_are_drawn_too(command, tmp_path, depth):
         16,
         (100,) * 3,
         (2000,) * 3,
-        architecture=config.to_dict(),
+        architecture=config.architecture,
     )
     save_model(
         build_vit(config, mean=spec.mean, variance=spec.variance), tmp_path / "model.keras", spec

@@ -37,7 +37,7 @@ def spec_for(config):
         image_size=config.image_size,
         mean=[100.0] * 3,
         variance=[3000.0] * 3,
-        architecture=config.to_dict(),
+        architecture=config.architecture,
     )
 
 
@@ -157,10 +157,12 @@ def test_saving_and_loading_keeps_every_weight_and_the_temperatures(tmp_path):
 
 
 def test_a_model_with_augmentation_and_mixed_precision_can_be_saved(tmp_path):
-    from vitsd.recipe import Recipe
+    from vitsd.recipe import TrainingRecipe
     from vitsd.training.augmentation import model_augmentation
 
-    model = build_vit(SMALL, augmentation=model_augmentation(Recipe()), dtype="mixed_bfloat16")
+    model = build_vit(
+        SMALL, augmentation=model_augmentation(TrainingRecipe()), dtype="mixed_bfloat16"
+    )
     model.save(tmp_path / "a.keras")
     loaded = keras.saving.load_model(tmp_path / "a.keras", safe_mode=True)
     expected = np.asarray(model(images(), training=False))

@@ -29,7 +29,7 @@ def even_or_odd():
 
 def fine_tune(trained, data, output, freeze_body):
     start = Start.load(trained, freeze_body)
-    config = VitConfig.from_dict(start.spec.architecture)
+    config = VitConfig.from_spec(start.spec)
     recipe = recipe_for(start.spec, freeze_body, epochs=10)
     results = train(config, recipe, data, output, start=start)
     return results, load_model(output / "model.keras")
@@ -51,7 +51,7 @@ def test_what_was_learned_helps_and_a_frozen_body_stays(
     assert after["logits/kernel"].shape == (64, 2)
     assert spec.mean == read_spec(trained / "model.keras").mean
     assert spec.class_names == ("even", "odd")
-    assert spec.provenance["fine_tuned_from"]["name"] == "digits"
+    assert spec.provenance.fine_tuned_from["name"] == "digits"
     assert results["top1"] > (0.7 if freeze_body else 0.8)
 
 
@@ -67,7 +67,7 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
     run = tmp_path / "run"
     words = (
         "vitsd-train",
-        "--from",
+        "--pretrained",
         trained,
         "--freeze-body",
         "--data",
@@ -90,12 +90,15 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--freeze-body", "--data", "digits"], "--from"),
-        (["--from", "MODEL", "--num-layers", "3", "--data", "digits"], "leave out --num-layers"),
-        (["--from", "MODEL", "--preset", "tiny", "--data", "digits"], "leave out --preset"),
-        (["--from", "nothing", "--data", "digits"], "No model is found"),
-        (["--from", "EXPORTED", "--data", "digits"], "starts from a .keras file"),
-        (["--from", "MODEL", "--data", "COLOUR"], "1 channels"),
+        (["--freeze-backbone", "--data", "digits"], "--pretrained"),
+        (
+            ["--pretrained", "MODEL", "--num-layers", "3", "--data", "digits"],
+            "leave out --num-layers",
+        ),
+        (["--pretrained", "MODEL", "--preset", "tiny", "--data", "digits"], "leave out --preset"),
+        (["--pretrained", "nothing", "--data", "digits"], "No model is found"),
+        (["--pretrained", "EXPORTED", "--data", "digits"], "starts from a .keras file"),
+        (["--pretrained", "MODEL", "--data", "COLOUR"], "1 channels"),
     ],
 )
 def test_misuse(command, trained, exported, tmp_path, arguments, message):
@@ -116,7 +119,7 @@ def test_misuse(command, trained, exported, tmp_path, arguments, message):
 
 def test_the_recipe_is_the_models_own_gentler_and_in_float32(trained):
     spec = read_spec(trained / "model.keras")
-    stored = {**spec.provenance["recipe"], "precision": "mixed_bfloat16", "mixup": 0.2}
+    stored = {**spec.provenance.recipe, "precision": "mixed_bfloat16", "mixup_alpha": 0.2}
     recipe = recipe_for(spec.replace(provenance={"recipe": stored}), epochs=7)
     assert (recipe.epochs, recipe.batch_size, recipe.precision, recipe.mixup) == (
         7,

@@ -14,12 +14,13 @@ from vitsd import load_model
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, Split, load_dataset
 from vitsd.model.vit import build_vit
-from vitsd.recipe import Recipe
+from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks
 from vitsd.training.batches import Batches
 from vitsd.training.callbacks import read_history
 from vitsd.training.train import compile_model, learning_rate_schedule, train
 from vitsd_runtime import UsageError, VitsdError, read_spec
+from vitsd_runtime.spec import AugmentationRanges
 
 CONFIG = VitConfig(
     image_size=8,
@@ -32,7 +33,9 @@ CONFIG = VitConfig(
     head_units=(),
     pooling="gap",
 )
-RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=3e-3, flip=False, validation=0.2, seed=3)
+RECIPE = TrainingRecipe(
+    epochs=4, batch_size=32, learning_rate=3e-3, flip=False, validation_fraction=0.2, seed=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ class Interrupt(keras.callbacks.Callback):
 
 def formula(step, recipe, steps):
     total = recipe.epochs * steps
-    warmup = round(recipe.warmup * total)
+    warmup = round(recipe.warmup_fraction * total)
     if step < warmup:
         return recipe.learning_rate * step / warmup
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
@@ -66,7 +69,7 @@ def formula(step, recipe, steps):
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
 def test_the_schedule_warms_up_linearly_and_falls_on_a_cosine(warmup):
-    recipe = Recipe(epochs=10, warmup=warmup, learning_rate=1e-3)
+    recipe = TrainingRecipe(epochs=10, warmup_fraction=warmup, learning_rate=1e-3)
     schedule = learning_rate_schedule(recipe, 20)
     for step in (0, 1, 9, 19, 20, 57, 150, 199, 200):
         assert float(schedule(step)) == pytest.approx(formula(step, recipe, 20), abs=1e-8)
@@ -96,10 +99,10 @@ def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
     assert not [name for name in names if name.startswith(".")]
     spec = read_spec(tmp_path / "my run" / "model.keras")
     assert spec.name == "myrun"  # it becomes part of file names
-    assert spec.provenance["preset"] == "test"
-    assert spec.provenance["recipe"]["seed"] == 3
-    assert spec.provenance["test_top1"] == results["top1"]
-    assert spec.augmentation == {"rotation": 0.02, "zoom": 0.2}
+    assert spec.provenance.preset == "test"
+    assert spec.provenance.recipe["seed"] == 3
+    assert spec.provenance.test_top1 == results["top1"]
+    assert spec.augmentation == AugmentationRanges(None, 0.02, 0.2)
     held_out = small.with_validation(0.2).train.images.astype(float)
     assert spec.mean[0] == pytest.approx(held_out.mean())  # of the training split only
     assert spec.variance[0] == pytest.approx(held_out.var())
@@ -242,7 +245,7 @@ def test_every_option_of_the_recipe_trains(small, tmp_path, changes):
 
 def test_the_average_of_the_weights_is_what_is_kept(small, tmp_path):
     # An average that has hardly left the start; without warm-up Keras would begin it after a whole first step.
-    recipe = dataclasses.replace(RECIPE, epochs=1, ema=0.999, warmup=0.6)
+    recipe = dataclasses.replace(RECIPE, epochs=1, ema=0.999, warmup_fraction=0.6)
     train(CONFIG, recipe, small, tmp_path / "averaged", name="x")
     train(CONFIG, dataclasses.replace(recipe, ema=0.0), small, tmp_path / "latest", name="x")
     train(
@@ -266,7 +269,7 @@ def test_the_average_of_the_weights_is_what_is_kept(small, tmp_path):
 
 def test_weight_decay_is_on_matrices_only():
     model = build_vit(dataclasses.replace(CONFIG, input_size=(8, 8, 3)))
-    recipe = Recipe(epochs=1, learning_rate=0.1, weight_decay=0.5, warmup=0.0)
+    recipe = TrainingRecipe(epochs=1, learning_rate=0.1, weight_decay=0.5, warmup_fraction=0.0)
     compile_model(model, recipe, 10)
     model.optimizer.build(model.trainable_variables)
     before = {w.path: np.array(w) for w in model.trainable_variables}
@@ -278,7 +281,7 @@ def test_weight_decay_is_on_matrices_only():
 def test_gradients_are_clipped():
     def first_moments(clip_norm):
         model = build_vit(dataclasses.replace(CONFIG, input_size=(8, 8, 3)))
-        compile_model(model, Recipe(clip_norm=clip_norm), 10)
+        compile_model(model, TrainingRecipe(global_clipnorm=clip_norm), 10)
         model.optimizer.build(model.trainable_variables)
         model.optimizer.apply([keras.ops.ones_like(w) for w in model.trainable_variables])
         return np.sqrt(sum(float((np.array(m) ** 2).sum()) for m in model.optimizer._momentums))
@@ -290,7 +293,9 @@ def test_gradients_are_clipped():
 
 
 def test_a_diverging_run_says_so(small, tmp_path):
-    poisoned = dataclasses.replace(RECIPE, learning_rate=9.9, weight_decay=1e30, warmup=0.0)
+    poisoned = dataclasses.replace(
+        RECIPE, learning_rate=9.9, weight_decay=1e30, warmup_fraction=0.0
+    )
     with pytest.raises(VitsdError, match="learning-rate"):
         train(CONFIG, poisoned, small, tmp_path / "run")
 
@@ -328,7 +333,7 @@ def test_mixing_keeps_labels_and_pixels_in_step():
     images = np.zeros((16, 32, 32, 1), np.uint8)
     images[8:] = 200
     labels = np.eye(2, dtype=np.float32)[np.arange(16) // 8]
-    for recipe in (Recipe(mixup=1.0), Recipe(cutmix=1.0)):
+    for recipe in (TrainingRecipe(mixup_alpha=1.0), TrainingRecipe(cutmix_alpha=1.0)):
         mixed, mixed_labels = BatchAugmentation(recipe)(images, labels, np.random.default_rng(0))
         np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-5)
         np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)) / 200, mixed_labels[:, 1], atol=0.1)

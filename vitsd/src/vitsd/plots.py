@@ -12,14 +12,14 @@ import numpy as np
 matplotlib.use("Agg")  # files only: no screen is needed
 from matplotlib import pyplot as plt
 
-from vitsd_runtime.system.files import replacing
+from vitsd_runtime.system.files import atomic_write
 
 if TYPE_CHECKING:
     from vitsd.evaluation.explain import Explanation
 
 
 def _save(figure, path: str | os.PathLike) -> None:
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "Glyph .* missing"
         )  # of class names in a script that Matplotlib's font lacks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from vitsd_runtime.cli.common import table
+from vitsd_runtime.system.text import table
 
 
 def print_comparisons(comparisons) -> None:

@@ -22,8 +22,9 @@ from vitsd_export.exporter import (
     newest_model,
 )
 from vitsd_export.formats.tflite_targets import TARGETS
-from vitsd_runtime.cli import common as console
+from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.system.text import table
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -129,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    return console.run(_main, build_parser(), argv)
+    return app.run(_main, build_parser(), argv, distribution="vitsd-export")
 
 
 def _main(arguments) -> int:
@@ -226,7 +227,7 @@ def _print_choices(artifact: Artifact) -> None:
     print(
         f"\n{artifact.path.name}, layer by layer (again with --recipe {recipe}; picture: {picture}):"
     )
-    print(console.table(describe_choices(artifact.found), CHOICE_HEADERS) + "\n")
+    print(table(describe_choices(artifact.found), CHOICE_HEADERS) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 
 from vitsd.cli import load_keras
 from vitsd.data.dataset import BUILT_IN
-from vitsd_runtime.cli import common as console
+from vitsd_runtime.cli import app
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    return console.run(_main, build_parser(), argv)
+    return app.run(_main, build_parser(), argv, distribution="vitsd-export")
 
 
 def _main(arguments) -> int:
@@ -58,7 +58,8 @@ def _main(arguments) -> int:
     if arguments.json:
         print(
             json.dumps(
-                {"model": arguments.output, "architecture": spec.architecture, **found}, indent=1
+                {"model": arguments.output, "architecture": spec.architecture.to_dict(), **found},
+                indent=1,
             )
         )
         return 0

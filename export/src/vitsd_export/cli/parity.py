@@ -8,7 +8,7 @@ import sys
 
 from vitsd.cli import add_data_options, load_keras
 from vitsd_export.cli import print_comparisons
-from vitsd_runtime.cli import common as console
+from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
 
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    return console.run(_main, build_parser(), argv)
+    return app.run(_main, build_parser(), argv, distribution="vitsd-export")
 
 
 def _main(arguments) -> int:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import vitsd_runtime
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats.spec_io import detect_format, read_spec
-from vitsd_runtime.system.files import replacing
+from vitsd_runtime.formats import detect_format, read_spec
+from vitsd_runtime.system.files import atomic_write
 
 PLATFORMS = ("aarch64", "x86_64")
 _GLIBC = range(17, 37)
@@ -109,11 +109,11 @@ def deploy(
     if kind == "keras" or spec is None:
         raise UsageError(f"{model} is not a file made by vitsd-export.")
     check_folder(folder, overwrite)
-    target = spec.export.get("target", "")
+    target = spec.export.target if spec.export else ""
     extra = {"onnx": "onnx", "saved_model": "tensorflow", "tflite": "tflite"}[kind]
     if target.startswith("tflite-runtime"):
         extra = "tflite-runtime"
-    with replacing(folder) as temporary:
+    with atomic_write(folder) as temporary:
         (temporary / "wheels").mkdir(parents=True)
         # The name goes into shell scripts.
         name = (

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from vitsd_export.formats.onnx_fusion import fuse
 from vitsd_export.graph.build import INPUT_NAME, OUTPUT_NAME
-from vitsd_runtime.cli.common import quiet_stderr
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.stderr import quiet_stderr
 
 
 def write_saved_model(module: tf.Module, folder: Path) -> None:

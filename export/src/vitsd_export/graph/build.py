@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from vitsd.config import VitConfig
 from vitsd_export.graph.folding import Attention, Dense, FoldedVit, score_bounds
-from vitsd_runtime.images.preprocessing import resize_matrix
+from vitsd_runtime.images.resizing import resize_matrix
 from vitsd_runtime.spec import ModelSpec
 
 INPUT_NAME = "images"

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from vitsd.config import VitConfig
-from vitsd_runtime.cli.common import quiet_stderr
 from vitsd_runtime.errors import UsageError, VitsdError, first_line
 from vitsd_runtime.images.preprocessing import preprocess
-from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.spec import ModelSpec, Provenance
+from vitsd_runtime.system.stderr import quiet_stderr
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between the SavedModel and the imported model."""
@@ -148,8 +148,8 @@ def import_saved_model(
         image_size=config.image_size,
         mean=mean,
         variance=variance,
-        architecture=config.to_dict(),
-        provenance={"imported_from": folder.resolve().name, "format": "Keras 2 SavedModel"},
+        architecture=config.architecture,
+        provenance=Provenance(imported_from=folder.resolve().name, format="Keras 2 SavedModel"),
     )
 
     if dataset is not None:
@@ -162,7 +162,7 @@ def import_saved_model(
         images = np.random.default_rng(0).integers(0, 256, (IMAGES, *own_size), dtype=np.uint8)
     expected = signature.run(_as_signature_takes(images, spec, side, normalises))
     model, config, difference = _build_equal(layers, config, spec, images, expected)
-    spec = spec.replace(architecture=config.to_dict())
+    spec = spec.replace(architecture=config.architecture)
     found = {
         "variables": sum(len(layer.tensors) for layer in layers),
         "training_state": ignored,

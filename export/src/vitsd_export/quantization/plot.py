@@ -11,7 +11,7 @@ matplotlib.use("Agg")  # files only: no screen is needed
 from matplotlib import pyplot as plt
 
 from vitsd_export.quantization.search import Found
-from vitsd_runtime.system.files import replacing
+from vitsd_runtime.system.files import atomic_write
 
 _COLOURS = {"int4": "tab:red", "static": "tab:blue", "dynamic": "tab:orange", "float": "tab:grey"}
 
@@ -55,6 +55,6 @@ def plot_sensitivity(found: Found, title: str, path: str | os.PathLike) -> None:
     )
     axis.grid(axis="x", alpha=0.3)
     axis.set_title(title, fontsize=10)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
     plt.close(figure)

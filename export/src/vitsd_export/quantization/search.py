@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from vitsd.evaluation.metrics import paired_difference, top_k_hits
 from vitsd_export.quantization import ranges as calibration
 from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
-from vitsd_runtime.cli.common import check_interrupted, progress
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.system.signals import check_interrupted
 
 AGREEMENT = {"dynamic": 0.98, "int8": 0.975, "int8-full": 0.95, "int4": 0.93}
 """Smallest agreement that a search settles for, by quantisation: somewhat above what the parity gate asks."""
@@ -195,7 +196,7 @@ def search(
         score(run(second, few), labels, reference).divergence if ladder[1] != "float" else 0.0
     )
     alone: dict[str, dict[str, float]] = {}
-    for name in progress(names, "sensitivity"):
+    for name in tqdm(names, "sensitivity", leave=False, disable=None):
         alone[name] = {}
         for method in METHODS.get(ladder[0], ("minmax",)):
             check_interrupted()
@@ -283,8 +284,8 @@ def search_methods(
     start = min(starts, key=starts.__getitem__)
     chosen, lowest = uniform(start), starts[start]
     alone: dict[str, dict[str, float]] = {}
-    for group in progress(
-        [*groups, *groups], "ranges"
+    for group in tqdm(
+        [*groups, *groups], "ranges", leave=False, disable=None
     ):  # twice, because the groups depend on each other
         alone[group] = {}
         for method in groups[group]:

@@ -22,9 +22,9 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from vitsd_export.quantization.ranges import METHODS, Distribution, collect, least_error_limits
 from vitsd_export.quantization.recipe import LayerChoice
-from vitsd_runtime.cli.common import quiet_stderr
 from vitsd_runtime.engines.affine import dequantize, quantize
 from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.system.stderr import quiet_stderr
 
 _OPERATION_NAMES = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)

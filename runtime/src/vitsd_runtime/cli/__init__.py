@@ -1,1 +1,1 @@
-"""Command-line tools. What they share is in :mod:`vitsd_runtime.cli.common`."""
+"""Command-line tools of the runtime, and what all vitsd commands share."""

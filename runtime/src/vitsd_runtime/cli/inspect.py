@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from vitsd_runtime.cli import common as console
-from vitsd_runtime.formats.spec_io import detect_format, read_spec, saved_model_folder
+from vitsd_runtime.cli import app
+from vitsd_runtime.engines import load_engine
+from vitsd_runtime.formats import detect_format, model_bytes, read_spec
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
+from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.machine import (
     describe_machine,
     format_machine,
     format_thermal,
     thermal_state,
 )
+from vitsd_runtime.system.text import printable
+
+_WIDTH = 110
+"""Columns of one entry of a spec."""
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         prog="vitsd-inspect",
         description="Show a model's spec, operations and tensors, and the machine.",
@@ -28,188 +36,93 @@ def build_parser() -> argparse.ArgumentParser:
         "model",
         nargs="?",
         default=bundled_model(),
+        type=Path,
         metavar="MODEL",
-        help=f".tflite, .onnx or .keras file, or SavedModel folder (default: {BUNDLED}, which comes with the runtime)",
+        help=".tflite, .onnx or .keras file, or SavedModel folder (default: "
+        f"{BUNDLED}, which comes with the runtime)",
     )
-    parser.add_argument("--no-verify", action="store_true", help="do not check the model's SHA-256")
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="check the model's SHA-256 (default)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def main(argv=None) -> int:
-    return console.run(_main, build_parser(), argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(_main, build_parser(), argv, distribution="vitsd-runtime")
 
 
-def _main(arguments) -> int:
-    path = Path(arguments.model)
-    kind = detect_format(path)
-    spec = read_spec(path, verify=not arguments.no_verify)
-    report = {"path": str(path), "format": kind, "bytes": _size(path)}
-    report.update(_CONTENTS[kind](path))
-    report["spec"] = json.loads(spec.to_json()) if spec else None
+def _main(arguments: argparse.Namespace) -> None:
+    path = arguments.model
+    format = detect_format(path)
+    spec = read_spec(path, verify=arguments.verify)
+    contents = {} if format == "keras" else load_engine(path, format).describe()
     machine, state = describe_machine(), thermal_state()
-    report["machine"] = {**machine, **state}
     if arguments.json:
+        report = {
+            "path": str(path),
+            "format": format,
+            "bytes": model_bytes(path),
+            **contents,
+            "spec": spec.to_dict() if spec else None,
+            "machine": {**machine, **state},
+        }
         print(json.dumps(report, indent=1))
-        return 0
-    print(f"{path}: {kind}, {report['bytes']:,} bytes")
-    for name in ("inputs", "outputs"):
-        for tensor in report.get(name, ()):
-            scale = (
-                f", scale {tensor['scale']:.6g}, zero point {tensor['zero_point']}"
-                if "scale" in tensor
-                else ""
-            )
-            print(
-                f"  {name[:-1]:7} {_plain(tensor['name'])}  {tensor['dtype']} {tensor['shape']}{scale}"
-            )
-    if "operations" in report:
-        total = sum(report["operations"].values())
-        print(
-            f"  {total} operations: "
-            + ", ".join(f"{_plain(op)} {n}" for op, n in report["operations"].items())
-        )
-    if "tensor_dtypes" in report:
-        print(
-            "  tensors: "
-            + ", ".join(f"{n} {dtype}" for dtype, n in report["tensor_dtypes"].items())
-        )
-    if "note" in report:
-        print(f"  {report['note']}")
+        return
+    print(f"{path}: {format}, {model_bytes(path):,} bytes")
+    _print_contents(contents)
     if spec is None:
         print("  no vitsd spec")
     else:
-        _print_spec(spec, arguments.no_verify)
+        _print_spec(spec, arguments.verify)
     print(
         f"This machine: {'; '.join(filter(None, (format_machine(machine), format_thermal(state))))}"
     )
-    return 0
 
 
-def _print_spec(spec, unverified: bool) -> None:
-    print(
-        f"  spec of {spec.name!r}, {spec.num_classes} classes: {_shorten(', '.join(spec.class_names))}"
-    )
-    print(
-        f"  images {spec.input_size} -> {spec.image_size}x{spec.image_size}, {spec.resize_method}, fit {spec.fit}"
-    )
-    statistics = [
+def _print_contents(contents: Mapping[str, Any]) -> None:
+    for title, name in (("input", "inputs"), ("output", "outputs")):
+        for tensor in contents.get(name, ()):
+            line = f"  {title:7} {printable(tensor['name'])}  {tensor['dtype']} {tensor['shape']}"
+            if "scale" in tensor:
+                line += f", scale {tensor['scale']:.6g}, zero point {tensor['zero_point']}"
+            print(line)
+    if "operations" in contents:
+        operations = contents["operations"]
+        listed = ", ".join(f"{printable(name)} {count}" for name, count in operations.items())
+        print(f"  {sum(operations.values())} operations: {listed}")
+    if "tensor_dtypes" in contents:
+        dtypes = contents["tensor_dtypes"].items()
+        print("  tensors: " + ", ".join(f"{count} {dtype}" for dtype, count in dtypes))
+    if "note" in contents:
+        print(f"  {contents['note']}")
+
+
+def _print_spec(spec: ModelSpec, verified: bool) -> None:
+    size = spec.image_size
+    names = _shorten(", ".join(spec.class_names))
+    print(f"  spec of {spec.name!r}, {spec.num_classes} classes: {names}")
+    print(f"  images {spec.input_size} -> {size}x{size}, {spec.interpolation}, {spec.resize_mode}")
+    mean, variance = (
         ", ".join(f"{value:.1f}" for value in values) for values in (spec.mean, spec.variance)
-    ]
-    print(f"  normalised by mean {statistics[0]} and variance {statistics[1]} (0-255 units)")
+    )
+    print(f"  normalized by mean {mean} and variance {variance} (0-255 units)")
+    content = spec.to_dict()
     for section in ("architecture", "augmentation", "provenance", "export"):
-        for name, value in getattr(spec, section).items():
-            print(f"  {section}.{_plain(name)}: {_shorten(json.dumps(value))}")
-    print(
-        "  SHA-256 "
-        + (
-            "is not in the spec"
-            if not spec.integrity
-            else "not checked"
-            if unverified
-            else "matches"
-        )
-    )
+        for name, value in content.get(section, {}).items():
+            print(f"  {section}.{printable(name)}: {_shorten(json.dumps(value))}")
+    if spec.integrity is None:
+        print("  SHA-256 is not in the spec")
+    else:
+        print(f"  SHA-256 {'matches' if verified else 'not checked'}")
 
 
-def _plain(name: str) -> str:
-    """A name from an untrusted file, without characters that would steer the terminal."""
-    return json.dumps(name)[1:-1]
-
-
-def _shorten(text: str, limit: int = 110) -> str:
+def _shorten(text: str, limit: int = _WIDTH) -> str:
     return text if len(text) <= limit else text[: limit - 4] + " ..."
-
-
-def _size(path: Path) -> int:
-    return (
-        sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-        if path.is_dir()
-        else path.stat().st_size
-    )
-
-
-def _tflite(path: Path) -> dict:
-    from vitsd_runtime.engines.base import load_engine
-
-    interpreter, inputs, outputs = load_engine(path, "tflite", 1, 1)._interpreter(1)
-    report = {"inputs": [_tflite_tensor(inputs)], "outputs": [_tflite_tensor(outputs)]}
-    dtypes = collections.Counter(
-        str(_dtype_name(t["dtype"])) for t in interpreter.get_tensor_details()
-    )
-    report["tensor_dtypes"] = dict(dtypes.most_common())
-    if hasattr(interpreter, "_get_ops_details"):
-        operations = collections.Counter(op["op_name"] for op in interpreter._get_ops_details())
-        operations.pop("DELEGATE", None)
-        report["operations"] = dict(operations.most_common())
-    return report
-
-
-def _tflite_tensor(details) -> dict:
-    shape = [None if n < 0 else int(n) for n in details.get("shape_signature", details["shape"])]
-    tensor = {"name": details["name"], "dtype": _dtype_name(details["dtype"]), "shape": shape}
-    if details["quantization"][0]:
-        tensor["scale"], tensor["zero_point"] = (
-            float(details["quantization"][0]),
-            int(details["quantization"][1]),
-        )
-    return tensor
-
-
-def _dtype_name(dtype) -> str:
-    return getattr(dtype, "__name__", str(dtype))
-
-
-def _onnx(path: Path) -> dict:
-    from vitsd_runtime.engines.base import load_engine
-
-    session = load_engine(path, "onnx", 1, 1)._session
-    report = {
-        name: [{"name": t.name, "dtype": t.type, "shape": t.shape} for t in tensors]
-        for name, tensors in (("inputs", session.get_inputs()), ("outputs", session.get_outputs()))
-    }
-    try:
-        import onnx
-    except ImportError:
-        return {
-            **report,
-            "note": "operations are listed where the onnx package is installed (pip install onnx)",
-        }
-    model = onnx.load(str(path), load_external_data=False)
-    report["opset"] = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    report["operations"] = dict(
-        collections.Counter(node.op_type for node in model.graph.node).most_common()
-    )
-    return report
-
-
-def _saved_model(path: Path) -> dict:
-    from vitsd_runtime.engines.base import load_engine
-
-    function = load_engine(path, "saved_model", 1, 1)._function
-    inputs = function.structured_input_signature[1]
-    graph = function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
-    return {
-        "inputs": [_tf_tensor(name, tensor) for name, tensor in inputs.items()],
-        "outputs": [
-            _tf_tensor(name, tensor) for name, tensor in function.structured_outputs.items()
-        ],
-        "operations": dict(collections.Counter(node.op for node in nodes).most_common()),
-        "version": saved_model_folder(path).name,
-    }
-
-
-def _tf_tensor(name, tensor) -> dict:
-    return {"name": name, "dtype": tensor.dtype.name, "shape": tensor.shape.as_list()}
-
-
-_CONTENTS = {
-    "tflite": _tflite,
-    "onnx": _onnx,
-    "saved_model": _saved_model,
-    "keras": lambda path: {},
-}
 
 
 if __name__ == "__main__":

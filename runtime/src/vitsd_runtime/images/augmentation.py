@@ -1,30 +1,42 @@
-"""The training pipeline's random flip, rotation and zoom in NumPy, for test-time augmentation and TF-free pipelines.
+"""The training pipeline's random flip, rotation and zoom in NumPy, for test-time augmentation.
 
-For the same drawn parameters the results equal those of ``keras.layers.RandomFlip``, ``RandomRotation`` and
-``RandomZoom`` (TensorFlow backend; bilinear, reflected edges), applied one after the other.
+For the same parameters the results equal those of ``keras.layers.RandomFlip``, ``RandomRotation``
+and ``RandomZoom`` (TensorFlow backend; bilinear, reflected edges), applied one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.types import AnyArray, Float32Array
 
 
 @dataclass(frozen=True)
-class Draw:
+class AugmentationParams:
     """Random parameters for a batch, each an array of one value per image."""
 
-    flip: np.ndarray
+    flip: AnyArray
     """bool: mirrored left to right."""
-    angle: np.ndarray
-    """Radians, float32, Keras' sign."""
-    height_zoom: np.ndarray
-    """Side of the sampled area relative to the image: above 1 zooms out. float32."""
-    width_zoom: np.ndarray
+    angle: Float32Array
+    """Radians, Keras' sign."""
+    height_zoom: Float32Array
+    """Side of the sampled area relative to the image: above 1 zooms out."""
+    width_zoom: Float32Array
+
+    def repeat(self, batch: int) -> AugmentationParams:
+        """The parameters of one image for each of ``batch`` images."""
+        return AugmentationParams(
+            flip=np.repeat(self.flip, batch),
+            angle=np.repeat(self.angle, batch),
+            height_zoom=np.repeat(self.height_zoom, batch),
+            width_zoom=np.repeat(self.width_zoom, batch),
+        )
 
 
 class Augmenter:
@@ -32,9 +44,13 @@ class Augmenter:
 
     Args:
         flip: ``"horizontal"`` or None.
-        rotation: largest angle as a fraction of a full turn (``keras.layers.RandomRotation``'s factor).
-        zoom: largest zoom, the same factor for height and width, drawn independently.
+        rotation: largest angle as a fraction of a full turn (``keras.layers.RandomRotation``'s
+            factor), in [0, 1].
+        zoom: largest zoom, the same factor for height and width, drawn independently, in [0, 1).
         seed: of the generator; the same seed gives the same draws.
+
+    Raises:
+        UsageError: a value is out of its range.
     """
 
     def __init__(
@@ -43,7 +59,7 @@ class Augmenter:
         rotation: float = 0.0,
         zoom: float = 0.0,
         seed: int = 0,
-    ):
+    ) -> None:
         if flip not in ("horizontal", None):
             raise UsageError(f'flip must be "horizontal" or None; got {flip!r}.')
         if not 0 <= rotation <= 1 or not 0 <= zoom < 1:
@@ -54,55 +70,67 @@ class Augmenter:
         self._random = np.random.default_rng(seed)
 
     @classmethod
-    def from_spec(cls, spec, seed: int = 0) -> Augmenter:
+    def from_spec(cls, spec: ModelSpec, seed: int = 0) -> Augmenter:
         """With the ranges that the model was trained with."""
         ranges = spec.augmentation
-        return cls(ranges.get("flip"), ranges.get("rotation", 0.0), ranges.get("zoom", 0.0), seed)
+        return cls(ranges.flip, ranges.rotation, ranges.zoom, seed)
 
-    def draw(self, batch: int) -> Draw:
+    def draw(self, batch: int) -> AugmentationParams:
         """Parameters for ``batch`` images; advances the generator."""
 
-        def uniform(reach):
+        def uniform(reach: float) -> Float32Array:
             return self._random.uniform(-reach, reach, batch).astype(np.float32)
 
-        return Draw(
+        return AugmentationParams(
             flip=self._random.random(batch) < 0.5 if self.flip else np.zeros(batch, bool),
             angle=uniform(2 * np.pi * self.rotation),
             height_zoom=1 + uniform(self.zoom),
             width_zoom=1 + uniform(self.zoom),
         )
 
-    def apply(self, images: np.ndarray, draw: Draw) -> np.ndarray:
-        """Transform ``(batch, height, width, channels)`` images; float32 out."""
-        images = np.where(draw.flip[:, None, None, None], images[:, :, ::-1], images).astype(
-            np.float32
-        )
-        if draw.angle.any():
-            cos, sin = np.cos(draw.angle), np.sin(draw.angle)
+    def apply(self, images: AnyArray, params: AugmentationParams) -> Float32Array:
+        """Transform images ``(batch, height, width, channels)``; float32 out."""
+        mirrored = images[:, :, ::-1]
+        images = np.where(params.flip[:, None, None, None], mirrored, images).astype(np.float32)
+        if params.angle.any():
+            cos, sin = np.cos(params.angle), np.sin(params.angle)
             images = _affine(images, cos, -sin, sin, cos)
-        if (draw.height_zoom != 1).any() or (draw.width_zoom != 1).any():
-            zeros = np.zeros_like(draw.height_zoom)
-            images = _affine(images, draw.width_zoom, zeros, zeros, draw.height_zoom)
+        if (params.height_zoom != 1).any() or (params.width_zoom != 1).any():
+            zeros = np.zeros_like(params.height_zoom)
+            images = _affine(images, params.width_zoom, zeros, zeros, params.height_zoom)
         return images
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: AnyArray) -> Float32Array:
         """Draw and apply: ``(batch, height, width, channels)`` in, float32 out."""
         return self.apply(images, self.draw(len(images)))
 
     def batches(
-        self, images, labels, batch_size: int, shuffle: bool = True
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """One pass over ``images`` and ``labels`` in augmented batches, for pipelines without ``tf.data``."""
+        self, images: AnyArray, labels: AnyArray, batch_size: int, shuffle: bool = True
+    ) -> Iterator[tuple[Float32Array, AnyArray]]:
+        """One pass over a training set in augmented batches, for pipelines without ``tf.data``.
+
+        Args:
+            images: ``(n, height, width, channels)``.
+            labels: ``(n, ...)``.
+            batch_size: of all batches but the last.
+            shuffle: draw a new order; else the images' own.
+
+        Raises:
+            UsageError: there are not as many labels as images.
+        """
         if len(images) != len(labels):
             raise UsageError(f"{len(images)} images but {len(labels)} labels.")
-        order = self._random.permutation(len(images)) if shuffle else np.arange(len(images))
-        for start in range(0, len(order), batch_size):
+        count = len(images)
+        order = self._random.permutation(count) if shuffle else np.arange(count)
+        for start in range(0, count, batch_size):
             chosen = order[start : start + batch_size]
             yield self(images[chosen]), labels[chosen]
 
 
-def _affine(images, xx, xy, yx, yy):
-    """Sample at ``(xx x + xy y, yx x + yy y)`` relative to the image's centre; bilinear, reflected at the edges."""
+def _affine(
+    images: Float32Array, xx: Float32Array, xy: Float32Array, yx: Float32Array, yy: Float32Array
+) -> Float32Array:
+    """Sample at ``(xx x + xy y, yx x + yy y)`` relative to the image's center; bilinear."""
     batch, height, width, _ = images.shape
     y = np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2)
     x = np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)
@@ -111,18 +139,19 @@ def _affine(images, xx, xy, yx, yy):
     source_y = _reflect(yx * x + yy * y[:, None] + np.float32((height - 1) / 2), height)
     left, top = np.floor(source_x).astype(np.intp), np.floor(source_y).astype(np.intp)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    weight_x, weight_y = (
-        (p - low).astype(np.float32)[..., None] for p, low in ((source_x, left), (source_y, top))
-    )
+    weight_x = (source_x - left).astype(np.float32)[..., None]
+    weight_y = (source_y - top).astype(np.float32)[..., None]
     image = np.arange(batch)[:, None, None]
     upper = images[image, top, left] * (1 - weight_x) + images[image, top, right] * weight_x
     lower = images[image, bottom, left] * (1 - weight_x) + images[image, bottom, right] * weight_x
-    return upper * (1 - weight_y) + lower * weight_y
+    sampled: Float32Array = upper * (1 - weight_y) + lower * weight_y
+    return sampled
 
 
-def _reflect(position, size: int):
+def _reflect(position: Any, size: int) -> Any:
     """Coordinates folded into the image: ``dcba|abcd|dcba``."""
     position = np.mod(position, 2 * size)
     position = np.where(position >= size, 2 * size - 1 - position, position)
-    # Between the last pixel's centre and its mirror image, and before the first, the edge pixel itself is meant.
+    # Between the last pixel's center and its mirror image, and before the first, the edge pixel
+    # itself is meant.
     return np.clip(position, 0, size - 1)

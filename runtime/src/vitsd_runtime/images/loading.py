@@ -1,79 +1,109 @@
-"""Photos of any size and mode to uint8 arrays of a model's input size. Pillow is needed for files only."""
+"""Photos of any size and mode to uint8 arrays of a model's input size.
+
+Pillow is needed for files only.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.images.preprocessing import antialiased_resize_matrix
-from vitsd_runtime.spec import FITS
+from vitsd_runtime.images.resizing import center_crop, resize_antialiased
+from vitsd_runtime.types import RESIZE_MODES, AnyArray, PathLike, ResizeMode, UInt8Array
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow knows more, some of which start other programs (EPS)."""
+EXTENSIONS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+)
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to gigabytes."""
-
-
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Pillow knows more, some of which start other programs (EPS)."""
 _MAX_SIDE = 100_000
+_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
-def load_image(source, spec, fit: str | None = None) -> np.ndarray:
-    """Bring one image to the model's input size.
+def load_image(
+    source: Any, input_size: tuple[int, int, int], resize_mode: ResizeMode = "stretch"
+) -> UInt8Array:
+    """Bring one image to a model's input size.
 
-    Files and PIL images are turned upright (EXIF), transparent ones laid on white, 16-bit ones scaled to 8, animations
-    represented by their first frame, then converted to RGB (or grey, for a one-channel model). Images of another size
-    than ``spec.input_size`` are resized with antialiasing; ``fit="crop"`` takes the central part with the right aspect
-    ratio, ``fit="stretch"`` the whole image; by default what the spec says.
+    Files and PIL images are turned upright (EXIF), transparent ones laid on white, 16-bit ones
+    scaled to 8, animations represented by their first frame, then converted to RGB (or gray, for
+    a one-channel model). Images of another size are resized with antialiasing.
 
     Args:
         source: a path, a PIL image, or a uint8 array ``(height, width[, channels])``.
+        input_size: height, width and channels (1 or 3) of the result.
+        resize_mode: ``crop`` takes the central part with the right aspect ratio, ``stretch`` the
+            whole image.
 
     Returns:
-        uint8 array of shape ``spec.input_size``.
+        uint8 array of shape ``input_size``.
 
     Raises:
         VitsdError: the image can't be read, or is too large.
         UsageError: the array has a wrong dtype or shape, or the path does not exist.
     """
-    fit = fit or spec.fit
-    if fit not in FITS:
-        raise UsageError(f"fit must be one of {', '.join(FITS)}; got {fit!r}.")
+    if resize_mode not in RESIZE_MODES:
+        raise UsageError(
+            f"resize_mode must be one of {', '.join(RESIZE_MODES)}; got {resize_mode!r}."
+        )
     if isinstance(source, (str, os.PathLike)):
-        return _fit_pil(open_image(source), spec, fit)
+        source = open_image(source)
     if isinstance(source, np.ndarray):
-        return _fit_array(source, spec, fit)
-    if hasattr(source, "convert") and hasattr(
-        source, "size"
-    ):  # a PIL image, recognised without importing PIL
-        return _fit_pil(source, spec, fit)
+        return _from_array(source, input_size, resize_mode)
+    if is_pil_image(source):
+        return _from_pil(source, input_size, resize_mode)
     raise UsageError(
         f"An image must be a path, a PIL image or a uint8 array; got {type(source).__name__}."
     )
 
 
-def find_images(folder: str | os.PathLike) -> list[Path]:
+def is_pil_image(value: object) -> bool:
+    """Whether ``value`` is a PIL image, told without importing PIL."""
+    return hasattr(value, "convert") and hasattr(value, "size")
+
+
+def is_image_file(path: PathLike) -> bool:
+    """Whether a file name has the ending of an image."""
+    return Path(path).suffix.lower() in EXTENSIONS
+
+
+def find_images(folder: PathLike) -> list[Path]:
     """Image files below a folder, sorted by path.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there is none.
         PermissionError: the folder can't be read.
     """
     os.listdir(folder)  # rglob passes over what it may not read
-    files = sorted(
-        p for p in Path(folder).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
-    )
+    files = sorted(path for path in Path(folder).rglob("*") if is_image_file(path))
+    files = [path for path in files if path.is_file()]
     if not files:
         raise UsageError(f"No images in {folder} (looked for {', '.join(EXTENSIONS)}).")
     return files
 
 
-def open_image(path: str | os.PathLike):
-    """Open and decode an image file as a PIL image, bounded in size. Raises like :func:`load_image`."""
+def open_image(path: PathLike) -> Any:
+    """Open and decode an image file as a PIL image, bounded in size.
+
+    Raises:
+        VitsdError, UsageError: as for :func:`load_image`.
+    """
     try:
         from PIL import Image
     except ImportError as error:
@@ -85,11 +115,7 @@ def open_image(path: str | os.PathLike):
         if path.stat().st_size == 0:
             raise VitsdError(f"{path} is empty (0 bytes).")
         image = Image.open(path, formats=_FORMATS)
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise VitsdError(
-                f"{path} has {width}x{height} pixels; more than {MAX_PIXELS:,} are refused."
-            )
+        _check_pixels(image, str(path))
         image.load()
     except FileNotFoundError as error:
         raise UsageError(f"There is no image at {path}.") from error
@@ -97,66 +123,83 @@ def open_image(path: str | os.PathLike):
         raise VitsdError(
             f"{path} has too many pixels; more than {MAX_PIXELS:,} are refused."
         ) from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        OverflowError,
-    ) as error:  # what Pillow raises for broken files
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+        # what Pillow raises for broken files
         raise VitsdError(f"{path} can't be read as an image: {error}.") from error
     return image
 
 
-def _fit_pil(image, spec, fit: str) -> np.ndarray:
+def _check_pixels(image: Any, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise VitsdError(
+            f"{name} has {width}x{height} pixels; more than {MAX_PIXELS:,} are refused."
+        )
+
+
+def _from_pil(image: Any, input_size: tuple[int, int, int], resize_mode: ResizeMode) -> UInt8Array:
     from PIL import Image, ImageOps
 
-    if image.size[0] * image.size[1] > MAX_PIXELS:
-        raise VitsdError(
-            f"The image has {image.size[0]}x{image.size[1]} pixels; more than {MAX_PIXELS:,} are refused."
-        )
-    height, width, channels = spec.input_size
-    with contextlib.suppress(
-        Exception
-    ):  # broken EXIF data raise many kinds of errors; then the image is taken as it is
+    _check_pixels(image, "The image")
+    height, width, channels = input_size
+    # Broken EXIF data raise many kinds of errors; then the image is taken as it is.
+    with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image)
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith(
-        "I"
-    ):  # 16 bits a pixel, as "I;16" or widened to 32; Pillow's own conversion would clip
-        array = np.asarray(image).astype(np.int64)
-        if array.min() < 0 or array.max() > 0xFFFF:
-            raise VitsdError(
-                "32-bit integer images are not supported: save the image with 8 or 16 bits per channel."
-            )
-        image = Image.fromarray((array >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise VitsdError(
-            "Floating-point images are not supported: save the image with 8 or 16 bits per channel."
-        )
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    image = _to_8_bits(image)
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
-    image = image.convert(mode)
+    image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
-        box = (
-            _crop_box(image.size[1], image.size[0], height, width)
-            if fit == "crop"
-            else (0, 0, *image.size)
-        )
-        image = image.resize(
-            (width, height), Image.Resampling.BILINEAR, box=box
-        )  # antialiased when shrinking
+        box: tuple[float, ...] = (0, 0, *image.size)
+        if resize_mode == "crop":
+            box = center_crop(image.size[1], image.size[0], height, width)
+        # Antialiased when shrinking.
+        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
     return np.asarray(image).reshape(height, width, channels)
 
 
-def _fit_array(array: np.ndarray, spec, fit: str) -> np.ndarray:
-    height, width, channels = spec.input_size
+def _to_8_bits(image: Any) -> Any:
+    """16 bits a pixel, as ``I;16`` or widened to 32, to 8; Pillow's own conversion would clip."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise VitsdError(
+            "Floating-point images are not supported: save the image with 8 or 16 bits per channel."
+        )
+    if not image.mode.startswith("I"):
+        return image
+    array = np.asarray(image).astype(np.int64)
+    if array.min() < 0 or array.max() > 0xFFFF:
+        raise VitsdError(
+            "32-bit integer images are not supported: save the image with 8 or 16 bits per channel."
+        )
+    return Image.fromarray((array >> 8).astype(np.uint8))
+
+
+def _from_array(
+    array: AnyArray, input_size: tuple[int, int, int], resize_mode: ResizeMode
+) -> UInt8Array:
+    height, width, channels = input_size
+    array = _checked(array)
+    if array.shape[2] < channels:
+        array = np.repeat(array, channels, axis=2)
+    elif array.shape[2] > channels:
+        array = _to_gray(array)
+    if array.shape[:2] == (height, width):
+        return array
+    box = (0.0, 0.0, float(array.shape[1]), float(array.shape[0]))
+    if resize_mode == "crop":
+        box = center_crop(array.shape[0], array.shape[1], height, width)
+    return resize_antialiased(array, height, width, box)
+
+
+def _checked(array: AnyArray) -> UInt8Array:
     if array.dtype != np.uint8:
         raise UsageError(
-            f"Image arrays must be uint8 with values 0-255; got {array.dtype}. Scale values in 0..1 by 255, remove NaN, "
-            "round, and convert with .astype(numpy.uint8)."
+            f"Image arrays must be uint8 with values 0-255; got {array.dtype}. Scale values in "
+            "0..1 by 255, remove NaN, round, and convert with .astype(numpy.uint8)."
         )
     if array.ndim == 2:
         array = array[:, :, None]
@@ -168,31 +211,11 @@ def _fit_array(array: np.ndarray, spec, fit: str) -> np.ndarray:
         raise VitsdError(
             f"The image has {array.shape[1]}x{array.shape[0]} pixels; that is too many."
         )
-    if array.shape[2] < channels:
-        array = np.repeat(array, channels, axis=2)
-    elif array.shape[2] > channels:  # colour to grey with Pillow's weights (ITU-R 601)
-        array = ((array @ np.array([19595, 38470, 7471]) + 0x8000) >> 16).astype(np.uint8)[
-            :, :, None
-        ]
-    if array.shape[:2] != (height, width):
-        old_height, old_width, _ = array.shape
-        whole = (0.0, 0.0, float(old_width), float(old_height))
-        left, top, right, bottom = (
-            _crop_box(old_height, old_width, height, width) if fit == "crop" else whole
-        )
-        rows = antialiased_resize_matrix(old_height, height, top, bottom)
-        columns = antialiased_resize_matrix(old_width, width, left, right)
-        narrow = rows @ array.reshape(old_height, old_width * channels).astype(np.float32)
-        array = columns @ narrow.reshape(height, old_width, channels)
-        array = np.clip(np.rint(array), 0, 255).astype(np.uint8)
     return array
 
 
-def _crop_box(
-    height: int, width: int, new_height: int, new_width: int
-) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the largest central part with the aspect ratio ``new_width : new_height``."""
-    scale = min(height / new_height, width / new_width)
-    crop_height, crop_width = new_height * scale, new_width * scale
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    return left, top, left + crop_width, top + crop_height
+def _to_gray(array: UInt8Array) -> UInt8Array:
+    """With Pillow's weights (ITU-R 601), in its fixed-point arithmetic."""
+    weighted = array @ np.array([19595, 38470, 7471]) + 0x8000
+    gray: UInt8Array = (weighted >> 16).astype(np.uint8)
+    return gray[:, :, None]

@@ -1,4 +1,4 @@
-"""Write files and folders so that they are there whole or not at all."""
+"""Write files and folders whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,40 +11,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.types import PathLike
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what stands there at the end takes ``path``'s place.
 
-    Works for a file or a folder. On any error the temporary one is removed and an old ``path`` stays as it was. A link stays
-    a link: what it points to is replaced.
+    Works for a file or a folder. On any error the temporary one is removed and an old ``path``
+    stays as it was. A link stays a link: what it points to is replaced.
 
     Raises:
         UsageError: something is in the way that can't be replaced.
     """
-    path = _place(path)
+    path = _resolve_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name goes last, because libraries choose the format by its ending.
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         _sync(temporary)  # else a power cut after the renaming could leave an empty file
-        if (
-            temporary.is_dir() and path.is_dir()
-        ):  # a folder can't be replaced in one step: move the old one aside
-            old = path.with_name(f".old-{secrets.token_hex(4)}-{path.name}")
-            os.rename(path, old)
-            try:
-                os.rename(temporary, path)
-            except BaseException:
-                os.rename(old, path)
-                raise
-            shutil.rmtree(old)
-        elif path.is_dir():
-            raise UsageError(_A_FOLDER.format(path))
-        else:
-            os.replace(temporary, path)
+        _replace(path, temporary)
     except OSError as error:
         if error.filename == str(temporary):  # a name that nobody gave
             error.filename = str(path)
@@ -53,9 +40,14 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         remove(temporary)
 
 
-def check_file(path: str | os.PathLike) -> None:
-    """Before long work, raise what :func:`replacing` would raise at its end: UsageError, or PermissionError."""
-    path = _place(path)
+def check_writable(path: PathLike) -> None:
+    """Before long work, raise what :func:`atomic_write` would raise at its end.
+
+    Raises:
+        UsageError: something is in the way that can't be replaced by a file.
+        PermissionError: the folder can't be written to.
+    """
+    path = _resolve_output(path)
     if path.is_dir():
         raise UsageError(_A_FOLDER.format(path))
     parent = _parent(path)
@@ -66,7 +58,24 @@ def check_file(path: str | os.PathLike) -> None:
 _A_FOLDER = "{} is a folder: give the name of a file in it."
 
 
-def _place(path: str | os.PathLike) -> Path:
+def _replace(path: Path, temporary: Path) -> None:
+    if not path.is_dir():
+        os.replace(temporary, path)
+        return
+    if not temporary.is_dir():
+        raise UsageError(_A_FOLDER.format(path))
+    # A folder can't be replaced in one step: move the old one aside.
+    old = path.with_name(f".old-{secrets.token_hex(4)}-{path.name}")
+    os.rename(path, old)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old)
+
+
+def _resolve_output(path: PathLike) -> Path:
     """Where a file or folder can be written, links resolved."""
     path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -76,7 +85,11 @@ def _place(path: str | os.PathLike) -> Path:
 
 
 def _parent(path: Path) -> Path:
-    """The nearest folder above ``path`` that is there already. Raises UsageError if something else is in its place."""
+    """The nearest folder above ``path`` that is there already.
+
+    Raises:
+        UsageError: something else is in its place.
+    """
     parent = next(parent for parent in path.parents if parent.exists())
     if not parent.is_dir():
         raise UsageError(f"{parent} is not a folder, so nothing can be written into it.")
@@ -99,7 +112,7 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: PathLike, text: str) -> None:
     """Write a text file whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

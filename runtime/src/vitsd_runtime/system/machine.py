@@ -1,6 +1,6 @@
-"""What the machine is and how warm it runs: for choosing threads, and for saying where a number was measured.
+"""What the machine is and how warm it runs, for saying where a number was measured.
 
-Everything is read from the files in which Linux says it; what a machine does not say is left out.
+Reads /proc and /sys; values that are not available are left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from vitsd_runtime.system.cores import available_cores, physical_cores, read_text
 
 _ARM_CORES = {
     0xD03: "Cortex-A53",
@@ -27,7 +30,7 @@ _ARM_CORES = {
     0xD4F: "Neoverse-V2",
     0xC07: "Cortex-A7",
 }
-"""Arm's part numbers (Main ID Register; https://developer.arm.com), because its kernel gives no names."""
+"""Arm's part numbers (Main ID Register; https://developer.arm.com): its kernel gives no names."""
 _THROTTLED = {
     0: "under-voltage",
     1: "clock capped",
@@ -38,38 +41,28 @@ _THROTTLED = {
     18: "throttled since boot",
     19: "soft temperature limit since boot",
 }
-"""Bits of a Raspberry Pi's ``get_throttled`` (https://www.raspberrypi.com/documentation/computers/os.html#get_throttled)."""
+"""Bits of a Raspberry Pi's ``get_throttled``.
+
+https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
+"""
 
 
-def available_cores() -> int:
-    """Logical cores that this process may run on."""
-    return len(_affinity()) or os.cpu_count() or 1
-
-
-def physical_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may run on, those that share their arithmetic units (hyper-threads) counted once."""
-    # Not core_id, which starts anew in every cluster of an Arm processor.
-    names = (
-        f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in _affinity()
-    )
-    return len({_read(root / name) for name in names} - {None}) or available_cores()
-
-
-def describe_machine(root: Path = Path("/")) -> dict:
+def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
     """CPU, cores, memory (in MB of 10^6 bytes), system and Python, as JSON-able values.
 
-    Where they can be told, also ``board`` (the device tree's name of it), ``governor`` and ``max_mhz`` of the first core's
-    clock, and ``emulated`` (true if these are not the CPU's own instructions).
+    Where they are known, also ``board`` (the device tree's name of it), ``governor`` and
+    ``max_mhz`` of the first core's clock, and ``emulated`` (true if these are not the CPU's own
+    instructions).
     """
     info = _cpu_info(root)
     clock = root / "sys/devices/system/cpu/cpu0/cpufreq"
     known = {
         "cpu": _cpu_name(info),
-        "board": _read(root / "proc/device-tree/model"),
+        "board": read_text(root / "proc/device-tree/model"),
         "architecture": platform.machine(),
         "cores": available_cores(),
         "physical_cores": physical_cores(root),
-        "governor": _read(clock / "scaling_governor"),
+        "governor": read_text(clock / "scaling_governor"),
         "max_mhz": _scaled(clock / "cpuinfo_max_freq", 1e-3),
         "memory_mb": _memory_mb(),
         "system": f"{platform.system()} {platform.release()}",
@@ -79,16 +72,17 @@ def describe_machine(root: Path = Path("/")) -> dict:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def thermal_state(root: Path = Path("/")) -> dict:
-    """How warm and how fast the CPU is now: ``temperature_c``, ``clock_mhz`` and ``throttled``, as far as they can be told.
+def thermal_state(root: Path = Path("/")) -> dict[str, Any]:
+    """How warm and how fast the CPU is now, as far as it is known.
 
-    ``throttled`` lists what holds a Raspberry Pi back, or has since it was started; an empty list means nothing.
+    ``temperature_c``, ``clock_mhz``, and ``throttled``: what holds a Raspberry Pi back, or has
+    since it was started; an empty list means nothing.
     """
     zones = root / "sys/class/thermal"
     temperatures = [
         _scaled(zone / "temp", 1e-3)
         for zone in (sorted(zones.glob("thermal_zone*")) if zones.is_dir() else ())
-        if any(word in (_read(zone / "type") or "") for word in ("cpu", "soc", "pkg"))
+        if any(word in (read_text(zone / "type") or "") for word in ("cpu", "soc", "pkg"))
     ]
     known = {
         "temperature_c": max((t for t in temperatures if t is not None), default=None),
@@ -98,29 +92,20 @@ def thermal_state(root: Path = Path("/")) -> dict:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def format_machine(machine: dict) -> str:
+def format_machine(machine: dict[str, Any]) -> str:
     """One line of :func:`describe_machine`."""
     cores = f"{machine['cores']} cores"
     if machine["physical_cores"] != machine["cores"]:
         cores += f" ({machine['physical_cores']} physical)"
-    clock = [f"at most {machine['max_mhz']:.0f} MHz"] if "max_mhz" in machine else []
-    clock += [f"governor {machine['governor']}"] if "governor" in machine else []
-    memory = [f"{machine['memory_mb']} MB"] if "memory_mb" in machine else []
-    board = [machine["board"]] if "board" in machine else []
-    return ", ".join(
-        [
-            *board,
-            machine["cpu"],
-            cores,
-            *clock,
-            *memory,
-            machine["system"],
-            f"Python {machine['python']}",
-        ]
-    )
+    parts = [machine["board"]] if "board" in machine else []
+    parts += [machine["cpu"], cores]
+    parts += [f"at most {machine['max_mhz']:.0f} MHz"] if "max_mhz" in machine else []
+    parts += [f"governor {machine['governor']}"] if "governor" in machine else []
+    parts += [f"{machine['memory_mb']} MB"] if "memory_mb" in machine else []
+    return ", ".join([*parts, machine["system"], f"Python {machine['python']}"])
 
 
-def format_thermal(state: dict) -> str:
+def format_thermal(state: dict[str, Any]) -> str:
     """One phrase of :func:`thermal_state`; empty if nothing is known."""
     parts = [f"{state['temperature_c']:.0f} °C"] if "temperature_c" in state else []
     parts += [f"{state['clock_mhz']:.0f} MHz"] if "clock_mhz" in state else []
@@ -129,7 +114,7 @@ def format_thermal(state: dict) -> str:
 
 
 def peak_rss_mb() -> float | None:
-    """Largest resident memory of this process so far, in MB (10^6 bytes); None where it can't be told."""
+    """Largest resident memory of this process so far, in MB (10^6 bytes); None if unknown."""
     try:
         # Not getrusage: Linux counts in what the parent process held when this one was started.
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
@@ -146,32 +131,17 @@ def peak_rss_mb() -> float | None:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def _affinity() -> set[int]:
-    try:
-        return os.sched_getaffinity(0)
-    except AttributeError:  # not Linux
-        return set()
-
-
-def _read(path: Path) -> str | None:
-    """The text of one of Linux' own files; None if there is none or it is empty."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
-    except OSError:
-        return None
-
-
 def _scaled(path: Path, factor: float) -> float | None:
     try:
-        return int(_read(path)) * factor
-    except (TypeError, ValueError):
+        return int(read_text(path) or "") * factor
+    except ValueError:
         return None
 
 
 def _cpu_info(root: Path) -> dict[str, str]:
     """``/proc/cpuinfo`` of the first core, and what stands below all cores."""
     info: dict[str, str] = {}
-    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+    for line in (read_text(root / "proc/cpuinfo") or "").splitlines():
         name, colon, value = line.partition(":")
         if colon:
             info.setdefault(name.strip(), value.strip())
@@ -180,12 +150,11 @@ def _cpu_info(root: Path) -> dict[str, str]:
 
 def _is_emulated(info: dict[str, str]) -> bool:
     """Whether this ``/proc/cpuinfo`` of an Arm machine is one that qemu's user mode shows."""
-    host = "vendor_id" in info  # up to qemu 8.1: that of the machine it runs on
-    made_up = (
-        info.get("model name", "").startswith("ARMv8 Processor")
-        and info.get("BogoMIPS") == "100.00"
-    )  # since then
-    return host or made_up or "QEMU" in info.get("Model", "")
+    # Up to qemu 8.1 it is that of the machine that qemu runs on; since then, an invented one.
+    host = "vendor_id" in info
+    invented = info.get("model name", "").startswith("ARMv8 Processor")
+    invented = invented and info.get("BogoMIPS") == "100.00"
+    return host or invented or "QEMU" in info.get("Model", "")
 
 
 def _cpu_name(info: dict[str, str]) -> str:
@@ -202,10 +171,10 @@ def _cpu_name(info: dict[str, str]) -> str:
 
 
 def _throttled(root: Path) -> list[str] | None:
-    text = _read(root / "sys/devices/platform/soc/soc:firmware/get_throttled") or _vcgencmd()
+    text = read_text(root / "sys/devices/platform/soc/soc:firmware/get_throttled") or _vcgencmd()
     try:
-        bits = int(text, 16)
-    except (TypeError, ValueError):
+        bits = int(text or "", 16)
+    except ValueError:
         return None
     return [meaning for bit, meaning in _THROTTLED.items() if bits >> bit & 1]
 

@@ -6,8 +6,9 @@ import argparse
 import os
 
 from vitsd.data.dataset import BUILT_IN, SPLITS
-from vitsd_runtime.cli import common as console
+from vitsd_runtime.cli import options
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.system.stderr import quiet_stderr
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
     parser.add_argument(
-        "--limit", type=console.positive_int, metavar="N", help="use at most N images"
+        "--limit", type=options.positive_int, metavar="N", help="use at most N images"
     )
 
 
@@ -32,7 +33,7 @@ def load_keras() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with console.quiet_stderr():
+        with quiet_stderr():
             import keras
 
             keras.ops.zeros(

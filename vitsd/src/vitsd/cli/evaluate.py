@@ -7,8 +7,9 @@ import json
 import sys
 
 from vitsd.cli import add_data_options, load_keras
-from vitsd_runtime.cli import common as console
-from vitsd_runtime.formats.spec_io import detect_format
+from vitsd_runtime.cli import app
+from vitsd_runtime.formats import detect_format
+from vitsd_runtime.system.text import table
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    return console.run(_main, build_parser(), argv)
+    return app.run(_main, build_parser(), argv, distribution="vitsd")
 
 
 def _main(arguments) -> int:
@@ -51,7 +52,7 @@ def _main(arguments) -> int:
         for entry in report["per_class"]
         if entry["images"]
     ]
-    print(console.table(rows, ["class", "images", "top-1 %", "precision %", "top-5 %"]))
+    print(table(rows, ["class", "images", "top-1 %", "precision %", "top-5 %"]))
     low, high = report["top1_interval"]
     print(f"\n{report['model']} on {report['images']} {report['split']} images of {report['data']}")
     split = report["split"].capitalize()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from vitsd.cli import load_keras
-from vitsd_runtime.cli import common as console
+from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    return console.run(_main, build_parser(), argv)
+    return app.run(_main, build_parser(), argv, distribution="vitsd")
 
 
 def _main(arguments) -> int:

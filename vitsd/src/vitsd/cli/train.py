@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import dataclasses
-import inspect
 import json
 import os
 import sys
-from itertools import pairwise
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitsd.cli import load_keras
-from vitsd.config import POOLINGS, VitConfig
+from vitsd.config import VitConfig
 from vitsd.data.dataset import BUILT_IN, load_dataset
-from vitsd.presets import get_preset, list_presets
-from vitsd.recipe import PRECISIONS, Preset, Recipe
+from vitsd.presets import Preset, get_preset, list_presets
+from vitsd.recipe import TrainingRecipe
 from vitsd.training.run_folder import newest_run, read_run
-from vitsd_runtime.cli import common as console
+from vitsd_runtime.cli import app
+from vitsd_runtime.cli.options import positive_int
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import MAX_SIDE
+from vitsd_runtime.types import RESIZE_MODES
+from vitsd_runtime.validation import options
 
 if TYPE_CHECKING:
     from vitsd.training.fine_tuning import Start
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vitsd-train",
-        description="Train a Vision Transformer on labelled images, from scratch or (--from) from a trained model. Options "
+        description="Train a Vision Transformer on labelled images, from scratch or (--pretrained) from a trained model. Options "
         "override the preset.",
     )
     parser.add_argument(
@@ -43,17 +44,16 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(BUILT_IN)}, a folder of class folders (with or without train/, val/, test/), or an .npz file",
     )
     parser.add_argument(
-        "--from",
-        dest="start",
+        "--pretrained",
         metavar="MODEL",
         help="fine-tune: start with the architecture and the weights of a trained model (vit-edge-cifar100, a .keras file, "
         "a run folder, or owner/name on the Hugging Face Hub) and a new last layer",
     )
     parser.add_argument(
-        "--freeze-body",
+        "--freeze-backbone",
         action="store_const",
         const=True,
-        help="with --from: train the new last layer alone",
+        help="with --pretrained: train the new last layer alone",
     )
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/PRESET-DATA)")
     parser.add_argument(
@@ -69,53 +69,38 @@ def build_parser() -> argparse.ArgumentParser:
         "--backend", choices=("tensorflow", "jax", "torch"), help="Keras backend (or KERAS_BACKEND)"
     )
 
-    recipe = parser.add_argument_group("recipe")
-    explain = _field_docstrings(Recipe)
-    for field in dataclasses.fields(Recipe):
-        option, explanation = f"--{field.name.replace('_', '-')}", explain.get(field.name)
-        if field.name == "precision":
-            recipe.add_argument(option, choices=PRECISIONS, help=explanation)
-        elif field.type == "bool":
-            recipe.add_argument(
-                option, action=argparse.BooleanOptionalAction, default=None, help=explanation
-            )
-        else:
-            kind, unit = (int, "N") if field.type == "int" else (float, "X")
-            recipe.add_argument(option, type=kind, metavar=unit, help=explanation)
-
-    model = parser.add_argument_group("architecture")
-    explain = _field_docstrings(VitConfig)
-    for names, kind, unit in (
-        (
-            ("image_size", "patch_size", "hidden_dim", "num_layers", "num_heads", "key_dim"),
-            int,
-            "N",
-        ),
-        (("mlp_units", "head_units"), _units, "N,N"),
-        (("attention_dropout", "mlp_dropout", "head_dropout", "stochastic_depth"), float, "RATE"),
-    ):
-        for name in names:
-            model.add_argument(
-                f"--{name.replace('_', '-')}", type=kind, metavar=unit, help=explain.get(name)
-            )
-    model.add_argument("--pooling", choices=POOLINGS, help=explain["pooling"])
-    model.add_argument(
-        "--spt",
-        action=argparse.BooleanOptionalAction,
-        help="Shifted Patch Tokenization",
-        default=None,
+    _add_options(parser.add_argument_group("recipe"), TrainingRecipe, ())
+    architecture = parser.add_argument_group("architecture")
+    _add_options(architecture, VitConfig, _NOT_ARCHITECTURE)
+    architecture.add_argument(
+        "--input-size",
+        type=positive_int,
+        metavar="N",
+        help="side that images of a folder are brought to before training (default: the image "
+        "size)",
     )
-    model.add_argument(
-        "--lsa", action=argparse.BooleanOptionalAction, help="Locality Self-Attention", default=None
-    )
-    side = "side that images of a folder are brought to before training (default: the image size)"
-    model.add_argument("--input-size", type=console.positive_int, metavar="N", help=side)
-    model.add_argument("--fit", choices=("stretch", "crop"), help="how (default: stretch)")
+    architecture.add_argument("--resize-mode", choices=RESIZE_MODES, help="how (default: stretch)")
     return parser
 
 
-def main(argv=None) -> int:
-    return console.run(_main, build_parser(), argv)
+def _add_options(group: Any, cls: type, left_out: Collection[str]) -> None:
+    """An option for every declared field of a dataclass; None where it is not given."""
+    for name, declared in options(cls):
+        if name in left_out:
+            continue
+        flag, help = f"--{name.replace('_', '-')}", declared.help.replace("%", "%%")
+        if declared.type is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help)
+        elif declared.type is str:
+            group.add_argument(flag, choices=declared.choices, help=help)
+        else:
+            kind, unit = _NUMBERS[declared.type]
+            group.add_argument(flag, type=kind, metavar=unit, help=help)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(_main, build_parser(), argv, distribution="vitsd", renamed=_RENAMED)
 
 
 def _main(arguments) -> int:
@@ -133,11 +118,13 @@ def _main(arguments) -> int:
                 "when resuming (they are remembered), or start a new run."
             )
         wanted = stored
-    if "start" in wanted:
+    if "pretrained" in wanted:
         preset_name, preset, start = _fine_tuning(wanted)
     else:
-        if "freeze_body" in wanted:
-            raise UsageError("--freeze-body is for fine-tuning: say of which model, with --from.")
+        if "freeze_backbone" in wanted:
+            raise UsageError(
+                "--freeze-backbone is for fine-tuning: say of which model, with --pretrained."
+            )
         preset_name, start = wanted.setdefault("preset", "vit-small-ds"), None
         preset = _customise(get_preset(preset_name), wanted)
     if "data" not in wanted:
@@ -156,16 +143,16 @@ def _main(arguments) -> int:
             )
 
     if not Path(wanted["data"]).is_dir() and (
-        fixed := [o for o in ("input_size", "fit") if o in wanted]
+        fixed := [o for o in ("input_size", "resize_mode") if o in wanted]
     ):
         raise UsageError(
             f"--{fixed[0].replace('_', '-')} is for folders of images; those of {wanted['data']} have a size."
         )
     side = wanted.get("input_size", start.spec.input_size[0] if start else preset.config.image_size)
-    fit = wanted.get("fit", start.spec.fit if start else "stretch")
+    resize_mode = wanted.get("resize_mode", start.spec.resize_mode if start else "stretch")
     if side > MAX_SIDE:
         raise UsageError(f"--input-size must be at most {MAX_SIDE} pixels; got {side}.")
-    dataset = load_dataset(wanted["data"], input_size=(side, side), fit=fit)
+    dataset = load_dataset(wanted["data"], input_size=(side, side), resize_mode=resize_mode)
     progress = sys.stderr if arguments.json else sys.stdout
     print(
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.test)} test images of {dataset.image_shape}, "
@@ -183,7 +170,7 @@ def _main(arguments) -> int:
                 preset.recipe,
                 dataset,
                 output,
-                fit=fit,
+                resize_mode=resize_mode,
                 resume=arguments.resume,
                 tensorboard=arguments.tensorboard,
                 origin={"preset": preset_name, "source": wanted["data"], "options": wanted},
@@ -214,8 +201,8 @@ def _wanted(arguments) -> dict:
         given["data"] = str(
             Path(given["data"]).resolve()
         )  # a resumed run may be started from elsewhere
-    if "start" in given and Path(given["start"]).exists():
-        given["start"] = str(Path(given["start"]).resolve())
+    if "pretrained" in given and Path(given["pretrained"]).exists():
+        given["pretrained"] = str(Path(given["pretrained"]).resolve())
     return given
 
 
@@ -240,11 +227,11 @@ def _fine_tuning(wanted: dict) -> tuple[str, Preset, Start]:
     architecture = (field.name for field in dataclasses.fields(VitConfig))
     if clashing := [name for name in ("preset", *architecture) if name in wanted]:
         raise UsageError(
-            f"--from brings its architecture: leave out --{clashing[0].replace('_', '-')}."
+            f"--pretrained brings its architecture: leave out --{clashing[0].replace('_', '-')}."
         )
-    start = Start.load(wanted["start"], wanted.get("freeze_body", False))
-    recipe = recipe_for(start.spec, start.freeze_body)
-    preset = _customise(Preset(VitConfig.from_dict(start.spec.architecture), recipe), wanted)
+    start = Start.load(wanted["pretrained"], wanted.get("freeze_backbone", False))
+    recipe = recipe_for(start.spec, start.freeze_backbone)
+    preset = _customise(Preset(VitConfig.from_spec(start.spec), recipe), wanted)
     return start.spec.name, preset, start
 
 
@@ -257,18 +244,32 @@ def _free_folder(preset: str, data: str) -> Path:
     return folder
 
 
-def _field_docstrings(cls) -> dict[str, str]:
-    """The docstrings below a dataclass's fields, as help texts."""
-    (definition,) = ast.parse(inspect.getsource(cls)).body
-    return {
-        field.target.id: " ".join(text.value.value.replace("``", "").replace("%", "%%").split())
-        for field, text in pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
-
-
 def _units(text: str) -> list[int]:
-    return [console.positive_int(part) for part in text.split(",") if part.strip()]
+    return [positive_int(part) for part in text.split(",") if part.strip()]
+
+
+_NUMBERS: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (int, "N"),
+    float: (float, "X"),
+    tuple: (_units, "N,N"),
+}
+"""How a field's type is read from the command line, and what stands for it in the help."""
+_NOT_ARCHITECTURE = ("input_size", "num_classes", "activation", "layer_norm_epsilon")
+"""Given by the data, or no choice that anyone has asked for."""
+_RENAMED = {
+    "--from": "--pretrained",
+    "--freeze-body": "--freeze-backbone",
+    "--fit": "--resize-mode",
+    "--width": "--hidden-dim",
+    "--depth": "--num-layers",
+    "--warmup": "--warmup-fraction",
+    "--validation": "--validation-fraction",
+    "--clip-norm": "--global-clipnorm",
+    "--mixup": "--mixup-alpha",
+    "--cutmix": "--cutmix-alpha",
+    "--ema": "--ema-momentum",
+}
+"""Options by the names they once had."""
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from vitsd_runtime.cli.common import progress
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.loading import EXTENSIONS, load_image
+from vitsd_runtime.types import ResizeMode
 
 BUILT_IN = ("digits", "fashion-mnist", "cifar10", "cifar100")
 SPLITS = ("train", "val", "test")
@@ -82,7 +83,9 @@ class Dataset:
 
 
 def load_dataset(
-    source: str | os.PathLike, input_size: tuple[int, int] | None = None, fit: str = "stretch"
+    source: str | os.PathLike,
+    input_size: tuple[int, int] | None = None,
+    resize_mode: ResizeMode = "stretch",
 ) -> Dataset:
     """Load labelled images.
 
@@ -91,7 +94,7 @@ def load_dataset(
             ``cifar10``, ``cifar100`` (downloads); a folder ``train/CLASS/*.png`` with optional ``val/`` and ``test/``,
             or just ``CLASS/*.png``; or an ``.npz`` with x_train, y_train, x_test, y_test and optionally class_names.
         input_size: height and width to which images in a folder are brought, needed for folders.
-        fit: ``stretch`` or ``crop``, for folders.
+        resize_mode: ``stretch`` or ``crop``, for folders.
 
     Raises:
         UsageError: no such source, or its contents can't be a classification dataset.
@@ -107,7 +110,7 @@ def load_dataset(
             raise UsageError(
                 "Images in a folder have no common size: say which one the model should get (input_size)."
             )
-        dataset = _folder(Path(name), input_size, fit)
+        dataset = _folder(Path(name), input_size, resize_mode)
     elif Path(name).is_file() and name.endswith(".npz"):
         dataset = _npz(Path(name))
     else:
@@ -139,7 +142,7 @@ def to_input_size(images: np.ndarray, spec) -> np.ndarray:
     """Images of another size than ``spec.input_size``, brought to it exactly as the runtime does."""
     if images.shape[1:] == spec.input_size:
         return images
-    return np.stack([load_image(image, spec) for image in images])
+    return np.stack([load_image(image, spec.input_size, spec.resize_mode) for image in images])
 
 
 def align_labels(dataset: Dataset, class_names: tuple[str, ...]) -> np.ndarray:
@@ -376,10 +379,10 @@ class _Target:
     """What :func:`vitsd_runtime.images.loading.load_image` must know of a spec."""
 
     input_size: tuple[int, int, int]
-    fit: str
+    resize_mode: ResizeMode
 
 
-def _folder(root: Path, input_size: tuple[int, int], fit: str) -> Dataset:
+def _folder(root: Path, input_size: tuple[int, int], resize_mode: ResizeMode) -> Dataset:
     has_splits = (root / "train").is_dir()
     train_folder = root / "train" if has_splits else root
     if not has_splits and (root / "test").is_dir() and (root / "val").is_dir():
@@ -389,7 +392,7 @@ def _folder(root: Path, input_size: tuple[int, int], fit: str) -> Dataset:
         raise UsageError(
             f"{train_folder} has no class folders: expected {train_folder}/CLASS/*.png."
         )
-    target = _Target((*input_size, 3), fit)
+    target = _Target((*input_size, 3), resize_mode)
     splits = {"train": _read_class_folders(train_folder, class_names, target)}
     for name in ("val", "test"):
         folder = root / name
@@ -430,9 +433,9 @@ def _read_class_folders(folder: Path, class_names, target) -> Split:
         )
     images = np.empty((len(files), *target.input_size), np.uint8)
     labels, unreadable = [], []
-    for path, label in progress(files, str(folder)):
+    for path, label in tqdm(files, str(folder), leave=False, disable=None):
         try:
-            images[len(labels)] = load_image(path, target)
+            images[len(labels)] = load_image(path, target.input_size, target.resize_mode)
             labels.append(label)
         except VitsdError as error:
             unreadable.append(str(error))

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from vitsd.data.dataset import Dataset, Split, align_labels, load_dataset, to_input_size
 from vitsd.evaluation.metrics import accuracy_report
-from vitsd.recipe import Recipe
+from vitsd.recipe import TrainingRecipe
 from vitsd_runtime import Classifier
-from vitsd_runtime.cli.common import progress
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.formats.spec_io import detect_format, read_spec
+from vitsd_runtime.formats import detect_format, require_spec
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.machine import physical_cores
+from vitsd_runtime.system.cores import physical_cores
 
 
 def evaluate(
@@ -39,19 +39,9 @@ def evaluate(
     return {"model": str(model_path), "data": str(source), "split": split, **report}
 
 
-def require_spec(model_path: str | os.PathLike) -> ModelSpec:
-    """The model's spec. Raises UsageError if it has none."""
-    spec = read_spec(model_path)
-    if spec is None:
-        raise UsageError(
-            f"{model_path} carries no vitsd spec: it is cut off, or was not made by vitsd."
-        )
-    return spec
-
-
 def load_matching(source: str, spec: ModelSpec) -> Dataset:
     """A dataset whose images have the model's channels. Raises UsageError if they have not."""
-    dataset = load_dataset(source, input_size=spec.input_size[:2], fit=spec.fit)
+    dataset = load_dataset(source, input_size=spec.input_size[:2], resize_mode=spec.resize_mode)
     if dataset.image_shape[2] != spec.input_size[2]:
         raise UsageError(
             f"{dataset.name} has images with {dataset.image_shape[2]} channels, the model takes {spec.input_size[2]}."
@@ -64,10 +54,9 @@ def labelled_images(
 ) -> Split:
     """A split of a dataset, its images of the model's input size and its labels numbered as the model's classes."""
     numbers = align_labels(dataset, spec.class_names)
-    # Through a recipe, which checks it: the file may be anyone's.
-    validation = Recipe(
-        validation=spec.provenance.get("recipe", {}).get("validation", Recipe.validation)
-    ).validation
+    fraction = spec.provenance.recipe.get("validation_fraction", TrainingRecipe.validation_fraction)
+    # Validate through the recipe: the file is untrusted.
+    validation = TrainingRecipe(validation_fraction=fraction).validation_fraction
     chosen = dataset.split(split, validation).sample(limit)
     return Split(to_input_size(chosen.images, spec), numbers[chosen.labels])
 
@@ -88,5 +77,7 @@ def model_logits(
         run = Classifier.load(
             model_path, batch_size=batch_size, num_threads=physical_cores()
         ).logits
-    starts = progress(range(0, len(images), 4 * batch_size), Path(model_path).name)
+    starts = tqdm(
+        range(0, len(images), 4 * batch_size), Path(model_path).name, leave=False, disable=None
+    )
     return np.concatenate([run(images[start : start + 4 * batch_size]) for start in starts])

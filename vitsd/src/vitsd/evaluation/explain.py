@@ -48,8 +48,8 @@ def explain(
     Raises:
         VitsdError: the image can't be read.
     """
-    config = VitConfig.from_dict(spec.architecture)
-    pixels = load_image(image, spec)
+    config = VitConfig.from_spec(spec)
+    pixels = load_image(image, spec.input_size, spec.resize_mode)
     attentions = [model.get_layer(f"block_{i}_attention") for i in range(config.num_layers)]
     normed = [model.get_layer(f"block_{i}_norm_1").output for i in range(config.num_layers)]
     *tokens, logits = keras.Model(model.input, [*normed, model.output]).predict_on_batch(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vitsd.hub.saving import load_model
 from vitsd_runtime.errors import UsageError, VitsdError, first_line
-from vitsd_runtime.formats.spec_io import is_saved_model
+from vitsd_runtime.formats.saved_model import is_saved_model
 from vitsd_runtime.models.catalog import BUNDLED
 
 MODEL_FILE = "model.keras"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vitsd.config import VitConfig
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats.spec_io import read_spec, write_spec
+from vitsd_runtime.formats import read_spec, write_spec
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.files import replacing
+from vitsd_runtime.system.files import atomic_write
 
 
 def model_name(text: str) -> str:
@@ -23,7 +23,7 @@ def save_model(model, path: str | os.PathLike, spec: ModelSpec) -> ModelSpec:
 
     ``keras.saving.load_model`` opens the file too, once ``vitsd.model.layers`` is imported.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         model.save(temporary)
         return write_spec(temporary, spec)
 
@@ -46,18 +46,12 @@ def load_model(path: str | os.PathLike):
         raise UsageError(
             f"{path} carries no vitsd spec: save it with vitsd.save_model, or train with vitsd-train."
         )
-    config = VitConfig.from_dict(spec.architecture)
+    config = VitConfig.from_spec(spec)
     stored = path.stat().st_size
     if config.parameter_count() * 2 > stored:  # float16 is the smallest that weights are stored in
         raise VitsdError(
             f"{path}: its architecture has {config.parameter_count():,} weights, but the file holds only {stored:,} bytes."
         )
-    if (config.num_classes, config.input_size, config.image_size) != (
-        spec.num_classes,
-        spec.input_size,
-        spec.image_size,
-    ):
-        raise VitsdError(f"{path}: its spec contradicts itself about classes or image sizes.")
 
     from vitsd.model.vit import build_vit
 

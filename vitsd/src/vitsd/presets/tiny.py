@@ -6,7 +6,8 @@ because a mirrored digit is not a digit; for photos add ``--flip``.
 """
 
 from vitsd.config import VitConfig
-from vitsd.recipe import Preset, Recipe
+from vitsd.presets.preset import Preset
+from vitsd.recipe import TrainingRecipe
 
 PRESET = Preset(
     config=VitConfig(
@@ -25,13 +26,13 @@ PRESET = Preset(
         mlp_dropout=0.1,
         head_dropout=0.1,
     ),
-    recipe=Recipe(
+    recipe=TrainingRecipe(
         epochs=40,
         batch_size=64,
         learning_rate=2e-3,
-        warmup=0.1,
+        warmup_fraction=0.1,
         weight_decay=0.05,
-        clip_norm=1.0,
+        global_clipnorm=1.0,
         flip=False,
         rotation=0.02,
         zoom=0.1,

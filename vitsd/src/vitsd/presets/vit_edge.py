@@ -9,7 +9,8 @@ processor has no bfloat16, ``--precision float32`` is faster.
 """
 
 from vitsd.config import VitConfig
-from vitsd.recipe import Preset, Recipe
+from vitsd.presets.preset import Preset
+from vitsd.recipe import TrainingRecipe
 
 PRESET = Preset(
     config=VitConfig(
@@ -29,19 +30,19 @@ PRESET = Preset(
         head_dropout=0.0,
         stochastic_depth=0.05,
     ),
-    recipe=Recipe(
+    recipe=TrainingRecipe(
         epochs=100,
         batch_size=128,
         learning_rate=2e-3,
-        warmup=0.08,
+        warmup_fraction=0.08,
         weight_decay=0.05,
-        clip_norm=1.0,
+        global_clipnorm=1.0,
         flip=True,
         rotation=0.0,
         zoom=0.0,
         crop_padding=4,
-        mixup=0.2,
-        cutmix=1.0,
+        mixup_alpha=0.2,
+        cutmix_alpha=1.0,
         label_smoothing=0.1,
         precision="mixed_bfloat16",
     ),

@@ -7,7 +7,8 @@ Cost: 45,000 images an epoch; 24 epochs took 70 minutes on two AVX-512 cores, be
 """
 
 from vitsd.config import VitConfig
-from vitsd.recipe import Preset, Recipe
+from vitsd.presets.preset import Preset
+from vitsd.recipe import TrainingRecipe
 
 PRESET = Preset(
     config=VitConfig(
@@ -26,13 +27,13 @@ PRESET = Preset(
         mlp_dropout=0.0,
         head_dropout=0.0,
     ),
-    recipe=Recipe(
+    recipe=TrainingRecipe(
         epochs=24,
         batch_size=128,
         learning_rate=2e-3,
-        warmup=0.08,
+        warmup_fraction=0.08,
         weight_decay=0.05,
-        clip_norm=1.0,
+        global_clipnorm=1.0,
         flip=True,
         rotation=0.0,
         zoom=0.0,

@@ -12,7 +12,8 @@ had 24.1 % after 5, 31.5 % after 9, and 54.9 % at the end.
 """
 
 from vitsd.config import VitConfig
-from vitsd.recipe import Preset, Recipe
+from vitsd.presets.preset import Preset
+from vitsd.recipe import TrainingRecipe
 
 PRESET = Preset(
     config=VitConfig(
@@ -31,11 +32,11 @@ PRESET = Preset(
         mlp_dropout=0.1,
         head_dropout=0.5,
     ),
-    recipe=Recipe(
+    recipe=TrainingRecipe(
         epochs=50,
         batch_size=256,
         learning_rate=1e-3,
-        warmup=0.1,
+        warmup_fraction=0.1,
         weight_decay=1e-4,
         flip=True,
         rotation=0.02,

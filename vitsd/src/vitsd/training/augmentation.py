@@ -10,10 +10,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vitsd.recipe import Recipe
+from vitsd.recipe import TrainingRecipe
+from vitsd_runtime.spec import AugmentationRanges
 
 
-def model_augmentation(recipe: Recipe) -> list[layers.Layer]:
+def model_augmentation(recipe: TrainingRecipe) -> list[layers.Layer]:
     """Layers for :func:`vitsd.build_vit`'s ``augmentation``: those that the recipe turns on."""
     options = {"data_format": "channels_last", "dtype": "float32"}
     chosen: list[layers.Layer] = []
@@ -38,14 +39,10 @@ def model_augmentation(recipe: Recipe) -> list[layers.Layer]:
     return chosen
 
 
-def describe(recipe: Recipe) -> dict:
-    """The ranges for ``ModelSpec.augmentation``."""
-    ranges = {
-        "flip": "horizontal" if recipe.flip else None,
-        "rotation": recipe.rotation,
-        "zoom": recipe.zoom,
-    }
-    return {name: value for name, value in ranges.items() if value}
+def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
+    """What ``ModelSpec.augmentation`` says of the recipe."""
+    flip = "horizontal" if recipe.flip else None
+    return AugmentationRanges(flip, recipe.rotation, recipe.zoom)
 
 
 class BatchAugmentation:
@@ -54,7 +51,7 @@ class BatchAugmentation:
     Every batch gets its own seed, so that a resumed run sees what an uninterrupted one would have seen.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: TrainingRecipe):
         options = {"data_format": "channels_last", "dtype": "float32"}
         self._crop_padding = recipe.crop_padding
         self._rand_augment = None
@@ -63,10 +60,12 @@ class BatchAugmentation:
                 value_range=(0, 255), factor=recipe.rand_augment, **options
             )
         self._mixers = []
-        if recipe.mixup:
-            self._mixers.append(layers.MixUp(alpha=recipe.mixup, **options))
-        if recipe.cutmix:
-            self._mixers.append(layers.CutMix(factor=(recipe.cutmix, recipe.cutmix), **options))
+        if recipe.mixup_alpha:
+            self._mixers.append(layers.MixUp(alpha=recipe.mixup_alpha, **options))
+        if recipe.cutmix_alpha:
+            self._mixers.append(
+                layers.CutMix(factor=(recipe.cutmix_alpha, recipe.cutmix_alpha), **options)
+            )
 
     @property
     def active(self) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from vitsd_runtime.cli.common import check_interrupted
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.system.files import replacing
+from vitsd_runtime.system.files import atomic_write
+from vitsd_runtime.system.signals import check_interrupted
 
 COLUMNS = (
     "epoch",
@@ -98,7 +98,7 @@ class MetricsLog(keras.callbacks.Callback):
 
 def write_history(path: Path, history: list[dict]) -> None:
     """Write the rows of ``metrics.csv``."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(history)
@@ -129,7 +129,7 @@ class LastCheckpoint(keras.callbacks.Callback):
         self._path = path
 
     def on_epoch_end(self, epoch, logs=None):
-        with replacing(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             self.model.save_weights(temporary)
 
 
@@ -153,7 +153,7 @@ class BestWeights(keras.callbacks.Callback):
         self._best = score
         if self._swap:
             self._swap.on_test_begin()
-        with replacing(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             np.savez(temporary, *self.model.get_weights(), epoch=epoch + 1, score=score)
         if self._swap:
             self._swap.on_test_end()

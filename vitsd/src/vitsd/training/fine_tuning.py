@@ -12,9 +12,9 @@ import numpy as np
 from vitsd.config import VitConfig
 from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import load_model
-from vitsd.recipe import Recipe
+from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.formats.spec_io import detect_format, read_spec
+from vitsd_runtime.formats import detect_format, read_spec
 from vitsd_runtime.spec import ModelSpec
 
 _NEW = "logits"
@@ -27,11 +27,11 @@ class Start:
 
     path: Path
     spec: ModelSpec
-    freeze_body: bool = False
+    freeze_backbone: bool = False
     """Train the new layer alone: for very few images, and many times faster."""
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike, freeze_body: bool = False) -> Start:
+    def load(cls, name_or_path: str | os.PathLike, freeze_backbone: bool = False) -> Start:
         """Of any model that :func:`vitsd.from_pretrained` finds. Raises as that does."""
         path = locate(name_or_path)
         if detect_format(path) != "keras":
@@ -39,15 +39,15 @@ class Start:
         spec = read_spec(path)
         if spec is None:
             raise UsageError(f"{path} carries no vitsd spec, so it can't be fine-tuned.")
-        return cls(path, spec, freeze_body)
+        return cls(path, spec, freeze_backbone)
 
     @property
     def description(self) -> dict:
         """For ``run.json`` and the new model's provenance."""
         return {
             "name": self.spec.name,
-            "sha256": self.spec.integrity.get("sha256"),
-            "freeze_body": self.freeze_body,
+            "sha256": self.spec.integrity.sha256 if self.spec.integrity else None,
+            "freeze_backbone": self.freeze_backbone,
         }
 
     def statistics(self, config: VitConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -70,10 +70,10 @@ class Start:
                 # Random layers of training hold seeds, which are no weights of the trained model.
                 if weight.path in weights:
                     weight.assign(weights[weight.path])
-            layer.trainable = not self.freeze_body
+            layer.trainable = not self.freeze_backbone
 
 
-def recipe_for(spec: ModelSpec, freeze_body: bool = False, epochs: int = 20) -> Recipe:
+def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20) -> TrainingRecipe:
     """The recipe that the model was trained with, if it is known, for fewer epochs and for fewer images.
 
     Batches are small, so that a few hundred images still make enough steps. The learning rate is a quarter of the model's
@@ -81,15 +81,13 @@ def recipe_for(spec: ModelSpec, freeze_body: bool = False, epochs: int = 20) -> 
 
     In float32: the lower precisions are fast on the machines that have them, and many times slower on others.
     """
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    stored = {
-        name: value for name, value in spec.provenance.get("recipe", {}).items() if name in known
-    }
-    recipe = Recipe(**stored)
+    known = {field.name for field in dataclasses.fields(TrainingRecipe)}
+    stored = {name: value for name, value in spec.provenance.recipe.items() if name in known}
+    recipe = TrainingRecipe(**stored)
     return dataclasses.replace(
         recipe,
         epochs=epochs,
         batch_size=min(recipe.batch_size, 32),
-        learning_rate=0.01 if freeze_body else recipe.learning_rate / 4,
+        learning_rate=0.01 if freeze_backbone else recipe.learning_rate / 4,
         precision="float32",
     )

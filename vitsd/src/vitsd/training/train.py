@@ -6,6 +6,7 @@ A run folder holds ``run.json`` (what is trained, on what, how), ``metrics.csv``
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import platform
@@ -23,15 +24,17 @@ from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.hub.saving import model_name, save_model
 from vitsd.model.vit import build_vit
 from vitsd.plots import plot_confusion, plot_curves
-from vitsd.recipe import Recipe
+from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks as cb
-from vitsd.training.augmentation import BatchAugmentation, describe, model_augmentation
+from vitsd.training.augmentation import BatchAugmentation, augmentation_ranges, model_augmentation
 from vitsd.training.batches import Batches
 from vitsd.training.run_folder import open_run
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.spec import ModelSpec, Provenance
+from vitsd_runtime.spec.sections import from_dict as section_from_dict
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.machine import describe_machine
+from vitsd_runtime.types import ResizeMode
 
 if TYPE_CHECKING:
     from vitsd.training.fine_tuning import Start
@@ -39,12 +42,12 @@ if TYPE_CHECKING:
 
 def train(
     config: VitConfig,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     dataset: Dataset,
     output: str | Path,
     *,
     name: str | None = None,
-    fit: str = "stretch",
+    resize_mode: ResizeMode = "stretch",
     resume: bool = False,
     tensorboard: bool = False,
     origin: dict | None = None,
@@ -58,7 +61,7 @@ def train(
         dataset: labelled images; a validation split is cut off if it has none.
         output: the run folder; it must not hold a run, unless ``resume``.
         name: of the model, for file names; by default the folder's.
-        fit: how the dataset's images were brought to their size, for the spec.
+        resize_mode: how the dataset's images were brought to their size, for the spec.
         resume: continue the run in ``output`` after its last complete epoch, with the same schedule.
         tensorboard: also write TensorBoard logs to ``output/tensorboard``.
         origin: noted in ``run.json`` and the model's provenance, e.g. ``{"preset": ..., "data": ...}``.
@@ -73,13 +76,13 @@ def train(
     """
     output = Path(output)
     name = model_name(name or output.resolve().name)
-    dataset = dataset.with_validation(recipe.validation)
+    dataset = dataset.with_validation(recipe.validation_fraction)
     config = config.for_data(dataset.image_shape, dataset.num_classes)
     # The weights of a trained model fit the pixels as it was trained on them.
     mean, variance = start.statistics(config) if start else pixel_statistics(dataset.train.images)
     description = {
         "name": name,
-        "fit": fit,
+        "resize_mode": resize_mode,
         "config": config.to_dict(),
         "recipe": recipe.to_dict(),
         "data": {
@@ -100,9 +103,9 @@ def train(
             image_size=config.image_size,
             mean=mean,
             variance=variance,
-            fit=fit,
-            augmentation=describe(recipe),
-            architecture=config.to_dict(),
+            resize_mode=resize_mode,
+            augmentation=augmentation_ranges(recipe),
+            architecture=config.architecture,
         )
     )
     if tensorboard and not all(
@@ -116,13 +119,16 @@ def train(
         print(f"{output} is finished already; nothing is left to train.")
         return json.loads((output / "results.json").read_text(encoding="utf-8"))
     history = _fit(config, recipe, dataset, spec, output, resume, tensorboard, start)
-    fine_tuned = {"fine_tuned_from": start.description} if start else {}
-    provenance = {
-        **(origin or {}),
-        **fine_tuned,
-        "images": description["data"]["images"],
-        "recipe": recipe.to_dict(),
-    }
+    provenance = section_from_dict(
+        Provenance,
+        {
+            **(origin or {}),
+            "fine_tuned_from": start.description if start else {},
+            "images": description["data"]["images"],
+            "recipe": recipe.to_dict(),
+        },
+        "origin",
+    )
     return _finish(config, dataset, spec.replace(provenance=provenance), output, history)
 
 
@@ -160,7 +166,7 @@ def _fit(
     batches.epoch = len(history)  # Keras fetches the first batches before the first epoch begins
 
     swap = (
-        keras.callbacks.SwapEMAWeights() if recipe.ema else None
+        keras.callbacks.SwapEMAWeights() if recipe.ema_momentum else None
     )  # validates with the averaged weights
     chain = [
         cb.Interruptible(),
@@ -217,16 +223,16 @@ def _finish(
     model.set_weights(weights)
     logits = predict_logits(model, dataset.test.images)
     report = accuracy_report(logits, dataset.test.labels, dataset.class_names)
-    provenance = {
-        **spec.provenance,
-        "dataset": dataset.name,
-        "epoch": epoch,
-        "validation_top1": history[epoch - 1].get("val_top1"),
-        "test_top1": report["top1"],
-        "test_top5": report["top5"],
-        "versions": versions(),
-        "machine": describe_machine()["cpu"],
-    }
+    provenance = dataclasses.replace(
+        spec.provenance,
+        dataset=dataset.name,
+        epoch=epoch,
+        validation_top1=history[epoch - 1].get("val_top1"),
+        test_top1=report["top1"],
+        test_top5=report["top5"],
+        versions=versions(),
+        machine=describe_machine()["cpu"],
+    )
     save_model(model, output / "model.keras", spec.replace(provenance=provenance))
     plot_curves(history, output / "curves.png")
     matrix = confusion_matrix(logits.argmax(axis=1), dataset.test.labels, dataset.num_classes)
@@ -236,14 +242,14 @@ def _finish(
     return results
 
 
-def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
+def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: int) -> None:
     """Compile for one-hot labels: AdamW with linear warm-up and cosine decay, label smoothing, top-1 and top-5."""
     optimizer = keras.optimizers.AdamW(
         learning_rate_schedule(recipe, steps_per_epoch),
         weight_decay=recipe.weight_decay,
-        global_clipnorm=recipe.clip_norm or None,
-        use_ema=bool(recipe.ema),
-        ema_momentum=recipe.ema or 0.99,
+        global_clipnorm=recipe.global_clipnorm or None,
+        use_ema=bool(recipe.ema_momentum),
+        ema_momentum=recipe.ema_momentum or 0.99,
     )
     optimizer.exclude_from_weight_decay(
         var_list=[v for v in model.trainable_variables if v.name != "kernel"]
@@ -264,10 +270,10 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
     )
 
 
-def learning_rate_schedule(recipe: Recipe, steps_per_epoch: int):
+def learning_rate_schedule(recipe: TrainingRecipe, steps_per_epoch: int):
     """Linear from 0 to the peak over the warm-up, then a cosine to 0 at the last step."""
     total = recipe.epochs * steps_per_epoch
-    warmup = min(round(recipe.warmup * total), total - 1)
+    warmup = min(round(recipe.warmup_fraction * total), total - 1)
     if warmup == 0:
         return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total)
     return keras.optimizers.schedules.CosineDecay(

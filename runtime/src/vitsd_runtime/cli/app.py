@@ -1,0 +1,147 @@
+"""What every vitsd command does: parse, log, catch errors, exit."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any, Optional, TextIO
+
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.signals import catch_signals, check_interrupted
+
+_LOGGERS = ("vitsd_runtime", "vitsd", "vitsd_export")
+
+Main = Callable[[argparse.Namespace], Optional[int]]
+
+
+def run(
+    main: Main,
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    *,
+    distribution: str,
+    renamed: Mapping[str, str] | None = None,
+) -> int:
+    """Parse, run, and turn errors into a message on stderr and an exit code.
+
+    Args:
+        main: does the work; returns an exit code, None is 0.
+        parser: of the command.
+        argv: words of the command line; None: those of the process.
+        distribution: whose version ``--version`` prints.
+        renamed: options that have another name now, by their old one: they still work.
+
+    Returns:
+        0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C. No traceback for errors that a
+        person can act on.
+    """
+    parser.add_argument("--version", action=_Version, distribution=distribution)
+    words = _with_new_names(sys.argv[1:] if argv is None else argv, renamed or {}, parser.prog)
+    # Options may stand between a model and its images.
+    arguments = parser.parse_intermixed_args(words)
+    catch_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be valid text
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with _logging(sys.stderr if getattr(arguments, "json", False) else sys.stdout):
+            code = main(arguments) or 0
+        if code == 0:
+            check_interrupted()
+        sys.stdout.flush()  # here, where a full disk or a closed pipe is still handled
+        return code
+    except VitsdError as error:
+        return _fail(parser, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(parser, "interrupted", 130)
+    except BrokenPipeError:  # `vitsd-predict ... | head`
+        _drop_unwritten_output()
+        return 128 + getattr(signal, "SIGPIPE", 13)
+    except MemoryError:
+        return _fail(parser, "out of memory; try fewer or smaller images at once", 1)
+    except OSError as error:
+        _drop_unwritten_output()
+        return _fail(parser, _explain_os_error(error), 1)
+
+
+class _Version(argparse.Action):
+    """Print the version of a distribution; it is looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, distribution: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version")
+        self._distribution = distribution
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        package = self._distribution.replace("-", "_")
+        print(package, metadata.version(self._distribution))
+        parser.exit()
+
+
+def _with_new_names(words: Sequence[str], renamed: Mapping[str, str], command: str) -> list[str]:
+    """The words of a command line, with options under their new names."""
+    result: list[str] = []
+    for i, word in enumerate(words):
+        if word == "--":
+            return [*result, *words[i:]]
+        name, equals, value = word.partition("=")
+        if name in renamed:
+            new = renamed[name]
+            print(f"{command}: note: {name} is called {new} now", file=sys.stderr)
+            word = f"{new}{equals}{value}"
+        result.append(word)
+    return result
+
+
+@contextlib.contextmanager
+def _logging(stream: TextIO) -> Iterator[None]:
+    """Show what the libraries log: progress on ``stream``, warnings on stderr."""
+    progress = logging.StreamHandler(stream)
+    progress.addFilter(lambda record: record.levelno < logging.WARNING)
+    warnings = logging.StreamHandler(sys.stderr)
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(progress)
+        logger.addHandler(warnings)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+            logger.removeHandler(progress)
+            logger.removeHandler(warnings)
+
+
+def _fail(parser: argparse.ArgumentParser, message: str, code: int) -> int:
+    print(f"{parser.prog}: error: {message}", file=sys.stderr)
+    return code
+
+
+def _drop_unwritten_output() -> None:
+    """Discard buffered stdout; the interpreter would fail again when flushing at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain_os_error(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return (
+            f"the disk is full{where}; nothing was left half-written. Free some space and run it "
+            "again."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission for{where}: change its permissions, or choose another place."
+    return f"{error.strerror or error}{where}"

@@ -1,0 +1,98 @@
+"""ONNX files: onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitsd_runtime.engines.base import (
+    Engine,
+    Model,
+    import_optional,
+    label,
+    model_path,
+    not_installed,
+    refusal,
+)
+from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.types import AnyArray, Float32Array
+
+_DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(uint8)": np.uint8,
+    "tensor(float16)": np.float16,
+}
+
+
+class OnnxEngine(Engine):
+    """onnxruntime; a batch of any size runs at once."""
+
+    def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
+        onnxruntime = import_optional("onnxruntime")
+        if not onnxruntime:
+            raise not_installed(model, "onnx")
+        self.name = f"onnxruntime {onnxruntime.__version__}"
+        self._model = model
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3
+        source = str(model) if isinstance(model, Path) else model
+        try:
+            self._session = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own exceptions share no public base class
+            raise refusal(model, self.name, error) from error
+        inputs, *others = self._session.get_inputs()
+        if others:
+            raise VitsdError(
+                f"{model_path(model)} has {len(others) + 1} inputs; an image classifier has one."
+            )
+        shape = inputs.shape
+        self._input_name = inputs.name
+        self._fixed_batch = shape[0] if shape and isinstance(shape[0], int) else None
+        self.input_shape = tuple(shape[1:])
+        self.input_dtype = np.dtype(_DTYPES.get(inputs.type, np.object_))
+        outputs = self._session.get_outputs()[0]
+        self.num_classes = outputs.shape[-1] if outputs.shape else None
+
+    def run(self, batch: AnyArray) -> Float32Array:
+        """See :meth:`Engine.run`."""
+        if self._fixed_batch == 1:
+            return np.concatenate([self._run(batch[i : i + 1]) for i in range(len(batch))])
+        return self._run(batch)
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`Engine.describe`; also ``opset`` by domain, where onnx is installed."""
+        report: dict[str, Any] = {
+            "inputs": [_describe_tensor(tensor) for tensor in self._session.get_inputs()],
+            "outputs": [_describe_tensor(tensor) for tensor in self._session.get_outputs()],
+        }
+        onnx = import_optional("onnx")
+        if onnx is None:
+            hint = "operations are listed where the onnx package is installed (pip install onnx)"
+            return {**report, "note": hint}
+        content = self._model.read_bytes() if isinstance(self._model, Path) else self._model
+        model = onnx.load_model_from_string(content)
+        operations = collections.Counter(node.op_type for node in model.graph.node)
+        return {
+            **report,
+            "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+            "operations": dict(operations.most_common()),
+        }
+
+    def _run(self, batch: AnyArray) -> Float32Array:
+        try:
+            logits: Float32Array = self._session.run(None, {self._input_name: batch})[0]
+        except Exception as error:
+            raise VitsdError(
+                f"{self.name} failed to run {label(self._model)}: {first_line(error)}"
+            ) from error
+        return logits
+
+
+def _describe_tensor(tensor: Any) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": tensor.type, "shape": tensor.shape}

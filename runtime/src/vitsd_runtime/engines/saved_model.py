@@ -1,0 +1,84 @@
+"""SavedModel folders: TensorFlow."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitsd_runtime.engines.base import Engine, Model, import_optional, not_installed, refusal
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.formats.saved_model import find_saved_model
+from vitsd_runtime.system.stderr import quiet_stderr
+from vitsd_runtime.types import AnyArray, Float32Array
+
+
+class SavedModelEngine(Engine):
+    """TensorFlow, through the ``serving_default`` signature."""
+
+    def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
+        if not isinstance(model, Path):
+            raise UsageError("A SavedModel is a folder: give its path, not its content.")
+        self._folder = find_saved_model(model)
+        self._tensorflow = _start_tensorflow(model, num_threads)
+        self.name = f"tensorflow {self._tensorflow.__version__}"
+        try:
+            # Held on to, because the function needs it as long as it is used.
+            self._loaded = self._tensorflow.saved_model.load(str(self._folder))
+            self._function = self._loaded.signatures["serving_default"]
+            (name, tensor), *others = self._function.structured_input_signature[1].items()
+            (self._output_name, output), *_ = self._function.structured_outputs.items()
+        except Exception as error:  # TensorFlow raises many kinds here
+            raise refusal(model, self.name, error) from error
+        if others:
+            raise VitsdError(f"{model} has {len(others) + 1} inputs; an image classifier has one.")
+        self._input_name = name
+        self.input_shape = tuple(tensor.shape[1:])
+        self.input_dtype = np.dtype(tensor.dtype.as_numpy_dtype)
+        self.num_classes = output.shape[-1]
+
+    def run(self, batch: AnyArray) -> Float32Array:
+        """See :meth:`Engine.run`."""
+        images = self._tensorflow.constant(batch)
+        logits: Float32Array = self._function(**{self._input_name: images})[
+            self._output_name
+        ].numpy()
+        return logits
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`Engine.describe`; also ``version``, the name of the version's folder."""
+        graph = self._function.graph.as_graph_def()
+        nodes = [
+            *graph.node,
+            *(node for inner in graph.library.function for node in inner.node_def),
+        ]
+        signature = self._function.structured_input_signature[1]
+        outputs = self._function.structured_outputs
+        return {
+            "inputs": [_describe_tensor(*item) for item in signature.items()],
+            "outputs": [_describe_tensor(*item) for item in outputs.items()],
+            "operations": dict(collections.Counter(node.op for node in nodes).most_common()),
+            "version": self._folder.name,
+        }
+
+
+def _start_tensorflow(model: Path, num_threads: int) -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with quiet_stderr():
+        tensorflow = import_optional("tensorflow")
+        if not tensorflow:
+            raise not_installed(model, "tensorflow")
+        # TensorFlow's threads are a setting of the process, possible only before its first
+        # operation.
+        with contextlib.suppress(RuntimeError):
+            tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
+        tensorflow.constant(0)  # looks for devices and logs what it finds
+    return tensorflow
+
+
+def _describe_tensor(name: str, tensor: Any) -> dict[str, Any]:
+    return {"name": name, "dtype": tensor.dtype.name, "shape": tensor.shape.as_list()}

@@ -1,0 +1,165 @@
+"""TFLite files: ai-edge-litert, else tflite-runtime, else TensorFlow's interpreter."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vitsd_runtime.engines.affine import dequantize, quantize
+from vitsd_runtime.engines.base import (
+    Engine,
+    Model,
+    import_optional,
+    label,
+    not_installed,
+    refusal,
+)
+from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.formats.spec_io import check_complete
+from vitsd_runtime.system.stderr import quiet_stderr
+from vitsd_runtime.types import AnyArray, Float32Array
+
+_PACKAGES = (
+    ("ai_edge_litert.interpreter", "ai_edge_litert", "ai-edge-litert"),
+    ("tflite_runtime.interpreter", "tflite_runtime", "tflite-runtime"),
+    ("tensorflow.lite.python.interpreter", "tensorflow", "tensorflow"),
+)
+"""Module with the interpreter, package with the version, name of the distribution."""
+
+
+class _Compiled(NamedTuple):
+    """An interpreter for one batch size, with the details of its input and output tensor."""
+
+    interpreter: Any
+    input: dict[str, Any]
+    output: dict[str, Any]
+
+
+class TFLiteEngine(Engine):
+    """An interpreter is compiled for one batch size, so there are at most two.
+
+    One is for single images and one for full batches (files made for single images, and all
+    under tflite-runtime, run one by one). A rest is padded to a full batch, or run one by one
+    where that is less work; nothing is recompiled.
+    """
+
+    def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
+        self._model, self._num_threads, self._batch_size = model, num_threads, batch_size
+        self._interpreter_class, self.name = _find_interpreter(model)
+        if isinstance(model, Path):  # tflite-runtime would read beyond its end, and crash
+            check_complete(model)
+        self._lock = threading.Lock()  # an interpreter's tensors are shared state
+        self._compiled: dict[int, _Compiled] = {}
+        single = self._interpreter(1)
+        # Some files can't be compiled for more; and tflite-runtime 2.14 crashes on a Cortex-A76
+        # when a model with dynamic layers was resized to four images or more (make arm64).
+        if single.input["shape_signature"][0] == 1 or self.name.startswith("tflite-runtime"):
+            self._batch_size = 1
+        self.input_shape = tuple(int(n) for n in single.input["shape"][1:])
+        self.input_dtype = np.dtype(single.input["dtype"])
+        self.num_classes = int(single.output["shape"][-1])
+
+    def run(self, batch: AnyArray) -> Float32Array:
+        """See :meth:`Engine.run`."""
+        size = self._batch_size
+        full = len(batch) - len(batch) % size
+        rest = batch[full:]
+        with self._lock:
+            parts = [self._invoke(batch[i : i + size], size) for i in range(0, full, size)]
+            if 2 * len(rest) > size:
+                padding = np.zeros((size - len(rest), *rest.shape[1:]), rest.dtype)
+                parts.append(self._invoke(np.concatenate([rest, padding]), size)[: len(rest)])
+            else:
+                parts.extend(self._invoke(rest[i : i + 1], 1) for i in range(len(rest)))
+        return np.concatenate(parts)
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`Engine.describe`; also ``tensor_dtypes``: how many tensors of each type."""
+        single = self._interpreter(1)
+        details = single.interpreter.get_tensor_details()
+        dtypes = collections.Counter(_dtype_name(tensor["dtype"]) for tensor in details)
+        report: dict[str, Any] = {
+            "inputs": [_describe_tensor(single.input)],
+            "outputs": [_describe_tensor(single.output)],
+            "tensor_dtypes": dict(dtypes.most_common()),
+        }
+        # No public method of the interpreter lists its operations.
+        list_operations = getattr(single.interpreter, "_get_ops_details", None)
+        if list_operations is not None:
+            operations = collections.Counter(op["op_name"] for op in list_operations())
+            operations.pop("DELEGATE", None)
+            report["operations"] = dict(operations.most_common())
+        return report
+
+    def _interpreter(self, batch: int) -> _Compiled:
+        if batch not in self._compiled:
+            self._compiled[batch] = self._compile(batch)
+        return self._compiled[batch]
+
+    def _compile(self, batch: int) -> _Compiled:
+        source: dict[str, Any] = (
+            {"model_content": self._model}
+            if isinstance(self._model, bytes)
+            else {"model_path": str(self._model)}
+        )
+        try:
+            with quiet_stderr():  # it reports its delegate
+                interpreter = self._interpreter_class(**source, num_threads=self._num_threads)
+                details = interpreter.get_input_details()[0]
+                if details["shape"][0] != batch:
+                    shape = (batch, *details["shape"][1:])
+                    interpreter.resize_tensor_input(details["index"], shape)
+                interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise refusal(self._model, self.name, error) from error
+        return _Compiled(
+            interpreter, interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        )
+
+    def _invoke(self, batch: AnyArray, size: int) -> Float32Array:
+        interpreter, inputs, outputs = self._interpreter(size)
+        scale, zero_point = inputs["quantization"]
+        if scale and batch.dtype != inputs["dtype"]:
+            batch = quantize(batch, scale, zero_point, inputs["dtype"])
+        try:
+            interpreter.set_tensor(inputs["index"], batch)
+            interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise VitsdError(
+                f"{self.name} failed to run {label(self._model)}: {first_line(error)}"
+            ) from error
+        logits: AnyArray = interpreter.get_tensor(outputs["index"])
+        scale, zero_point = outputs["quantization"]
+        return dequantize(logits, scale, zero_point) if scale else logits.astype(np.float32)
+
+
+def _find_interpreter(model: Model) -> tuple[Any, str]:
+    """The interpreter's class, and the name and version of its distribution."""
+    for module, package, distribution in _PACKAGES:
+        found = import_optional(module)
+        if found:
+            version = getattr(import_optional(package), "__version__", "")
+            return found.Interpreter, f"{distribution} {version}".strip()
+    hint = ' (on 32-bit Arm or Python 3.9: "vitsd-runtime[tflite-runtime]")'
+    raise not_installed(model, "tflite", hint)
+
+
+def _describe_tensor(details: dict[str, Any]) -> dict[str, Any]:
+    shape = details.get("shape_signature", details["shape"])
+    tensor: dict[str, Any] = {
+        "name": details["name"],
+        "dtype": _dtype_name(details["dtype"]),
+        "shape": [None if n < 0 else int(n) for n in shape],
+    }
+    scale, zero_point = details["quantization"]
+    if scale:
+        tensor.update(scale=float(scale), zero_point=int(zero_point))
+    return tensor
+
+
+def _dtype_name(dtype: Any) -> str:
+    return getattr(dtype, "__name__", str(dtype))

@@ -1,0 +1,43 @@
+"""Which kind of model stands at a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.formats.saved_model import find_saved_model
+from vitsd_runtime.types import Format, PathLike
+
+_SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".onnx": "onnx", ".keras": "keras"}
+
+
+def detect_format(path: PathLike) -> Format:
+    """The format of the model at ``path``, by its ending and by what stands there.
+
+    Raises:
+        UsageError: nothing is there, or it is no model.
+        VitsdError: the file is empty.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"There is no model at {path}.")
+    if path.is_dir():
+        find_saved_model(path)
+        return "saved_model"
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise UsageError(
+            f"{path} is not a model: expected a .tflite, .onnx or .keras file or a SavedModel "
+            "folder."
+        )
+    if path.stat().st_size == 0:
+        raise VitsdError(f"{path} is empty (0 bytes): copy or export it again.")
+    return _SUFFIXES[suffix]
+
+
+def model_bytes(path: PathLike) -> int:
+    """Size in bytes of a model file, or of all files of a SavedModel."""
+    path = Path(path)
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size

@@ -1,0 +1,24 @@
+"""The contract between training and device: what a model expects and what its answers mean."""
+
+from vitsd_runtime.spec.architecture import Architecture
+from vitsd_runtime.spec.model_spec import MAX_JSON_BYTES, MAX_SIDE, SCHEMA_VERSION, ModelSpec
+from vitsd_runtime.spec.sections import (
+    AugmentationRanges,
+    ExportInfo,
+    Integrity,
+    ParityFigures,
+    Provenance,
+)
+
+__all__ = [
+    "MAX_JSON_BYTES",
+    "MAX_SIDE",
+    "SCHEMA_VERSION",
+    "Architecture",
+    "AugmentationRanges",
+    "ExportInfo",
+    "Integrity",
+    "ModelSpec",
+    "ParityFigures",
+    "Provenance",
+]

@@ -1,0 +1,96 @@
+"""The architecture section of a spec: what a Vision Transformer for small datasets is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.validation import option, validate
+
+_Self = TypeVar("_Self", bound="Architecture")
+POOLINGS = ("flatten", "gap")
+ACTIVATIONS = ("gelu", "relu")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the layers. The defaults are the published recipe (preset ``vit-small-ds``).
+
+    Raises:
+        UsageError: the values can't make a model; the message names the option and its range.
+    """
+
+    patch_size: int = option(6, "side of a patch in pixels", at_least=1)
+    hidden_dim: int = option(64, "length of a token", at_least=1)
+    num_layers: int = option(8, "transformer blocks", at_least=1)
+    num_heads: int = option(4, "attention heads of a block", at_least=1)
+    # Keras 3.15 on TensorFlow adds a (heads, 1) bias along the tokens where there are as many
+    # tokens as heads, so a key has at least two elements.
+    key_dim: int = option(64, "length of the query and key of one head", at_least=2)
+    mlp_units: tuple[int, ...] = option(
+        (128, 64),
+        "dense layers of a block, each followed by the activation; the last equals hidden_dim",
+        at_least=1,
+    )
+    head_units: tuple[int, ...] = option(
+        (2048, 1024), "hidden dense layers of the classification head", at_least=1
+    )
+    pooling: str = option(
+        "flatten",
+        "flatten (all tokens, as published) or gap (mean over the tokens: far fewer weights)",
+        choices=POOLINGS,
+    )
+    activation: str = option("gelu", "after every dense layer but the last", choices=ACTIVATIONS)
+    spt: bool = option(True, "Shifted Patch Tokenization; off: patches of the image alone")
+    lsa: bool = option(True, "Locality Self-Attention; off: ordinary self-attention")
+    attention_dropout: float = option(
+        0.1, "dropout rate of the attention weights", at_least=0, below=1
+    )
+    mlp_dropout: float = option(
+        0.1, "dropout rate after each dense layer of a block", at_least=0, below=1
+    )
+    head_dropout: float = option(0.5, "dropout rate in the head", at_least=0, below=1)
+    stochastic_depth: float = option(
+        0.0,
+        "probability of skipping the last block's branches in training; earlier blocks less",
+        at_least=0,
+        below=1,
+    )
+    layer_norm_epsilon: float = option(
+        1e-6, "added to the variance in every LayerNorm", above=0, below=1
+    )
+
+    def __post_init__(self) -> None:
+        """Check each option and how they fit together."""
+        validate(self)
+        if not self.mlp_units or self.mlp_units[-1] != self.hidden_dim:
+            raise UsageError(
+                f"The last of mlp_units must equal hidden_dim ({self.hidden_dim}); "
+                f"got {self.mlp_units}."
+            )
+        if self.spt and self.patch_size < 2:
+            raise UsageError(
+                "Shifted Patch Tokenization shifts by half a patch, so patch_size must be at "
+                "least 2."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict; the inverse of :meth:`from_dict`."""
+        return {
+            field.name: list(value) if isinstance(value, tuple) else value
+            for field in dataclasses.fields(self)
+            for value in (getattr(self, field.name),)
+        }
+
+    @classmethod
+    def from_dict(cls: type[_Self], values: Mapping[str, Any]) -> _Self:
+        """Raises UsageError for unknown or ill-typed entries: they may be anyone's."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping):
+            raise UsageError(f"An architecture is an object of options; got {values!r:.80}.")
+        if unknown := sorted(str(name) for name in set(values) - known):
+            raise UsageError(f"Unknown architecture options: {', '.join(unknown)}.")
+        return cls(**values)

@@ -1,0 +1,210 @@
+"""The typed sections of a spec. Every one is checked when it is made: specs come out of files."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.types import FORMATS, QUANTIZATIONS, Format, Quantization
+
+_T = TypeVar("_T")
+_LARGEST_FILE = 2**50
+"""Bytes; a size above this in a spec is an attack or a mistake."""
+
+
+@dataclass(frozen=True)
+class AugmentationRanges:
+    """Random flip, rotation and zoom used in training; also the draws of test-time augmentation."""
+
+    flip: str | None = None
+    """``horizontal`` or None."""
+    rotation: float = 0.0
+    """Largest angle as a fraction of a full turn, in [0, 1)."""
+    zoom: float = 0.0
+    """Largest zoom for height and width, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check(self.flip in (None, "horizontal"), 'augmentation.flip must be "horizontal" or null')
+        for name in ("rotation", "zoom"):
+            value = getattr(self, name)
+            _check(_is_number(value) and 0 <= value < 1, f"augmentation.{name} must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """Size and SHA-256 of the model in the file, without the spec itself."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """64 hexadecimal digits."""
+
+    def __post_init__(self) -> None:
+        """Check size and digest."""
+        _check(_is_int(self.size) and 0 <= self.size < _LARGEST_FILE, "integrity.size is not one")
+        digest = isinstance(self.sha256, str) and re.fullmatch(r"[0-9a-f]{64}", self.sha256)
+        _check(bool(digest), "integrity.sha256 must be 64 hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from. Everything is optional; fractions are in 0..1."""
+
+    dataset: str | None = None
+    """The dataset's name."""
+    source: str | None = None
+    """Where the dataset was read from, on the training machine; exported files leave it out."""
+    preset: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options given to ``vitsd-train``; exported files leave them out."""
+    images: Mapping[str, int] = field(default_factory=dict)
+    """Number of images by split: train, val, test."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The training recipe, as ``vitsd.TrainingRecipe.to_dict`` gives it."""
+    epoch: int | None = None
+    """The epoch whose weights these are, from 1."""
+    validation_top1: float | None = None
+    test_top1: float | None = None
+    test_top5: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that trained it."""
+    machine: str | None = None
+    fine_tuned_from: Mapping[str, Any] = field(default_factory=dict)
+    """Name, sha256 and freeze_backbone of the model that training started from."""
+    imported_from: str | None = None
+    format: str | None = None
+    """Of the file that it was imported from."""
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        texts = ("dataset", "source", "preset", "machine", "imported_from", "format")
+        for name in texts:
+            _check_optional(self, name, str)
+        for name in ("options", "images", "recipe", "versions", "fine_tuned_from"):
+            _check(isinstance(getattr(self, name), Mapping), f"provenance.{name} must be an object")
+        _check_optional(self, "epoch", int)
+        for name in ("validation_top1", "test_top1", "test_top5"):
+            value = getattr(self, name)
+            _check(value is None or _is_number(value), f"provenance.{name} must be a number")
+
+    def portable(self) -> Provenance:
+        """Without what is true on the training machine only."""
+        return dataclasses.replace(self, source=None, options={})
+
+
+@dataclass(frozen=True)
+class ParityFigures:
+    """How an exported file's answers compared with the trained model's, on the same images."""
+
+    data: str
+    """Name of the dataset."""
+    images: int
+    top1: float
+    top5: float
+    agreement: float
+    """Fraction of images with the same top-1 class."""
+    max_difference: float | None
+    """Largest difference of a logit; None if one was NaN or infinite."""
+    mean_difference: float | None
+    relative_difference: float | None
+    """``max_difference`` in standard deviations of the reference's logits."""
+    top1_change: tuple[float, float, float]
+    """Top-1 minus the reference's, with its 95 % interval (paired)."""
+    failures: tuple[str, ...]
+    """What was beyond the tolerance."""
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        for name in ("top1_change", "failures"):
+            value = getattr(self, name)
+            _check(isinstance(value, (list, tuple)), f"parity.{name} must be a list")
+            object.__setattr__(self, name, tuple(value))
+        numbers = (self.images, self.top1, self.top5, self.agreement, *self.top1_change)
+        _check(all(map(_is_number, numbers)), "parity must hold numbers")
+        _check(all(isinstance(text, str) for text in self.failures), "parity.failures must be text")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file was within the tolerance."""
+        return not self.failures
+
+
+@dataclass(frozen=True)
+class ExportInfo:
+    """How a file was exported, and what the parity gate measured."""
+
+    format: Format
+    quantization: Quantization = "none"
+    target: str = ""
+    """The runtime that the file was made for, e.g. ``litert`` or ``onnxruntime``."""
+    preprocessing_embedded: bool = False
+    """The model takes uint8 images of ``input_size``, and normalizes and resizes them itself."""
+    batch_invariant: bool = True
+    """Whether an image's answer is independent of the other images in its batch."""
+    opset: int | None = None
+    """Of ONNX."""
+    operations: Mapping[str, int] = field(default_factory=dict)
+    """Operations of a ``.tflite`` file and the newest version of each."""
+    calibration_images: int | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The quantization recipe, as ``vitsd_export`` replays it."""
+    parity: ParityFigures | None = None
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        for name, known in (("format", FORMATS), ("quantization", QUANTIZATIONS)):
+            good = getattr(self, name) in known
+            _check(good, f"export.{name} must be one of {', '.join(known)}")
+        _check(isinstance(self.target, str), "export.target must be text")
+        for name in ("preprocessing_embedded", "batch_invariant"):
+            _check(isinstance(getattr(self, name), bool), f"export.{name} must be true or false")
+        for name in ("opset", "calibration_images"):
+            _check_optional(self, name, int)
+        for name in ("operations", "recipe"):
+            _check(isinstance(getattr(self, name), Mapping), f"export.{name} must be an object")
+        if self.parity is not None and not isinstance(self.parity, ParityFigures):
+            object.__setattr__(self, "parity", from_dict(ParityFigures, self.parity, "parity"))
+
+
+def from_dict(cls: type[_T], values: Any, name: str) -> _T:
+    """A section from JSON; entries that a newer minor version may have added are passed over.
+
+    Raises:
+        UsageError: not an object, an entry is missing or ill-typed.
+    """
+    _check(isinstance(values, Mapping), f"{name} must be an object")
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    try:
+        return cls(**{key: value for key, value in values.items() if key in fields})
+    except TypeError as error:  # a required entry is missing
+        raise UsageError(f"{name} is incomplete: {error}") from error
+
+
+def to_dict(section: Any) -> dict[str, Any]:
+    """The inverse of :func:`from_dict`; what is None or empty is left out."""
+    values = dataclasses.asdict(section)
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+def _check_optional(section: Any, name: str, kind: type) -> None:
+    value = getattr(section, name)
+    good = value is None or (_is_int(value) if kind is int else isinstance(value, kind))
+    _check(good, f"{type(section).__name__}.{name} must be of type {kind.__name__}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

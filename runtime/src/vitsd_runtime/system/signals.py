@@ -1,0 +1,46 @@
+"""Signals as exceptions, also where native code drops them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+_received: list[int] = []
+"""Signals that this process was sent since :func:`catch_signals`."""
+
+
+def check_interrupted() -> None:
+    """Raise again what Ctrl-C or a signal to terminate has raised already.
+
+    Native callbacks may swallow the exception raised by a signal handler; long loops poll this.
+
+    Raises:
+        KeyboardInterrupt: after SIGINT.
+        SystemExit: with code 128 + N, after another signal N.
+    """
+    if _received:
+        number = _received[-1]
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def catch_signals() -> None:
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions, so that temporary files are cleaned up."""
+    _received.clear()
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Ignored under nohup, and in a background job.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+def forget_signals() -> None:
+    """Start anew, as if no signal had come."""
+    _received.clear()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    check_interrupted()

@@ -1,0 +1,26 @@
+"""Closed vocabularies, and the array types that function signatures are written in."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, Union, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Format = Literal["tflite", "onnx", "saved_model", "keras"]
+"""Kinds of model file; ``keras`` is the trained model, the others are exported ones."""
+Quantization = Literal["none", "float16", "dynamic", "int8", "int8-full", "int4"]
+"""How an exported file is quantized; ``vitsd_export.quantization.schemes`` says what each is."""
+ResizeMode = Literal["stretch", "crop"]
+"""How a photo of any size becomes the model's input size: the whole image, or its center."""
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
+
+PathLike = Union[str, "os.PathLike[str]"]
+FloatArray = npt.NDArray[np.floating[Any]]
+Float32Array = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+AnyArray = npt.NDArray[Any]

@@ -1,0 +1,111 @@
+"""Options that say what values they take: one declaration gives checks, help texts and arguments.
+
+A frozen dataclass declares its fields with :func:`option` and calls :func:`validate` when it is
+made. Its values may come from a command line or out of an untrusted file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from vitsd_runtime.errors import UsageError
+
+_METADATA = "vitsd.option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field may hold; its type is that of its default."""
+
+    help: str
+    type: type
+    """int, float, bool, str, or tuple (of whole numbers)."""
+    choices: tuple[str, ...] | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value as the field holds it: lists become tuples, whole numbers floats.
+
+        Raises:
+            UsageError: the value is of another type, or out of range.
+        """
+        value = self._typed(name, value)
+        if self.choices is not None and value not in self.choices:
+            raise UsageError(f"{name} must be one of {', '.join(self.choices)}; got {value!r}.")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(self._in_range(number) for number in numbers):
+            raise UsageError(f"{name} must be {self._range()}; got {value}.")
+        return value
+
+    def _typed(self, name: str, value: Any) -> Any:
+        if self.type is tuple and isinstance(value, (list, tuple)):
+            if all(_is_int(item) for item in value):
+                return tuple(value)
+        elif self.type is float and (_is_int(value) or isinstance(value, float)):
+            if math.isfinite(value):
+                return float(value)
+        elif self.type is int:
+            if _is_int(value):
+                return value
+        elif isinstance(value, self.type):
+            return value
+        expected = "tuple of int" if self.type is tuple else self.type.__name__
+        raise UsageError(f"{name} must be of type {expected}; got {value!r}.")
+
+    def _in_range(self, number: Any) -> bool:
+        return not (
+            (self.at_least is not None and number < self.at_least)
+            or (self.above is not None and number <= self.above)
+            or (self.at_most is not None and number > self.at_most)
+            or (self.below is not None and number >= self.below)
+        )
+
+    def _range(self) -> str:
+        low = self.at_least if self.at_least is not None else self.above
+        high = self.at_most if self.at_most is not None else self.below
+        if low is None or high is None:
+            bounds = (
+                ("at least", self.at_least),
+                ("above", self.above),
+                ("at most", self.at_most),
+                ("below", self.below),
+            )
+            return " and ".join(f"{word} {limit:g}" for word, limit in bounds if limit is not None)
+        left = "[" if self.at_least is not None else "("
+        right = "]" if self.at_most is not None else ")"
+        return f"in {left}{low:g}, {high:g}{right}"
+
+
+def option(default: Any, help: str, **limits: Any) -> Any:
+    """A dataclass field with a default, a help text, and the limits of :class:`Option`."""
+    metadata = {_METADATA: Option(help=help, type=type(default), **limits)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def options(cls: Any) -> Iterator[tuple[str, Option]]:
+    """Names and declarations of a dataclass's options, in order."""
+    for field in dataclasses.fields(cls):
+        if _METADATA in field.metadata:
+            yield field.name, field.metadata[_METADATA]
+
+
+def validate(instance: Any) -> None:
+    """Check every option of a frozen dataclass, for use in its ``__post_init__``.
+
+    Raises:
+        UsageError: a value is of another type, or out of range; names the option.
+    """
+    for name, declared in options(type(instance)):
+        value = declared.check(name, getattr(instance, name))
+        object.__setattr__(instance, name, value)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
