@@ -1,0 +1,138 @@
+"""What the documentation names exists: links, commands, options, make targets."""
+
+import re
+import shlex
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "examples").glob("*.md"),
+        *(ROOT / name / "README.md" for name in ("runtime", "vitsd", "export")),
+    ]
+)
+GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it names what was renamed
+COMMANDS = {
+    "vitsd-train": "vitsd.cli.train",
+    "vitsd-evaluate": "vitsd.cli.evaluate",
+    "vitsd-explain": "vitsd.cli.explain",
+    "vitsd-export": "vitsd_export.cli.export",
+    "vitsd-parity": "vitsd_export.cli.parity",
+    "vitsd-import": "vitsd_export.cli.import_",
+    "vitsd-predict": "vitsd_runtime.cli.predict",
+    "vitsd-bench": "vitsd_runtime.cli.bench",
+    "vitsd-inspect": "vitsd_runtime.cli.inspect",
+}
+OTHERS = {"--system", "--home-dir", "--shell", "--now", "--backup", "--only", "--user"}
+"""Options of other programs."""
+FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```", re.M | re.S)
+INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@cache
+def options(command: str) -> frozenset[str]:
+    help_text = import_module(COMMANDS[command]).build_parser().format_help()
+    return frozenset(re.findall(r"--[a-z][a-z0-9-]*", help_text)) | {"--version"}
+
+
+def snippets(text: str) -> list[str]:
+    """Command lines and inline code."""
+    blocks = [match[3] for match in FENCE.finditer(text) if match[2] in ("", "sh", "python")]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    inline = [" ".join(code.split()) for code in INLINE.findall(FENCE.sub("", text))]
+    return [*lines, *inline]
+
+
+def words(snippet: str) -> list[str]:
+    try:
+        return shlex.split(snippet, comments=True)
+    except ValueError:  # prose or code with an apostrophe
+        return snippet.split()
+
+
+def anchors(page: Path) -> set[str]:
+    """Of headings, as code forges and the site's generator make them; and explicit ones."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ +(.+)$", FENCE.sub("", text), re.M)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.strip().replace(" ", "-") for heading in plain} | set(
+        re.findall(r"^\(([\w-]+)\)=$", text, re.M)
+    )
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for link in LINK.findall(text):
+        if re.match(r"[a-z]+:", link):  # another host
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("distribution", ["runtime", "vitsd", "export"])
+def test_what_a_package_index_shows_links_to_no_file(distribution):
+    links = LINK.findall((ROOT / distribution / "README.md").read_text(encoding="utf-8"))
+    assert all(link.startswith("https://") for link in links)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_commands_know_the_options_that_are_named(page):
+    for snippet in snippets(page.read_text(encoding="utf-8")):
+        command = None
+        for word in words(snippet):
+            if Path(word).name in COMMANDS:
+                command = Path(word).name
+            elif word in ("&&", "|", ";"):
+                command = None
+            elif command and word.startswith("--"):
+                option = word.partition("=")[0].rstrip(",.")
+                assert option in options(command), f"{command} has no {option}: {snippet}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_options_that_stand_alone_belong_to_a_command(page):
+    known = frozenset().union(*map(options, COMMANDS)) | OTHERS
+    for snippet in snippets(page.read_text(encoding="utf-8")):
+        if snippet.startswith("--"):
+            option = words(snippet)[0].partition("=")[0]
+            assert option in known, snippet
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_command_is_invented(page):
+    named = re.findall(r"(?<![\w./@-])vitsd-[a-z]+", page.read_text(encoding="utf-8"))
+    assert set(named) <= {*COMMANDS, "vitsd-runtime", "vitsd-export", "vitsd-inbox"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_make_targets_exist(page):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", makefile, re.M))
+    for snippet in snippets(page.read_text(encoding="utf-8")):
+        if found := re.match(r"make ([a-z][a-z0-9-]*)", snippet):
+            assert found[1] in targets, snippet
+
+
+def test_every_command_is_in_the_reference():
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    for command, module in COMMANDS.items():
+        assert f"## {command}\n\n```{{command-help}} {module}\n" in page
