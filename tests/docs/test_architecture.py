@@ -97,4 +97,6 @@ def test_the_pictures_are_those_of_the_script(draw, tmp_path):
     draw.draw_way(tmp_path / "image.svg", "An image's way", draw.IMAGE)
     draw.draw_way(tmp_path / "weight.svg", "A weight's way", draw.WEIGHT)
     for drawn in tmp_path.iterdir():
-        assert drawn.read_text() == (folder / drawn.name).read_text(), "run docs/architecture/draw.py"
+        assert drawn.read_text() == (folder / drawn.name).read_text(), (
+            "run docs/architecture/draw.py"
+        )
