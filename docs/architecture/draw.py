@@ -87,17 +87,22 @@ class Picture:
             f'stroke="{edge}"/>'
         )
 
-    def text(self, x: float, y: float, text: str, style: str = "") -> None:
-        """One line; ``style`` holds words out of mono, bold, soft, small, middle and end."""
+    def text(self, x: float, y: float, text: str, style: str = "", room: float = WIDTH) -> None:
+        """One line; ``style`` holds words out of mono, bold, soft, small, middle and end.
+
+        Letters of fixed width become smaller where there is less ``room``.
+        """
         words = style.split()
         ends = [word for word in ("middle", "end") if word in words]
         anchor = f' text-anchor="{ends[0]}"' if ends else ""
         family = f' font-family="{MONO}"' if "mono" in words else ""
         weight = ' font-weight="600"' if "bold" in words else ""
         color = SOFT if "soft" in words else INK
-        size = 12.5 if "small" in words else 14
+        size = 12.5 if "small" in words else 14.0
+        if "mono" in words:
+            size = min(size, round(room / (0.62 * len(text)), 1))
         self.parts.append(
-            f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}"{anchor}{family}{weight}>'
+            f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{color}"{anchor}{family}{weight}>'
             f"{escape(text)}</text>"
         )
 
@@ -144,13 +149,15 @@ def draw_house(path: Path) -> None:
         picture.text(x + building_w - 12, y + 25, captions[name], "soft small end")
         for i, row in enumerate(rows):
             top = y + head + i * (room_h + gap)
-            width = (building_w - 20 - gap * (len(row) - 1)) / len(row)
-            for j, room in enumerate(row):
-                left = x + 10 + j * (width + gap)
-                picture.box(left, top, width, room_h, look.room, look.edge)
+            letters = sum(len(room) + 3 for room in row)
+            left = x + 10
+            for room in row:
                 label = f"{room}/" if room in FOLDERS else room
+                width = (building_w - 20 - gap * (len(row) - 1)) * (len(room) + 3) / letters
+                picture.box(left, top, width, room_h, look.room, look.edge)
                 style = "mono middle small" if len(row) > 1 else "mono middle"
-                picture.text(left + width / 2, top + 20, label, style)
+                picture.text(left + width / 2, top + 20, label, style, room=width - 6)
+                left += width + gap
     bottom = 16 + building_h
     centers = [12 + c * (building_w + street) + building_w / 2 for c in range(3)]
     edges = [(c - building_w / 2, c + building_w / 2) for c in centers]
