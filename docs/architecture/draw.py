@@ -101,10 +101,8 @@ class Picture:
         size = 12.5 if "small" in words else 14.0
         if "mono" in words:
             size = min(size, round(room / (0.62 * len(text)), 1))
-        self.parts.append(
-            f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{color}"{anchor}{family}{weight}>'
-            f"{escape(text)}</text>"
-        )
+        look = f'font-size="{size:g}" fill="{color}"{anchor}{family}{weight}'
+        self.parts.append(f'<text x="{x:g}" y="{y:g}" {look}>{escape(text)}</text>')
 
     def arrow(self, x: float, y: float, x2: float, y2: float) -> None:
         """A line with a head."""

@@ -136,3 +136,12 @@ def test_every_command_is_in_the_reference():
     page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     for command, module in COMMANDS.items():
         assert f"## {command}\n\n```{{command-help}} {module}\n" in page
+
+
+@pytest.mark.parametrize("package", ["vitsd_runtime", "vitsd", "vitsd_export"])
+def test_every_public_name_is_in_the_reference(package):
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    for public in import_module(package).__all__:
+        if not public.startswith("_"):
+            assert re.search(rf":: {package}\.{public}$", text, re.M), public
