@@ -18,7 +18,13 @@ author = "the vitsd authors"
 copyright = "the vitsd authors, Apache-2.0"
 release = version = metadata.version("vitsd-runtime")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_help"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "command_help",
+    "option_fields",
+]
 exclude_patterns = ["models/*/notes.md"]  # the beginning of the model card beside it
 source_suffix = {".md": "markdown"}
 highlight_language = "none"
