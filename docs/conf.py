@@ -1,4 +1,4 @@
-"""The documentation site: ``python -m sphinx -W --keep-going -b html docs build/docs``.
+"""The documentation site: ``python -m sphinx -W --keep-going -b html docs site``.
 
 Sphinx with Markdown pages (MyST), because the docstrings are written with its roles and it is
 maintained. The theme loads nothing from other hosts.

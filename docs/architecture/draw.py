@@ -34,31 +34,35 @@ LOOKS = {
 
 HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
     "vitsd_export": (
-        ("cli",),
-        ("exporter", "deploy", "keras2"),
+        ("cli/",),
+        ("exporter", "deploy/", "keras2/"),
         ("artifact_writer", "gate"),
-        ("quantization", "options"),
-        ("formats",),
-        ("graph",),
+        ("options", "data"),
+        ("quantization/",),
+        ("formats/",),
+        ("graph/", "quiet"),
     ),
     "vitsd": (
-        ("cli",),
-        ("evaluation",),
-        ("training",),
-        ("hub", "plots"),
-        ("model", "data", "presets"),
-        ("config", "recipe"),
+        ("cli/",),
+        ("training/",),
+        ("evaluation/", "plots"),
+        ("hub/",),
+        ("model/", "data/"),
+        ("presets/",),
+        ("config", "recipe", "backend"),
     ),
     "vitsd_runtime": (
-        ("cli", "benchmark"),
+        ("cli/",),
+        ("benchmark",),
         ("classifier",),
-        ("engines",),
-        ("formats", "images", "models"),
-        ("spec", "system"),
+        ("engines/",),
+        ("formats/", "images/", "models/"),
+        ("spec/", "system/"),
         ("types", "validation", "errors"),
     ),
 }
-"""Floors of each distribution, the top one first. Imports go down, or stay on a floor."""
+"""Floors of each distribution, the top one first; folders end in a slash. Imports go down, or stay
+on a floor."""
 
 ALLOWED = {
     "vitsd_export": ("vitsd", "vitsd_runtime"),
@@ -66,11 +70,6 @@ ALLOWED = {
     "vitsd_runtime": (),
 }
 """Which distributions each may import."""
-
-FOLDERS = {
-    "cli", "deploy", "keras2", "quantization", "formats", "graph", "evaluation", "training",
-    "hub", "model", "data", "presets", "engines", "images", "models", "spec", "system",
-}  # fmt: skip
 
 
 class Picture:
@@ -150,16 +149,15 @@ def draw_house(path: Path) -> None:
             letters = sum(len(room) + 3 for room in row)
             left = x + 10
             for room in row:
-                label = f"{room}/" if room in FOLDERS else room
                 width = (building_w - 20 - gap * (len(row) - 1)) * (len(room) + 3) / letters
                 picture.box(left, top, width, room_h, look.room, look.edge)
                 style = "mono middle small" if len(row) > 1 else "mono middle"
-                picture.text(left + width / 2, top + 20, label, style, room=width - 6)
+                picture.text(left + width / 2, top + 20, room, style, width - 6)
                 left += width + gap
     bottom = 16 + building_h
     centers = [12 + c * (building_w + street) + building_w / 2 for c in range(3)]
     edges = [(c - building_w / 2, c + building_w / 2) for c in centers]
-    middle = 16 + head + 2.5 * (room_h + gap)
+    middle = 16 + head + 0.5 * floors * (room_h + gap)
     picture.arrow(edges[0][1] + 2, middle, edges[1][0] - 2, middle)
     picture.arrow(edges[1][1] + 2, middle, edges[2][0] - 2, middle)
     # Around the building in the middle: the exporter imports the runtime too.
