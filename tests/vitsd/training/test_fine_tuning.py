@@ -98,15 +98,15 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
         (["--pretrained", "MODEL", "--preset", "tiny", "--data", "digits"], "leave out --preset"),
         (["--pretrained", "nothing", "--data", "digits"], "No model is found"),
         (["--pretrained", "EXPORTED", "--data", "digits"], "starts from a .keras file"),
-        (["--pretrained", "MODEL", "--data", "COLOUR"], "1 channels"),
+        (["--pretrained", "MODEL", "--data", "COLOR"], "1 channels"),
     ],
 )
 def test_misuse(command, trained, exported, tmp_path, arguments, message):
     images, labels = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
-    np.savez(tmp_path / "colour.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    np.savez(tmp_path / "color.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     names = {
         "MODEL": trained,
-        "COLOUR": tmp_path / "colour.npz",
+        "COLOR": tmp_path / "color.npz",
         "EXPORTED": exported / "digits-float32.tflite",
     }
     done = command(

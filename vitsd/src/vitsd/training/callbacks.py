@@ -192,7 +192,7 @@ class Progress(keras.callbacks.Callback):
             images = (self._epochs - epoch) * self._steps * self._batch_size
             # The first step compiles, so the mean over all steps tells more than the latest ones.
             self._bar = tqdm(total=images, unit=" images", leave=False, disable=None, smoothing=0)
-        self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}", refresh=False)
+        self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}")
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Move the bar."""
