@@ -8,6 +8,7 @@ import numpy as np
 
 from vitsd_runtime.classifier import softmax
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.types import AnyArray
 
 
 def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict:
@@ -119,3 +120,13 @@ def paired_difference(
     centre = (gained - lost) / adjusted
     reach = z * math.sqrt(gained + lost - (gained - lost) ** 2 / adjusted) / adjusted
     return (gained - lost) / n, centre - reach, centre + reach
+
+
+def agreement(logits: AnyArray, reference: AnyArray) -> float:
+    """Fraction of images that two models give the same top-1 class.
+
+    Args:
+        logits: ``(n, classes)``.
+        reference: ``(n, classes)``, of the other model.
+    """
+    return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())

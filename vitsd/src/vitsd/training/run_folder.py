@@ -68,9 +68,13 @@ def _short(value) -> str:
     return text if len(text) <= 40 else text[:36] + " ..."
 
 
-def newest_run(root: str | Path = "runs") -> Path:
-    """The run folder under ``root`` that was written to last. Raises UsageError if there is none."""
-    runs = sorted(Path(root).glob("*/run.json"), key=lambda path: path.parent.stat().st_mtime)
-    if not runs:
-        raise UsageError(f"There is no run under {root}/; name one with --output.")
-    return runs[-1].parent
+def newest_run(root: str | Path = "runs", containing: str = "run.json") -> Path:
+    """The run folder under ``root`` that holds a file and was written last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    files = sorted(Path(root).glob(f"*/{containing}"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise UsageError(f"There is none under {root}/ with a {containing}: name one.")
+    return files[-1].parent
