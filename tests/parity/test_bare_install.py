@@ -1,4 +1,7 @@
-"""One wheel and one file are enough on a device: fresh environments with nothing but the runtime and an engine."""
+"""One wheel and one file are enough on a device.
+
+Shown in fresh environments with nothing but the runtime and an engine.
+"""
 
 import json
 import os
@@ -24,7 +27,10 @@ needs_tflite_runtime = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """A function from an engine's name to a runner of commands in an environment with only the runtime and that engine."""
+    """A function from an engine's name to a runner of commands.
+
+    The commands run in an environment with only the runtime and that engine.
+    """
 
     def environment(engine):
         folder = tmp_path_factory.getbasetemp() / f"bare-{engine}"

@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from vitsd_export.quiet import quiet_logger
+
 VERSION = "1"
 """Name of the folder inside, as TensorFlow Serving wants it."""
 
@@ -19,4 +21,5 @@ def write_saved_model(module: Any, folder: Path) -> None:
         folder: to be made; holds ``1/saved_model.pb`` with the signature ``serving_default``.
     """
     signatures = {"serving_default": module.serve}
-    tf.saved_model.save(module, str(folder / VERSION), signatures=signatures)
+    with quiet_logger("absl"):
+        tf.saved_model.save(module, str(folder / VERSION), signatures=signatures)

@@ -106,7 +106,7 @@ def fix_dense_layers(content: bytes) -> bytes:
 
 
 def _add_zero_bias(model: Any, graph: Any, weights: Any, scales: FloatArray) -> int:
-    """An int32 bias of zeros for a layer with weights ``(outputs, inputs)``; its tensor's number."""
+    """Add an int32 bias of zeros for weights ``(outputs, inputs)``; returns its tensor's number."""
     outputs = int(weights.shape[-2])
     buffer, tensor = schema.BufferT(), schema.TensorT()
     quantization = schema.QuantizationParametersT()

@@ -100,7 +100,8 @@ def merging_pays(config: VitConfig) -> bool:
 def score_bounds(attention: Attention, config: VitConfig) -> FloatArray:
     """For each head a bound of the absolute scores that no input can exceed, ``(heads,)``.
 
-    A score is ``n_i A n_j + c n_j`` (see step 4), and a normalized token is no longer than ``sqrt(hidden_dim)``.
+    A score is ``n_i A n_j + c n_j`` (see step 4), and a normalized token is no longer than
+    ``sqrt(hidden_dim)``.
     """
     hidden_dim, heads = config.hidden_dim, config.num_heads
     queries = attention.query.kernel.reshape(hidden_dim, heads, -1).transpose(1, 0, 2)

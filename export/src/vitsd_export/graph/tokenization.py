@@ -33,7 +33,7 @@ def cut_patches(images: Tensor, folded: FoldedVit) -> tuple[Tensor, FloatArray]:
 
 
 def _shifted_by_half_a_patch(images: Tensor, patch: int) -> Tensor:
-    """For even sizes: the four copies have the same patches, on a grid of one row and column more."""
+    """For even sizes: the copies' patches are the same, on a grid with one row and column more."""
     half = patch // 2
     grid = _space_to_depth(tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0))), patch)
     corners = (grid[:, 1:, 1:], grid[:, :-1, 1:], grid[:, 1:, :-1], grid[:, :-1, :-1])
