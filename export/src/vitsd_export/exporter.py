@@ -21,7 +21,6 @@ from vitsd.training.run_folder import newest_run
 from vitsd_export.options import (
     ExportKeywords,
     ExportOptions,
-    artifact_name,
     make_options,
     output_paths,
     sidecar_paths,
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from vitsd_export.data import TestData
     from vitsd_export.gate import Comparison
     from vitsd_export.quantization.search import BudgetError, SearchResult
-
-__all__ = ["Artifact", "ExportOptions", "ParityError", "artifact_name", "export"]
 
 MODEL_FILE = "model.keras"
 _log = logging.getLogger(__name__)

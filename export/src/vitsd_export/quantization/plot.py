@@ -21,6 +21,7 @@ _COLORS: dict[Precision, str] = {
     "dynamic": "tab:orange",
     "float": "tab:gray",
 }
+_OTHER_COLOR = "tab:green"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _bars(result: SearchResult, names: Sequence[str]) -> _Bars:
 
 def _draw_bars(axis: Any, bars: _Bars, precisions: Sequence[Precision]) -> None:
     places = np.arange(len(precisions))
-    colors = [_COLORS[precision] for precision in precisions]
+    colors = [_COLORS.get(precision, _OTHER_COLOR) for precision in precisions]
     axis.barh(places, bars.worst, height=0.25, color=colors, alpha=0.4)
     axis.barh(places, bars.best, height=0.8, color=colors)
     axis.set_ylim(len(places) - 0.5, -0.5)
@@ -84,7 +85,8 @@ def _draw_bars(axis: Any, bars: _Bars, precisions: Sequence[Precision]) -> None:
 
 
 def _add_legend(axis: Any, precisions: Sequence[Precision]) -> None:
-    handles = [Rectangle((0, 0), 1, 1, color=_COLORS[precision]) for precision in precisions]
+    colors = [_COLORS.get(precision, _OTHER_COLOR) for precision in precisions]
+    handles = [Rectangle((0, 0), 1, 1, color=color) for color in colors]
     handles.append(Rectangle((0, 0), 1, 0.3, color="gray", alpha=0.4))
     axis.legend(
         handles,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from vitsd_export.quantization.ranges import MINMAX, MSE, USUAL_METHODS, RangeMethod
 from vitsd_runtime.types import Format, Quantization
 
 Precision = Literal["int4", "static", "dynamic", "float"]
@@ -19,6 +20,11 @@ quantized."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Ladder = tuple[Precision, ...]
 """Precisions of a dense layer, from the fastest (or smallest) to the most exact."""
+RANGE_METHODS: Mapping[Precision, tuple[RangeMethod, ...]] = {
+    "static": USUAL_METHODS,
+    "int4": (MSE, MINMAX),
+}
+"""Ways to choose ranges that a search tries, for the precisions that have a choice."""
 
 
 @dataclass(frozen=True)

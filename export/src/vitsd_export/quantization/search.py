@@ -20,23 +20,17 @@ from tqdm import tqdm
 from vitsd.evaluation.metrics import agreement, paired_difference, top_k_hits
 from vitsd_export.quantization.ranges import (
     MINMAX,
-    MSE,
     USUAL_METHODS,
     RangeMethod,
 )
 from vitsd_export.quantization.recipe import Choices, LayerChoice, QuantizationRecipe
-from vitsd_export.quantization.schemes import Ladder, Precision, Scheme
+from vitsd_export.quantization.schemes import RANGE_METHODS, Ladder, Precision, Scheme
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.signals import check_interrupted
 from vitsd_runtime.types import AnyArray, Float32Array, FloatArray, Quantization
 
 _log = logging.getLogger(__name__)
 
-METHODS: Mapping[Precision, tuple[RangeMethod, ...]] = {
-    "static": USUAL_METHODS,
-    "int4": (MSE, MINMAX),
-}
-"""Ways to choose ranges, for the precisions that have a choice."""
 SENSITIVITY_IMAGES = 256
 """Enough to rank layers; the budget itself is checked on all held-out images."""
 RANGE_IMAGES = 512
@@ -245,7 +239,9 @@ class PrecisionSearch:
             BudgetError: no layer can be quantized within the budget.
         """
         lowest = self._ladder[0]
-        if lowest not in METHODS:  # there are no ranges to choose: nearly always good as it is
+        if (
+            lowest not in RANGE_METHODS
+        ):  # there are no ranges to choose: nearly always good as it is
             choices = self._all(lowest)
             error = self._try(choices)
             if error.meets(self._evaluator.budget):
@@ -272,7 +268,7 @@ class PrecisionSearch:
                 method: self._evaluator.divergence(
                     {**self._all(second), name: LayerChoice(lowest, method)}, SENSITIVITY_IMAGES
                 )
-                for method in METHODS.get(lowest, (MINMAX,))
+                for method in RANGE_METHODS.get(lowest, (MINMAX,))
             }
             for name in tqdm(self._layers, "sensitivity", leave=False, disable=None)
         }
@@ -345,7 +341,7 @@ class PrecisionSearch:
         return dict.fromkeys(self._layers, LayerChoice(precision))
 
     def _choice(self, name: str, precision: Precision) -> LayerChoice:
-        return LayerChoice(precision, self._methods[name] if precision in METHODS else MINMAX)
+        return LayerChoice(precision, self._methods[name] if precision in RANGE_METHODS else MINMAX)
 
 
 class RangeSearch:
@@ -427,7 +423,7 @@ def describe_choices(result: SearchResult) -> list[list[str]]:
     rows = []
     for name, choice in result.choices.items():
         added = result.added(name)
-        method = str(choice.method) if choice.precision in METHODS else ""
+        method = str(choice.method) if choice.precision in RANGE_METHODS else ""
         extremes = [f"{added[i]:+.1e}" if added else "" for i in (0, -1)]
         rows.append([name, choice.precision, method, *extremes])
     return rows
