@@ -247,6 +247,10 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         (["MODEL", "--format", "tflite", "other.keras"], "put the model before --format"),
         (["--quantize", "none", "other.keras"], "put the model before --quantization"),
         (["MODEL", "--quantize", "int8-full", "--format", "onnx"], "can't be quantized"),
+        (
+            ["MODEL", "--format", "tflite,onnx", "--quantization", "none,int2"],
+            "Unknown quantization 'int2'",
+        ),
         (["MODEL", "--io", "int8"], "--quantization int8"),
         (["MODEL", "--format", "onnx", "--opset", "7"], "opset must be in [13, 18]"),
         (

@@ -137,7 +137,8 @@ def test_an_operation_that_an_engine_refuses_is_named_with_the_way_out(
 def test_a_cut_off_file_does_not_crash_the_engine_that_does_not_check(
     artifact, tmp_path, bare, keep
 ):
-    # With --spec the file is used although its own spec is gone; tflite-runtime would read beyond its end.
+    # With --spec the file is used although its own spec is gone; tflite-runtime would read beyond
+    # its end.
     path = artifact("-float32.tflite")
     (tmp_path / "spec.json").write_text(read_spec(path).to_json())
     os.truncate(path, int(keep * path.stat().st_size))

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TestData:
+class ParityData:
     """What files pass the parity gate with."""
 
     name: str
@@ -35,7 +35,7 @@ class TestData:
     """``(n, classes)``, the Keras model's logits."""
 
     @classmethod
-    def load(cls, model: Any, spec: ModelSpec, dataset: Dataset) -> TestData:
+    def load(cls, model: Any, spec: ModelSpec, dataset: Dataset) -> ParityData:
         """At most :data:`PARITY_IMAGES` test images.
 
         Raises:

@@ -21,7 +21,6 @@ from vitsd.training.run_folder import newest_run
 from vitsd_export.options import (
     ExportKeywords,
     ExportOptions,
-    make_options,
     output_paths,
     sidecar_paths,
 )
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from vitsd_export.artifact_writer import ArtifactWriter
-    from vitsd_export.data import TestData
+    from vitsd_export.data import ParityData
     from vitsd_export.gate import Comparison
     from vitsd_export.quantization.search import BudgetError, SearchResult
 
@@ -121,7 +120,7 @@ def export(
     if quantize is not None:
         warnings.warn("quantize is called quantization now", DeprecationWarning, stacklevel=2)
         quantization = quantize
-    checked = make_options(format, quantization, **options)
+    checked = ExportOptions(format, quantization, **options)
     trained = newest_run(containing=MODEL_FILE) / MODEL_FILE if model is None else locate(model)
     keras_model, spec = load_model(trained)
     paths = output_paths(checked.artifacts, spec.name, _output_folder(output, model, trained))
@@ -157,10 +156,10 @@ def _export_all(
     dataset = load_matching(source, spec)
     # TensorFlow is loaded when the request is known to be sound.
     from vitsd_export.artifact_writer import ArtifactWriter
-    from vitsd_export.data import TestData, load_held_out
+    from vitsd_export.data import ParityData, load_held_out
 
     held_out = load_held_out(model, spec, dataset, options)
-    test = TestData.load(model, spec, dataset)
+    test = ParityData.load(model, spec, dataset)
     outcomes = _Outcomes()
     # load_model has built the model from the spec, so its shapes fit.
     with ArtifactWriter(model, spec, held_out, options, check_shapes=False) as writer:
@@ -192,7 +191,7 @@ class _Exporter:
 
     writer: ArtifactWriter
     spec: ModelSpec
-    test: TestData
+    test: ParityData
     keep_failing: bool
 
     def export(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from vitsd_export.formats.tflite_targets import TARGET_NAMES, TargetName, get_target
 from vitsd_export.quantization.recipe import QuantizationRecipe, read_recipe
@@ -14,9 +14,6 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import Architecture
 from vitsd_runtime.types import QUANTIZATIONS, Format, PathLike, Quantization
 from vitsd_runtime.validation import option, validate
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 FORMAT_ALIASES: Mapping[str, Format] = {"tf_saved_model": "saved_model", "litert": "tflite"}
 """Keras' own names of the formats."""
@@ -185,15 +182,6 @@ class ExportKeywords(TypedDict, total=False):
     calibration_images: int
     overwrite: bool
     keep_failing: bool
-
-
-def make_options(
-    format: str | Sequence[str],
-    quantization: str | Sequence[str],
-    **keywords: Unpack[ExportKeywords],
-) -> ExportOptions:
-    """Options from the arguments of :func:`vitsd_export.export`."""
-    return ExportOptions(format, quantization, **keywords)
 
 
 def output_paths(

@@ -1,4 +1,4 @@
-"""Folding changes nothing: for random architectures, with norms and temperatures as after training."""
+"""Folding changes nothing: random architectures, with norms and temperatures as after training."""
 
 import dataclasses
 
@@ -42,8 +42,11 @@ def configs(draw):
     )
 
 
-def randomise(model, seed):
-    """Give every weight a value of its own, as training would: scales around 1, temperatures around their start."""
+def randomize(model, seed):
+    """Give every weight a value of its own, as training would.
+
+    Scales are around 1, temperatures around their start.
+    """
     random = np.random.default_rng(seed)
     for weight in model.trainable_variables:
         if weight.name in ("gamma", "tau"):
@@ -62,7 +65,7 @@ def logits_after_preprocessing(model, images):
 def test_folded_equals_keras(config, seed, merge):
     keras.backend.clear_session()
     model = build_vit(config)
-    randomise(model, seed)
+    randomize(model, seed)
     images = np.random.default_rng(seed).normal(
         size=(3, config.image_size, config.image_size, config.input_size[2])
     )
@@ -76,7 +79,8 @@ def test_folded_equals_keras(config, seed, merge):
     tolerance = 1e-4 * max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(result, expected, atol=tolerance)
 
-    # The other ways to write the graph, for other engines, are equal too; the scores stay within their proven bounds.
+    # The other ways to write the graph, for other engines, are equal too; the scores stay within
+    # their proven bounds.
     bounds = [score_bounds(block.attention, config).max() for block in folded.blocks]
 
     def observe(block, scores):

@@ -25,7 +25,8 @@ def model(trained, tmp_path):
 def tensors_and_operations(path):
     interpreter = Interpreter(str(path))
     tensors = {t["index"]: t for t in interpreter.get_tensor_details()}
-    return tensors, interpreter._get_ops_details()
+    operations = interpreter._get_ops_details()  # noqa: SLF001 - no public method lists them
+    return tensors, operations
 
 
 def test_int8_means_static_int8_dense_layers_where_the_recipe_says_so_and_float_attention(exported):
