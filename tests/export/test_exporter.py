@@ -274,7 +274,7 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         ),
         (["MODEL", "--data", "cifar1000"], "There is no dataset"),
         (["MODEL", "--output", "MODEL"], "not a folder"),
-        ([], "none under runs/"),
+        ([], "no run under runs/"),
     ],
 )
 def test_misuse_ends_with_a_message(command, model, arguments, message):

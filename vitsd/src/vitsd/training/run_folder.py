@@ -76,5 +76,5 @@ def newest_run(root: str | Path = "runs", containing: str = "run.json") -> Path:
     """
     files = sorted(Path(root).glob(f"*/{containing}"), key=lambda path: path.stat().st_mtime)
     if not files:
-        raise UsageError(f"There is none under {root}/ with a {containing}: name one.")
+        raise UsageError(f"There is no run under {root}/ (no {root}/NAME/{containing}).")
     return files[-1].parent
