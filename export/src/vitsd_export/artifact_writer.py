@@ -146,7 +146,7 @@ class ArtifactWriter:
             batch_invariant=quantization != "dynamic",
             opset=self._options.opset,
         )
-        return self._with_recipe(info, search)
+        return self._with_recipe("onnx", info, search)
 
     def _write_tflite(self, path: Path, quantization: Quantization) -> WrittenArtifact:
         scheme, search = SCHEMES[quantization], None
@@ -161,7 +161,7 @@ class ArtifactWriter:
         check_versions(versions, self._target)
         path.write_bytes(content)
         info = self._info("tflite", quantization, self._target.name, operations=versions)
-        return self._with_recipe(info, search)
+        return self._with_recipe("tflite", info, search)
 
     def _info(
         self, format: Format, quantization: Quantization, target: str, **more: Any
@@ -169,12 +169,14 @@ class ArtifactWriter:
         embedded = self._options.embed_preprocessing
         return ExportInfo(format, quantization, target, preprocessing_embedded=embedded, **more)
 
-    def _with_recipe(self, info: ExportInfo, search: SearchResult | None) -> WrittenArtifact:
+    def _with_recipe(
+        self, format: Format, info: ExportInfo, search: SearchResult | None
+    ) -> WrittenArtifact:
         if search is None or self._held_out is None:
             return WrittenArtifact(info)
         recipe = QuantizationRecipe(
             info.quantization,
-            info.format,
+            format,
             info.target,
             self._config.architecture,
             search.choices,

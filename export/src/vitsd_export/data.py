@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vitsd.data.dataset import Dataset, Split
 from vitsd.evaluation.evaluate import labelled_images
 from vitsd.training.train import predict_logits
@@ -96,7 +98,7 @@ def _validation_images(dataset: Dataset, spec: ModelSpec) -> Split:
     try:
         return labelled_images(dataset, spec, "val", HELD_OUT_IMAGES)
     except UsageError:  # trained without a validation split
-        return dataset.train.take([])
+        return dataset.train.take(np.arange(0))
 
 
 def _shortage(name: str, calibration: Split, held_out: Split) -> str | None:
