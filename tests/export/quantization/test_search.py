@@ -76,13 +76,9 @@ def test_what_is_found_keeps_the_budget_and_quantizes_the_cheap_layers(costs):
 def test_the_steps_of_a_search():
     model = StandIn({"cheap": 0.01, "costly": 1.0, "free": 0.0})
     search = model.search("int8", AccuracyBudget(0.5, 0.98))
-    baseline, sensitivity = search.measure_baseline(), search.measure_sensitivity()
-    assert 0 < baseline < min(sensitivity["costly"].values())
-    assert min(sensitivity["costly"], key=sensitivity["costly"].get) == MSE
-    assert search.promotion_order(sensitivity, baseline) == ["costly", "cheap", "free"]
-    found = search.run()
-    assert found.sensitivity == sensitivity
-    assert found.baseline == baseline
+    assert 0 < search.baseline < min(search.sensitivity["costly"].values())
+    assert search.methods["costly"] == MSE
+    assert search.order == ["costly", "cheap", "free"]
     precisions = [
         [choice.precision for choice in search.choices_at(promotions).values()]
         for promotions in range(6)
@@ -95,6 +91,9 @@ def test_the_steps_of_a_search():
         ["dynamic", "float", "dynamic"],
         ["float", "float", "dynamic"],
     ]
+    found = search.run()
+    assert found.choices == search.choices_at(1)
+    assert (found.sensitivity, found.baseline) == (search.sensitivity, search.baseline)
 
 
 def test_dynamic_layers_are_measured_only_where_they_are_not_good_enough_as_they_are():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -214,8 +215,9 @@ def replay(evaluator: Evaluator, recipe: QuantizationRecipe, names: Sequence[str
 class PrecisionSearch:
     """Finds the lowest precisions that meet the budget.
 
-    The steps, each a method: :meth:`measure_sensitivity`, :meth:`promotion_order`,
-    :meth:`choices_at` and :meth:`find_fewest_promotions`; :meth:`run` takes them in this order.
+    What it rests on is measured when it is asked for: :attr:`baseline`, :attr:`sensitivity` and,
+    from these, :attr:`order` and :attr:`methods`. They give the candidates (:meth:`choices_at`),
+    among which :meth:`find_fewest_promotions` looks.
 
     Args:
         evaluator: measures candidates.
@@ -229,8 +231,6 @@ class PrecisionSearch:
     ) -> None:
         self._evaluator, self._layers = evaluator, layers
         self._scheme, self._ladder = scheme, ladder
-        self._order: list[str] = []
-        self._methods: dict[str, RangeMethod] = {}
 
     def run(self) -> SearchResult:
         """Search.
@@ -239,28 +239,25 @@ class PrecisionSearch:
             BudgetError: no layer can be quantized within the budget.
         """
         lowest = self._ladder[0]
-        if (
-            lowest not in RANGE_METHODS
-        ):  # there are no ranges to choose: nearly always good as it is
+        if lowest not in RANGE_METHODS:
+            # There are no ranges to choose, and it is nearly always good as it is.
             choices = self._all(lowest)
             error = self._try(choices)
             if error.meets(self._evaluator.budget):
                 return SearchResult(choices, error, {}, 0.0)
-        baseline = self.measure_baseline()
-        sensitivity = self.measure_sensitivity()
-        self._methods = {name: min(v, key=v.__getitem__) for name, v in sensitivity.items()}
-        self._order = self.promotion_order(sensitivity, baseline)
         choices, error = self.find_fewest_promotions()
-        return SearchResult(choices, error, sensitivity, baseline)
+        return SearchResult(choices, error, self.sensitivity, self.baseline)
 
-    def measure_baseline(self) -> float:
+    @cached_property
+    def baseline(self) -> float:
         """Divergence with all layers on the second step."""
         second = self._ladder[1]
         if second == "float":
             return 0.0
         return self._evaluator.divergence(self._all(second), SENSITIVITY_IMAGES)
 
-    def measure_sensitivity(self) -> dict[str, dict[RangeMethod, float]]:
+    @cached_property
+    def sensitivity(self) -> dict[str, dict[RangeMethod, float]]:
         """Divergence with one layer on the lowest step and all others on the second, by method."""
         lowest, second = self._ladder[:2]
         return {
@@ -273,16 +270,20 @@ class PrecisionSearch:
             for name in tqdm(self._layers, "sensitivity", leave=False, disable=None)
         }
 
-    def promotion_order(
-        self, sensitivity: Mapping[str, Mapping[RangeMethod, float]], baseline: float
-    ) -> list[str]:
-        """The layers from the costliest; cost is the divergence added by this layer alone.
+    @cached_property
+    def methods(self) -> dict[str, RangeMethod]:
+        """The best way to choose each layer's ranges."""
+        return {name: min(by, key=by.__getitem__) for name, by in self.sensitivity.items()}
 
-        Per weight where the scheme says so.
+    @cached_property
+    def order(self) -> list[str]:
+        """The layers in the order of promotion: those first that cost most.
+
+        A layer's cost is the divergence that it adds alone; per weight where the scheme says so.
         """
 
         def cost(name: str) -> float:
-            added = max(min(sensitivity[name].values()) - baseline, 0.0)
+            added = max(min(self.sensitivity[name].values()) - self.baseline, 0.0)
             return added / self._layers[name] if self._scheme.cost_per_weight else added
 
         return sorted(self._layers, key=cost, reverse=True)
@@ -292,8 +293,8 @@ class PrecisionSearch:
 
         Round-robin by cost: each layer's first promotion comes before any layer's second.
         """
-        everyone, some = divmod(promotions, len(self._order))
-        step = {name: everyone + (i < some) for i, name in enumerate(self._order)}
+        everyone, some = divmod(promotions, len(self.order))
+        step = {name: everyone + (i < some) for i, name in enumerate(self.order)}
         return {name: self._choice(name, self._ladder[step[name]]) for name in self._layers}
 
     def find_fewest_promotions(self) -> tuple[dict[str, LayerChoice], QuantizationError]:
@@ -305,7 +306,7 @@ class PrecisionSearch:
         Raises:
             BudgetError: not even the most do.
         """
-        layers = len(self._order)
+        layers = len(self._layers)
         low, high = 0, (len(self._ladder) - 1) * layers - 1
         choices, error = self._attempt(low)
         if self._meets(error):
@@ -341,7 +342,7 @@ class PrecisionSearch:
         return dict.fromkeys(self._layers, LayerChoice(precision))
 
     def _choice(self, name: str, precision: Precision) -> LayerChoice:
-        return LayerChoice(precision, self._methods[name] if precision in RANGE_METHODS else MINMAX)
+        return LayerChoice(precision, self.methods[name] if precision in RANGE_METHODS else MINMAX)
 
 
 class RangeSearch:
