@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from vitsd.data.dataset import Dataset, Split
-from vitsd.evaluation.evaluate import labelled_images
-from vitsd.training.train import predict_logits
+from vitsd.evaluation.evaluate import labeled_images
+from vitsd.evaluation.predict import predict_logits
 from vitsd_export.options import FEWEST_IMAGES, ExportOptions
 from vitsd_export.quantization.schemes import SCHEMES
 from vitsd_runtime.errors import UsageError
@@ -43,7 +43,7 @@ class ParityData:
         Raises:
             UsageError: the dataset has classes that the model does not know.
         """
-        test = labelled_images(dataset, spec, "test", PARITY_IMAGES)
+        test = labeled_images(dataset, spec, "test", PARITY_IMAGES)
         return cls(dataset.name, test.images, test.labels, predict_logits(model, test.images))
 
 
@@ -80,7 +80,7 @@ def load_held_out(
     """
     if not options.searched:
         return None
-    calibration = labelled_images(dataset, spec, "train", options.calibration_images)
+    calibration = labeled_images(dataset, spec, "train", options.calibration_images)
     held_out = _validation_images(dataset, spec)
     if shortage := _shortage(dataset.name, calibration, held_out):
         if any(SCHEMES[quantization].needs_calibration for quantization in options.searched):
@@ -96,7 +96,7 @@ def load_held_out(
 
 def _validation_images(dataset: Dataset, spec: ModelSpec) -> Split:
     try:
-        return labelled_images(dataset, spec, "val", HELD_OUT_IMAGES)
+        return labeled_images(dataset, spec, "val", HELD_OUT_IMAGES)
     except UsageError:  # trained without a validation split
         return dataset.train.take(np.arange(0))
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from vitsd.config import VitConfig
 from vitsd.evaluation.evaluate import load_matching
 from vitsd.hub.pretrained import locate
-from vitsd.hub.saving import load_model
-from vitsd.training.run_folder import newest_run
+from vitsd.hub.saving import MODEL_FILE, load_model
+from vitsd.training.run import newest_run
 from vitsd_export.options import (
     ExportKeywords,
     ExportOptions,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from vitsd_export.gate import Comparison
     from vitsd_export.quantization.search import BudgetError, SearchResult
 
-MODEL_FILE = "model.keras"
 _log = logging.getLogger(__name__)
 
 Paths = Mapping[tuple[Format, Quantization], Path]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vitsd.evaluation.evaluate import model_logits
 from vitsd.evaluation.metrics import agreement, paired_difference, top_k_hits
+from vitsd.evaluation.predict import model_logits
 from vitsd_export.quantization.schemes import SCHEMES, Tolerance
 from vitsd_runtime import Classifier
 from vitsd_runtime.formats import model_bytes

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitsd.cli import load_keras
-from vitsd.training.run_folder import newest_run
+from vitsd.backend import load_keras
+from vitsd.hub.saving import MODEL_FILE
+from vitsd.training.run import newest_run
 from vitsd_export.cli import add_options, options_named, print_comparisons
 from vitsd_export.deploy.bundle import Wheels, check_folder, deploy
-from vitsd_export.exporter import MODEL_FILE, Artifact, ParityError, export
+from vitsd_export.exporter import Artifact, ParityError, export
 from vitsd_export.gate import Comparison
 from vitsd_export.options import ALL, FORMAT_ALIASES, ExportOptions, sidecar_paths
 from vitsd_export.quantization.schemes import EXPORT_FORMATS, SCHEMES, quantizations_of

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitsd.cli import add_data_options, load_keras
+from vitsd.backend import load_keras
+from vitsd.cli.options import add_data_options
 from vitsd.data.dataset import Split
-from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits
+from vitsd.evaluation.evaluate import labeled_images, load_matching
+from vitsd.evaluation.predict import model_logits
 from vitsd.hub.pretrained import locate_any
 from vitsd_export.cli import print_comparisons
 from vitsd_export.gate import Comparison, compare
@@ -51,7 +53,7 @@ def _main(arguments: argparse.Namespace) -> int:
     specs = [require_spec(model) for model in models]
     _check_same_task(models, specs)
     dataset = load_matching(arguments.data, specs[0])
-    images = labelled_images(dataset, specs[0], arguments.split, arguments.limit)
+    images = labeled_images(dataset, specs[0], arguments.split, arguments.limit)
     comparisons = _compare_all(models, specs, images, dataset.name)
     reference = arguments.models[0]
     if arguments.json:

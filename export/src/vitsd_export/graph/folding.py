@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vitsd.config import VitConfig
+from vitsd.model import names
 from vitsd_runtime.types import AnyArray, FloatArray
 
 
@@ -139,21 +140,21 @@ def fold(
     def norm(name: str) -> tuple[FloatArray, FloatArray]:
         return exact[f"{name}/gamma"], exact[f"{name}/beta"]
 
-    tokenization = dense("tokenization/projection")
+    tokenization = dense(f"{names.TOKENIZATION}/projection")
     if config.spt:
-        tokenization = tokenization.after_norm(*norm("tokenization/norm"))
-    positions = exact["position_embedding/embedding"]
+        tokenization = tokenization.after_norm(*norm(f"{names.TOKENIZATION}/norm"))
+    positions = exact[f"{names.POSITION_EMBEDDING}/embedding"]
 
     merge = merging_pays(config) if merge is None else merge
     blocks = []
     for i in range(config.num_layers):
-        mlp = [dense(f"block_{i}_mlp_{j}") for j in range(len(config.mlp_units))]
-        mlp[0] = mlp[0].after_norm(*norm(f"block_{i}_norm_2"))
-        attention = _fold_attention(exact, i, norm(f"block_{i}_norm_1"), config, merge)
+        mlp = [dense(names.mlp(i, j)) for j in range(len(config.mlp_units))]
+        mlp[0] = mlp[0].after_norm(*norm(names.mlp_norm(i)))
+        attention = _fold_attention(exact, i, norm(names.attention_norm(i)), config, merge)
         blocks.append(Block(attention, mlp))
 
-    head = [dense(f"head_{i}") for i in range(len(config.head_units))] + [dense("logits")]
-    scale, shift = norm("norm")
+    head = [dense(names.head(i)) for i in range(len(config.head_units))] + [dense(names.LOGITS)]
+    scale, shift = norm(names.FINAL_NORM)
     if config.pooling == "flatten":
         # The first layer sees every token's features one after the other.
         scale, shift = np.tile(scale, config.tokens), np.tile(shift, config.tokens)
@@ -175,7 +176,7 @@ def _fold_attention(
     config: VitConfig,
     merge: bool,
 ) -> Attention:
-    name = f"block_{block}_attention"
+    name = names.attention(block)
     heads, key_dim, hidden_dim = config.num_heads, config.key_dim, config.hidden_dim
 
     def projection(part: str) -> Dense:

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vitsd.model.names import LOGITS, TOKENIZATION, head, mlp
 from vitsd_export.graph.folding import FoldedVit
 from vitsd_runtime.types import FloatArray
 
-TOKENIZATION = "tokenization"
-LOGITS = "logits"
+# Layers that folding leaves one to one have the names that they have in Keras.
+__all__ = [
+    "LOGITS",
+    "TOKENIZATION",
+    "dense_layers",
+    "head",
+    "key",
+    "mlp",
+    "output",
+    "query",
+    "scope_of",
+    "value",
+]
 
 
 def query(block: int) -> str:
@@ -33,16 +45,6 @@ def value(block: int) -> str:
 def output(block: int) -> str:
     """The layer after attention."""
     return f"block_{block}_output"
-
-
-def mlp(block: int, index: int) -> str:
-    """Dense layer number ``index`` of the block's MLP."""
-    return f"block_{block}_mlp_{index}"
-
-
-def head(index: int) -> str:
-    """Hidden layer number ``index`` of the classification head."""
-    return f"head_{index}"
 
 
 def dense_layers(folded: FoldedVit) -> Iterator[tuple[str, FloatArray]]:
