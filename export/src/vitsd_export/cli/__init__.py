@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vitsd.cli.options import flag_of
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.text import table
 from vitsd_runtime.validation import options
@@ -23,7 +24,7 @@ _PARAMETER = re.compile(r"`(?P<name>\w+)(=(?P<value>[^`]*))?`")
 def add_options(parser: argparse.ArgumentParser, declared_in: Any) -> None:
     """Add the options that a dataclass declares (see :mod:`vitsd_runtime.validation`)."""
     for name, declared in options(declared_in):
-        flag = f"--{name.replace('_', '-')}"
+        flag = flag_of(name)
         if declared.type is bool:
             parser.add_argument(flag, action="store_true", help=declared.help)
             continue
@@ -34,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser, declared_in: Any) -> None:
             default=default,
             metavar=None if declared.type is str else "N",
             choices=declared.choices,
-            help=f"{declared.help} (default: {default:{'g' if declared.type is float else ''}})",
+            help=f"{declared.help} (default: {default})",
         )
 
 
@@ -50,7 +51,7 @@ def options_named(parser: argparse.ArgumentParser) -> Iterator[None]:
             if found["name"] not in known:
                 return found[0]
             value = f" {found['value']}" if found["value"] else ""
-            return f"--{found['name'].replace('_', '-')}{value}"
+            return f"{flag_of(found['name'])}{value}"
 
         error.args = (_PARAMETER.sub(flag, str(error)),)
         raise
