@@ -143,6 +143,11 @@ def _main(arguments: argparse.Namespace) -> int:
         print(json.dumps(_report(model, result, deployed), indent=1))
     else:
         _print(model, result, deployed)
+    return _exit_code(result)
+
+
+def _exit_code(result: _Result) -> int:
+    """1 if a file that failed was kept; raises the failure if it was not."""
     if result.failure is not None:
         raise result.failure
     return 0 if all(comparison.passed for comparison in result.comparisons) else 1
