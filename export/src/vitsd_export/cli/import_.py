@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 
-from vitsd.cli import load_keras
-from vitsd.data.dataset import BUILT_IN
+from vitsd.backend import load_keras
+from vitsd.data.sources import BUILT_IN
 from vitsd_runtime.cli import app
 
 
