@@ -138,6 +138,40 @@ def test_every_command_is_in_the_reference():
         assert f"## {command}\n\n```{{command-help}} {module}\n" in page
 
 
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_python_names_exist(page):
+    dotted = re.compile(r"(?:vitsd|vitsd_runtime|vitsd_export)(?:\.[A-Za-z]\w*)+")
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for code in INLINE.findall(text):
+        found = dotted.match(code)
+        if found and found[0] != "vitsd.json":  # a file in archives
+            resolve(found[0])
+
+
+def resolve(dotted: str) -> object:
+    """The object of that name; raises ImportError or AttributeError if there is none."""
+    package, *rest = dotted.split(".")
+    found, place = import_module(package), package
+    for part in rest:
+        place = f"{place}.{part}"
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            found = import_module(place)
+    return found
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_source_files_exist(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for code in INLINE.findall(text):
+        inside = re.match(
+            r"(runtime|vitsd|export|tests|benchmarks|tools|docs|examples)/[\w./]*$", code
+        )
+        if inside and "NAME" not in code and ".md" not in code:
+            assert (ROOT / code).exists(), code
+
+
 @pytest.mark.parametrize("package", ["vitsd_runtime", "vitsd", "vitsd_export"])
 def test_every_public_name_is_in_the_reference(package):
     pages = (ROOT / "docs" / "reference").glob("*.md")
