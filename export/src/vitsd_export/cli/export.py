@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitsd.cli import load_keras
 from vitsd_export.cli import print_comparisons
-from vitsd_export.deploy.bundle import Wheels, check_folder, deploy
+from vitsd_export.deploy import DevicePlatform, check_folder, deploy
 from vitsd_export.exporter import (
     ALIASES,
     CALIBRATION_IMAGES,
@@ -134,7 +134,7 @@ def main(argv=None) -> int:
 
 
 def _main(arguments) -> int:
-    wheels = [Wheels.parse(text) for text in arguments.wheels or ()]
+    wheels = [DevicePlatform.parse(text) for text in arguments.wheels or ()]
     if arguments.deploy:
         if (
             len({*arguments.format}) > 1
@@ -188,11 +188,7 @@ def _main(arguments) -> int:
     deployed = None
     if arguments.deploy and not failure:
         deployed = deploy(
-            artifacts[0].path,
-            arguments.deploy,
-            wheels,
-            overwrite=arguments.overwrite,
-            report=report,
+            artifacts[0].path, arguments.deploy, wheels, overwrite=arguments.overwrite
         )
     found = {str(a.path): a.found for a in artifacts if a.found}
     if arguments.json:
