@@ -106,26 +106,27 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         VitsdError: damaged, too large, or a variable belongs to no layer or to two.
     """
     reader, graph = _open(folder)
-    owners: dict[int, int] = {}
     layers = []
+    used: set[int] = set()
     for layer_id in graph.layers():
         variables = graph.variables(layer_id)
-        for variable in variables.values():
-            if variable in owners:
-                raise VitsdError(
-                    f"Two layers of the SavedModel share a variable ({graph.keys[variable]})."
-                )
-            owners[variable] = layer_id
+        if shared := used & set(variables.values()):
+            key = graph.keys[min(shared)]
+            raise VitsdError(f"Two layers of the SavedModel share a variable ({key}).")
+        used |= set(variables.values())
         if variables:
-            tensors = {
-                path: np.asarray(reader.get_tensor(graph.keys[variable]))
-                for path, variable in variables.items()
-            }
-            layers.append(Layer(tensors, _kind(tensors)))
-    rest = [key for variable, key in graph.keys.items() if variable not in owners]
+            layers.append(_read_layer(reader, graph.keys, variables))
+    rest = [key for variable, key in graph.keys.items() if variable not in used]
     if homeless := sorted(key for key in rest if not _is_training_state(key)):
         raise VitsdError(f"A variable of the SavedModel belongs to no layer: {homeless[0]}.")
     return Checkpoint(tuple(layers), len(rest))
+
+
+def _read_layer(reader: Any, keys: dict[int, str], variables: dict[str, int]) -> Layer:
+    tensors = {
+        path: np.asarray(reader.get_tensor(keys[variable])) for path, variable in variables.items()
+    }
+    return Layer(tensors, _kind(tensors))
 
 
 def _open(folder: Path) -> tuple[Any, _ObjectGraph]:
