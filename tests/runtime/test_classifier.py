@@ -102,11 +102,27 @@ def test_a_camera_is_answered_image_by_image(classifier, digits):
         )
 
 
+def test_a_stream_reads_as_far_ahead_as_its_batch_size(classifier, digits):
+    drawn = []
+    images = (drawn.append(i) or image for i, image in enumerate(digits.images[:10]))
+    stream = classifier.stream(images, batch_size=4)
+    first = next(stream)
+    assert drawn == [0, 1, 2, 3]
+    assert [first, *stream] == classifier.predict(digits.images[:10])
+
+
+def test_prepare_and_forward_are_what_logits_does(classifier, digits):
+    pixels = digits.images[:7]
+    prepared = classifier.prepare(pixels)
+    assert prepared.shape == (7, 24, 24, 1)
+    np.testing.assert_array_equal(classifier.forward(prepared), classifier.logits(pixels))
+
+
 def test_nothing_is_recompiled_for_a_rest(exported_model, digits):
     classifier = Classifier.load(exported_model("-float32.tflite"), num_threads=1, batch_size=4)
     for count in range(1, 12):
         classifier.logits(digits.images[:count])
-    assert sorted(classifier.engine._compiled) == (
+    assert sorted(classifier.engine._compiled) == (  # noqa: SLF001 - nothing public tells it
         [1] if classifier.engine.name.startswith("tflite-runtime") else [1, 4]
     )
 

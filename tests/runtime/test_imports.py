@@ -34,7 +34,10 @@ def test_importing_the_runtime_loads_no_engine():
 
 def test_importing_vitsd_does_not_load_a_backend():
     pytest.importorskip("vitsd.presets")
-    code = "import sys, vitsd, vitsd.presets, vitsd.data.dataset; print(*{name.split('.')[0] for name in sys.modules})"
+    code = (
+        "import sys, vitsd, vitsd.presets, vitsd.data.dataset; "
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
     loaded = set(
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

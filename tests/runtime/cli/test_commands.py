@@ -92,6 +92,23 @@ def test_a_signal_counts_although_its_exception_was_dropped(number, code):
             signal.signal(n, handler)
 
 
+def test_predict_reads_every_image_once(exported_model, pictures, monkeypatch, capsys):
+    from vitsd_runtime.cli import predict
+
+    read = []
+    real = predict.load_image
+    monkeypatch.setattr(
+        predict, "load_image", lambda path, *rest: read.append(path) or real(path, *rest)
+    )
+    monkeypatch.setattr(
+        "vitsd_runtime.classifier.load_image", lambda *rest: pytest.fail("read once more")
+    )
+    model = exported_model("-float32.tflite", ".onnx")
+    assert predict.main([str(model), str(pictures), "--batch-size", "2", "--num-threads", "1"]) == 0
+    assert read == sorted(pictures.iterdir())
+    assert len(capsys.readouterr().out.splitlines()) == len(read)
+
+
 def test_a_closed_pipe_is_no_crash(command, exported_model, pictures):
     model = exported_model("-float32.tflite", ".onnx")
     read, write = os.pipe()
@@ -181,7 +198,7 @@ def test_bench_measures_every_setting(command, exported_model):
 def test_bench_tells_files_of_the_same_name_apart(command, exported_model, artifact):
     first, copy = exported_model("-int8.tflite", ".onnx"), artifact("-int8.tflite", ".onnx")
     done = command(
-        "vitsd-bench", first, copy, *"--threads 1 --batch-sizes 1 --seconds 0.01 --json".split()
+        "vitsd-bench", first, copy, *"--num-threads 1 --batch-sizes 1 --seconds 0.01 --json".split()
     )
     names = [row["model"] for row in json.loads(done.stdout)["results"]]
     assert names == [f"{first.parent.name}/{copy.name}", f"{copy.parent.name}/{copy.name}"]
@@ -197,13 +214,13 @@ def test_saved_results_can_be_compared(command, exported_model, tmp_path):
         "vitsd-bench",
         model,
         exported_model("-float32.tflite", "-dynamic.onnx"),
-        "--threads",
+        "--num-threads",
         1,
         *settings,
         "--save",
         first,
     )
-    command("vitsd-bench", model, "--threads", "1,2", *settings, "--save", second)
+    command("vitsd-bench", model, "--num-threads", "1,2", *settings, "--save", second)
     results = json.loads(second.read_text())
     results["machine"] |= {"board": "Raspberry Pi 5 Model B Rev 1.0", "emulated": True}
     results["results"][0].update(
@@ -225,7 +242,10 @@ def test_saved_results_can_be_compared(command, exported_model, tmp_path):
     assert "2 settings stand in one of the two files only" in text
 
 
-NAMELESS = '{"results": [], "machine": {"cpu": null, "cores": 1, "physical_cores": 1, "system": "", "python": ""}}'
+NAMELESS = (
+    '{"results": [], "machine": {"cpu": null, "cores": 1, "physical_cores": 1, "system": "", '
+    '"python": ""}}'
+)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_newer_schema_is_refused(artifact):
     os.truncate(path, spec.integrity.size)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(
-            "vitsd.json", spec.to_json().replace('"schema_version": 1', '"schema_version": 7')
+            "vitsd.json", spec.to_json().replace('"schema_version": 2', '"schema_version": 7')
         )
     with pytest.raises(VitsdError, match="install a newer vitsd-runtime"):
         Classifier.load(path)
@@ -146,7 +146,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_a_spec_that_unpacks_to_gigabytes_is_not_unpacked(artifact):
     path = artifact("-float32.tflite")
-    os.truncate(path, read_spec(path).integrity["size"])
+    os.truncate(path, read_spec(path).integrity.size)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("vitsd.json", b" " * 200_000_000)
     content = bytearray(path.read_bytes())

@@ -111,7 +111,7 @@ def test_the_other_commands_take_it_too(command):
     inspected = command("vitsd-inspect", "--json")
     assert json.loads(inspected.stdout)["spec"]["name"] == "vit-edge-cifar100"
     measured = command(
-        "vitsd-bench", "--json", "--seconds", 0.05, "--threads", 1, "--batch-sizes", 1
+        "vitsd-bench", "--json", "--seconds", 0.05, "--num-threads", 1, "--batch-sizes", 1
     )
     (result,) = json.loads(measured.stdout)["results"]
     assert "vit-edge-cifar100" in result["model"]

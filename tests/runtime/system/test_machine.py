@@ -117,7 +117,10 @@ def test_an_emulator_that_shows_the_hosts_cpu_is_recognised(board, monkeypatch):
 
 
 def test_an_emulator_that_makes_up_an_arm_cpu_is_recognised(board, monkeypatch):
-    text = "processor\t: 0\nmodel name\t: ARMv8 Processor rev 3 (v8l)\nBogoMIPS\t: 100.00\nCPU implementer\t: 0x41\n"
+    text = (
+        "processor\t: 0\nmodel name\t: ARMv8 Processor rev 3 (v8l)\n"
+        "BogoMIPS\t: 100.00\nCPU implementer\t: 0x41\n"
+    )
     write(board, "proc/cpuinfo", text)
     monkeypatch.setattr(hardware.platform, "machine", lambda: "aarch64")
     assert hardware.describe_machine(board)["emulated"] is True

@@ -87,9 +87,7 @@ class _Version(argparse.Action):
 def _with_new_names(words: Sequence[str], renamed: Mapping[str, str], command: str) -> list[str]:
     """The words of a command line, with options under their new names."""
     result: list[str] = []
-    for i, word in enumerate(words):
-        if word == "--":
-            return [*result, *words[i:]]
+    for word in words:
         name, equals, value = word.partition("=")
         if name in renamed:
             new = renamed[name]

@@ -138,7 +138,8 @@ class ParityFigures:
 class ExportInfo:
     """How a file was exported, and what the parity gate measured."""
 
-    format: Format
+    format: Format | None = None
+    """None for models that vitsd did not export."""
     quantization: Quantization = "none"
     target: str = ""
     """The runtime that the file was made for, e.g. ``litert`` or ``onnxruntime``."""
@@ -157,9 +158,9 @@ class ExportInfo:
 
     def __post_init__(self) -> None:
         """Check the types."""
-        for name, known in (("format", FORMATS), ("quantization", QUANTIZATIONS)):
+        for name, known in (("format", (None, *FORMATS)), ("quantization", QUANTIZATIONS)):
             good = getattr(self, name) in known
-            _check(good, f"export.{name} must be one of {', '.join(known)}")
+            _check(good, f"export.{name} must be one of {', '.join(map(str, known))}")
         _check(isinstance(self.target, str), "export.target must be text")
         for name in ("preprocessing_embedded", "batch_invariant"):
             _check(isinstance(getattr(self, name), bool), f"export.{name} must be true or false")

@@ -1,0 +1,56 @@
+"""Options are checked where they are made, and name themselves."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from vitsd_runtime import UsageError, VitsdError
+from vitsd_runtime.validation import option, options, validate
+
+
+@dataclass(frozen=True)
+class Example:
+    count: int = option(3, "how many", at_least=1)
+    share: float = option(0.5, "how much", at_least=0, below=1)
+    rate: float = option(0.1, "how fast", above=0)
+    units: tuple[int, ...] = option((1, 2), "sizes", at_least=1, at_most=9)
+    kind: str = option("a", "which", choices=("a", "b"))
+    on: bool = option(True, "whether")
+
+    def __post_init__(self):
+        validate(self)
+
+
+def test_lists_and_whole_numbers_are_taken_for_what_they_mean():
+    example = Example(share=0, units=[4, 5])
+    assert example == Example(share=0.0, units=(4, 5))
+    assert isinstance(example.share, float)
+    assert [name for name, _ in options(Example)] == "count share rate units kind on".split()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 0}, "count must be at least 1; got 0"),
+        ({"count": True}, "count must be of type int"),
+        ({"count": 2.0}, "count must be of type int"),
+        ({"share": 1}, r"share must be in \[0, 1\); got 1"),
+        ({"share": float("nan")}, "share must be of type float"),
+        ({"rate": 0}, "rate must be above 0"),
+        ({"rate": float("inf")}, "rate must be of type float"),
+        ({"units": (1, 10)}, r"units must be in \[1, 9\]"),
+        ({"units": "12"}, "units must be of type tuple of int"),
+        ({"units": (1.5,)}, "units must be of type tuple of int"),
+        ({"kind": "c"}, "kind must be one of a, b; got 'c'"),
+        ({"kind": None}, "kind must be of type str"),
+        ({"on": 1}, "on must be of type bool"),
+    ],
+)
+def test_wrong_values_are_named(values, message):
+    with pytest.raises(UsageError, match=message):
+        Example(**values)
+
+
+def test_misuse_is_a_value_error_too():
+    assert issubclass(UsageError, ValueError)
+    assert issubclass(UsageError, VitsdError)
