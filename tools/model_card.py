@@ -70,7 +70,8 @@ def disturb(images: UInt8Array, disturbance: Disturbance) -> UInt8Array:
     """uint8 images ``(n, height, width, channels)``, each disturbed alone."""
     squeezed = images[..., 0] if images.shape[-1] == 1 else images
     disturbed = [np.asarray(disturbance(Image.fromarray(image))) for image in squeezed]
-    return np.stack(disturbed).reshape(images.shape)
+    stacked: UInt8Array = np.stack(disturbed).reshape(images.shape)
+    return stacked
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_what_stands_in_the_way_is_kept(exported, tmp_path):
     assert {p.name for p in folder.iterdir()} == {"notes.txt", "install.sh"}
     shutil.rmtree(folder)
     deploy(model, folder)
-    with pytest.raises(UsageError, match="set overwrite"):
+    with pytest.raises(UsageError, match="`overwrite`"):
         deploy(model, folder)
     deploy(exported / "digits.onnx", folder, overwrite=True)
     assert (folder / "digits.onnx").exists()

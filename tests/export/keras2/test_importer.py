@@ -147,7 +147,7 @@ def test_misuse(saved, tmp_path):
     with pytest.raises(UsageError, match=r"must end in \.keras"):
         import_saved_model(saved, tmp_path / "model.h5", data="digits")
     output.write_text("mine")
-    with pytest.raises(UsageError, match="set overwrite"):
+    with pytest.raises(UsageError, match="`overwrite`"):
         import_saved_model(saved, output, data="digits")
     assert output.read_text() == "mine"
 

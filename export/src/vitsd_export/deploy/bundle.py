@@ -94,7 +94,7 @@ def check_folder(folder: PathLike, overwrite: bool) -> None:
     if not _is_deployment(folder):
         raise UsageError(f"{folder} exists and is not an earlier deployment: choose another one.")
     if not overwrite:
-        raise UsageError(f"{folder} exists: set overwrite to replace this earlier deployment.")
+        raise UsageError(f"{folder} exists; replace the earlier deployment with `overwrite`.")
 
 
 def _is_deployment(folder: Path) -> bool:

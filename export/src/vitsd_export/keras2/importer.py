@@ -94,7 +94,7 @@ def import_saved_model(
     folder, output = Path(folder), Path(output)
     _check_paths(folder, output, overwrite)
     if (mean is None) != (variance is None):
-        raise UsageError("Give both the mean and the variance, or none of them.")
+        raise UsageError("Give both `mean` and `variance`, or neither.")
     checkpoint, signature = read_checkpoint(folder), Signature.load(folder)
     config = infer_config(checkpoint.body, signature.input_size)
     size = f"{config.parameter_count():,} weights"
@@ -126,7 +126,7 @@ def _check_paths(folder: Path, output: Path, overwrite: bool) -> None:
     if output.suffix != ".keras":
         raise UsageError(f"The output must end in .keras; got {output}.")
     if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists: set overwrite to replace it.")
+        raise UsageError(f"{output} exists; replace it with `overwrite`.")
 
 
 def _load_data(source: str, config: VitConfig) -> Dataset:
@@ -156,8 +156,8 @@ def _statistics(
         return own.get("mean").reshape(-1).tolist(), own.get("variance").reshape(-1).tolist()
     if dataset is None:
         raise MissingStatisticsError(
-            "The SavedModel has no normalization statistics: give its training data, or mean and "
-            "variance."
+            "The SavedModel has no normalization statistics: give its training data as `data`, or "
+            "`mean` and `variance`."
         )
     mean, variance = pixel_statistics(dataset.train.images)
     return mean.tolist(), variance.tolist()
@@ -168,7 +168,7 @@ def _check_given(
 ) -> None:
     if own is not None:
         raise UsageError(
-            "The SavedModel has statistics of its own: leave out the mean and the variance."
+            "The SavedModel has statistics of its own: leave out `mean` and `variance`."
         )
     sized = len(mean) == len(variance) == channels
     if not (sized and np.isfinite([*mean, *variance]).all() and min(variance) > 0):
