@@ -1,34 +1,52 @@
 # Needs Python 3.10 or newer, make, and a package index. Everything is installed into $(VENV).
 PYTHON ?= python3
-VENV ?= .venv
+# One environment for each Python: .venv, .venv.13 ...
+VENV ?= .venv$(patsubst python3%,%,$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
 # Two processes: most tests keep one core busy. Each trains its own small model, so more are no gain.
 PYTEST_ARGS ?= -n 2 --dist loadfile
-PROJECTS := runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
+PROJECTS := pyproject.toml runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
-.PHONY: demo test bench arm64 dist lint clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast format lint typecheck docs bench arm64 dist clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed  ## train on handwritten digits, export, check, predict
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py
+	$(RUN) tools/demo.py
 
-test: $(VENV)/.installed-tests  ## the test suite
+test: $(VENV)/.installed-tests  ## the test suite; PYTHON=python3.13 for another Python
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed  ## what is promised about speed and size, measured; writes benchmarks/results/
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+test-fast: $(VENV)/.installed-tests  ## what is not marked slow, for the inner loop
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
 
-arm64: $(VENV)/.installed  ## the runtime on emulated 64-bit Arm Linux; needs root, and Debian's debootstrap and qemu-user-static
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/arm64/run.py $(ARM64_ARGS)
+format: $(VENV)/.installed-tests  ## format the code
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix-only .
+
+lint: $(VENV)/.installed-tests  ## check style and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.installed-tests  ## mypy --strict on the three distributions
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs  ## the documentation site, in site/
+	$(BIN)/mkdocs build --quiet --strict
+
+bench: $(VENV)/.installed  ## measure what is promised about speed and size; writes benchmarks/results/
+	$(RUN) benchmarks/run.py $(BENCH_ARGS)
+
+arm64: $(VENV)/.installed  ## the runtime on emulated 64-bit Arm Linux; needs root, debootstrap and qemu-user-static
+	$(RUN) tools/arm64/run.py $(ARM64_ARGS)
 
 dist: $(VENV)/.installed  ## wheels of the three distributions in dist/
 	for d in runtime vitsd export; do $(BIN)/python -m pip wheel --quiet --no-deps -w dist ./$$d || exit 1; done
 
-lint: $(VENV)/.installed-tests
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-
-clean:
-	rm -rf $(VENV) dist
+clean:  ## remove what the targets above have made
+	rm -rf .venv* dist site
 
 $(VENV)/.installed: $(PROJECTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed (make PYTHON=...)")'
@@ -37,5 +55,9 @@ $(VENV)/.installed: $(PROJECTS)
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff
+	$(PIP) pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff mypy types-tqdm
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) mkdocs-material "mkdocstrings[python]"
 	touch $@

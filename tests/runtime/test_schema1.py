@@ -48,7 +48,7 @@ def test_exported_files_answer_as_they_did(name):
 
 
 def test_the_trained_model_answers_as_it_did():
-    load_model = pytest.importorskip("vitsd").load_model
+    load_model = pytest.importorskip("vitsd.hub.saving").load_model
     model, _ = load_model(FOLDER / "digits.keras")
     logits = model.predict(IMAGES, verbose=0)
     np.testing.assert_allclose(logits, EXPECTED["digits.keras"], atol=1e-4)

@@ -20,7 +20,7 @@ from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.images.tta import Tta, make_views
 from vitsd_runtime.models.catalog import bundled_model
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.types import AnyArray, Float32Array, PathLike, ResizeMode, UInt8Array
+from vitsd_runtime.types import AnyArray, Float32Array, Format, PathLike, ResizeMode, UInt8Array
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,8 @@ class Classifier:
                 "batch_size and num_threads must be at least 1; "
                 f"got {batch_size} and {num_threads}."
             )
-        format = detect_format(path)
-        if format == "keras":
-            raise UsageError(
-                f"{path} is a training model, which needs Keras. Export it first: "
-                f"vitsd-export {path} --format tflite"
-            )
-        spec = spec or read_spec(path, verify=verify)
-        if spec is None:
-            raise UsageError(
-                f"{path} carries no vitsd spec: it is cut off, or was not exported by vitsd. In "
-                "the second case say how its images are prepared, with a spec: "
-                "spec=ModelSpec(...) in Python, --spec FILE.json for a command."
-            )
+        format = _exported_format(path)
+        spec = spec or _carried_spec(path, verify)
         if spec.export is not None and not spec.export.batch_invariant:
             batch_size = 1  # other images of a batch would change the answer
         if num_threads is None:
@@ -132,8 +121,8 @@ class Classifier:
             UsageError: a wrong option, or something that is no image.
             VitsdError: an image can't be read, or the engine fails.
         """
-        options = {"tta": tta, "resize_mode": resize_mode, "batch_size": self.batch_size}
-        return list(self.stream(images, top_k, **options))  # type: ignore[arg-type]
+        size = self.batch_size
+        return list(self.stream(images, top_k, tta=tta, resize_mode=resize_mode, batch_size=size))
 
     def stream(
         self,
@@ -254,6 +243,27 @@ def softmax(logits: AnyArray) -> AnyArray:
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: AnyArray = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def _exported_format(path: Path) -> Format:
+    format = detect_format(path)
+    if format == "keras":
+        raise UsageError(
+            f"{path} is a training model, which needs Keras. Export it first: "
+            f"vitsd-export {path} --format tflite"
+        )
+    return format
+
+
+def _carried_spec(path: Path, verify: bool) -> ModelSpec:
+    spec = read_spec(path, verify=verify)
+    if spec is None:
+        raise UsageError(
+            f"{path} carries no vitsd spec: it is cut off, or was not exported by vitsd. In the "
+            "second case say how its images are prepared, with a spec: spec=ModelSpec(...) in "
+            "Python, --spec FILE.json for a command."
+        )
+    return spec
 
 
 def _is_array_of_size(images: Any, size: tuple[int, int, int]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,19 +45,11 @@ class Option:
         return value
 
     def _typed(self, name: str, value: Any) -> Any:
-        if self.type is tuple and isinstance(value, (list, tuple)):
-            if all(_is_int(item) for item in value):
-                return tuple(value)
-        elif self.type is float and (_is_int(value) or isinstance(value, float)):
-            if math.isfinite(value):
-                return float(value)
-        elif self.type is int:
-            if _is_int(value):
-                return value
-        elif isinstance(value, self.type):
-            return value
-        expected = "tuple of int" if self.type is tuple else self.type.__name__
-        raise UsageError(f"{name} must be of type {expected}; got {value!r}.")
+        typed = _CONVERTERS[self.type](value)
+        if typed is None:
+            expected = "tuple of int" if self.type is tuple else self.type.__name__
+            raise UsageError(f"{name} must be of type {expected}; got {value!r}.")
+        return typed
 
     def _in_range(self, number: Any) -> bool:
         return not (
@@ -107,5 +99,25 @@ def validate(instance: Any) -> None:
         object.__setattr__(instance, name, value)
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _to_int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _to_float(value: Any) -> float | None:
+    number = value if isinstance(value, float) else _to_int(value)
+    return float(number) if number is not None and math.isfinite(number) else None
+
+
+def _to_ints(value: Any) -> tuple[int, ...] | None:
+    whole = isinstance(value, (list, tuple)) and None not in map(_to_int, value)
+    return tuple(value) if whole else None
+
+
+_CONVERTERS: dict[type, Callable[[Any], Any]] = {
+    int: _to_int,
+    float: _to_float,
+    tuple: _to_ints,
+    bool: lambda value: value if isinstance(value, bool) else None,
+    str: lambda value: value if isinstance(value, str) else None,
+}
+"""From a value to what a field of a type holds; None if it is of another type."""

@@ -92,6 +92,25 @@ def test_a_signal_counts_although_its_exception_was_dropped(number, code):
             signal.signal(n, handler)
 
 
+def test_an_interrupt_in_a_weak_references_callback_is_no_traceback(command, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import argparse, signal, sys, weakref\n"
+        "from vitsd_runtime.cli import app\n"
+        "class Resource: pass\n"
+        "def main(arguments):\n"
+        "    resource = Resource()\n"
+        "    weakref.finalize(resource, signal.raise_signal, signal.SIGINT)\n"
+        "    keep = weakref.ref(resource, lambda _: signal.raise_signal(signal.SIGINT))\n"
+        "    del resource\n"
+        "parser = argparse.ArgumentParser(prog='program')\n"
+        "sys.exit(app.run(main, parser, [], distribution='vitsd-runtime'))\n"
+    )
+    done = command("python", program)
+    assert done.returncode == 130
+    assert done.stderr == "program: error: interrupted\n"
+
+
 def test_predict_reads_every_image_once(exported_model, pictures, monkeypatch, capsys):
     from vitsd_runtime.cli import predict
 

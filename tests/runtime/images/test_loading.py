@@ -41,7 +41,8 @@ def test_modes(tmp_path, spec, picture, mode):
     else:
         image, path = picture.convert(mode), tmp_path / "a.png"
         expected = image.convert("RGB")
-    image.save(path)
+    # Uncompressed, Pillow 11 can't read its own YCbCr files.
+    image.save(path, compression="tiff_lzw" if mode == "YCbCr" else None)
     assert close(load_image(path, spec.input_size), expected)
 
 

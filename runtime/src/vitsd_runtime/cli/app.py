@@ -57,18 +57,29 @@ def run(
             check_interrupted()
         sys.stdout.flush()  # here, where a full disk or a closed pipe is still handled
         return code
-    except VitsdError as error:
-        return _fail(parser, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail(parser, "interrupted", 130)
-    except BrokenPipeError:  # `vitsd-predict ... | head`
+    except (VitsdError, KeyboardInterrupt, MemoryError, OSError) as error:
+        return _fail(parser.prog, error)
+
+
+def _fail(command: str, error: BaseException) -> int:
+    """Say what happened on stderr; returns the exit code."""
+    if isinstance(error, OSError):
         _drop_unwritten_output()
+    if isinstance(error, BrokenPipeError):  # `vitsd-predict ... | head`
         return 128 + getattr(signal, "SIGPIPE", 13)
-    except MemoryError:
-        return _fail(parser, "out of memory; try fewer or smaller images at once", 1)
-    except OSError as error:
-        _drop_unwritten_output()
-        return _fail(parser, _explain_os_error(error), 1)
+    message, code = _explain(error)
+    print(f"{command}: error: {message}", file=sys.stderr)
+    return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, VitsdError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, OSError):
+        return _explain_os_error(error), 1
+    return "out of memory; try fewer or smaller images at once", 1
 
 
 class _Version(argparse.Action):
@@ -118,11 +129,6 @@ def _logging(stream: TextIO) -> Iterator[None]:
             logger.setLevel(level)
             logger.removeHandler(progress)
             logger.removeHandler(warnings)
-
-
-def _fail(parser: argparse.ArgumentParser, message: str, code: int) -> int:
-    print(f"{parser.prog}: error: {message}", file=sys.stderr)
-    return code
 
 
 def _drop_unwritten_output() -> None:

@@ -162,7 +162,7 @@ def _print(report: dict[str, Any]) -> None:
 
 
 def _compare(first: Path, second: Path, as_json: bool) -> None:
-    reports = [read_results(path) for path in (first, second)]
+    reports = (read_results(first), read_results(second))
     rows = compare(*reports)
     if not rows:
         raise UsageError(f"{first} and {second} have no model, threads and batch size in common.")
@@ -178,9 +178,12 @@ def _compare(first: Path, second: Path, as_json: bool) -> None:
     if any(report["machine"].get("emulated") for report in reports):
         print(_EMULATED)
     print(_comparison_table(rows))
-    settings = [{tuple(row[key] for key in SETTING) for row in r["results"]} for r in reports]
-    if left_out := settings[0] ^ settings[1]:
-        print(f"{len(left_out)} settings stand in one of the two files only.")
+    if left_out := len(_settings(reports[0]) ^ _settings(reports[1])):
+        print(f"{left_out} settings stand in one of the two files only.")
+
+
+def _settings(report: dict[str, Any]) -> set[tuple[Any, ...]]:
+    return {tuple(row[name] for name in SETTING) for row in report["results"]}
 
 
 def _comparison_table(rows: list[dict[str, Any]]) -> str:

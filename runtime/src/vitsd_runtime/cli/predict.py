@@ -20,7 +20,7 @@ from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.saved_model import is_saved_model
 from vitsd_runtime.images.loading import find_images, is_image_file, load_image
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
-from vitsd_runtime.types import RESIZE_MODES, UInt8Array
+from vitsd_runtime.types import RESIZE_MODES, ResizeMode, UInt8Array
 
 _RENAMED = {**options.RENAMED, "--fit": "--resize-mode"}
 _MODEL_SUFFIXES = (".tflite", ".onnx", ".keras")
@@ -133,7 +133,7 @@ def _answers(
 
 
 def _read(
-    classifier: Classifier, paths: Sequence[Path], resize_mode: str | None
+    classifier: Classifier, paths: Sequence[Path], resize_mode: ResizeMode | None
 ) -> Iterator[_Batch]:
     spec = classifier.spec
     mode = resize_mode or spec.resize_mode
@@ -142,7 +142,7 @@ def _read(
         batch = _Batch(chunk)
         for path in chunk:
             try:
-                batch.pixels.append(load_image(path, spec.input_size, mode))  # type: ignore[arg-type]
+                batch.pixels.append(load_image(path, spec.input_size, mode))
             except VitsdError as error:
                 # The only image named does not exist: that is misuse.
                 if isinstance(error, UsageError) and len(paths) == 1:
