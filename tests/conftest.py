@@ -43,7 +43,7 @@ def trained(tmp_path_factory) -> Path:
     """A run folder: preset `tiny`, shortened, trained on handwritten digits."""
     if MADE_ELSEWHERE:
         return Path(MADE_ELSEWHERE)
-    from vitsd.data.dataset import load_dataset
+    from vitsd.data.sources import load_dataset
     from vitsd.presets import get_preset
     from vitsd.training.train import train
 
@@ -114,7 +114,7 @@ def digits():
     if MADE_ELSEWHERE:
         with np.load(Path(MADE_ELSEWHERE) / "digits.npz") as stored:
             return SimpleNamespace(**stored)
-    from vitsd.data.dataset import load_dataset
+    from vitsd.data.sources import load_dataset
 
     return load_dataset("digits").test
 

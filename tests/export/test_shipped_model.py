@@ -7,7 +7,7 @@ from sklearn.datasets import load_sample_images
 
 from vitsd import from_pretrained
 from vitsd.hub.pretrained import locate
-from vitsd.training.train import predict_logits
+from vitsd.evaluation.predict import predict_logits
 from vitsd_export import export
 from vitsd_runtime import Classifier
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vitsd import load_model
-from vitsd.training.train import predict_logits
+from vitsd.evaluation.predict import predict_logits
 from vitsd_export import export
 from vitsd_runtime import Classifier, read_spec
 

@@ -11,7 +11,7 @@ pytest.importorskip("tf_keras")
 import keras2_example  # noqa: E402
 
 from vitsd import load_dataset, load_model  # noqa: E402
-from vitsd.training.train import predict_logits  # noqa: E402
+from vitsd.evaluation.predict import predict_logits  # noqa: E402
 from vitsd_export import export  # noqa: E402
 from vitsd_export.keras2 import import_saved_model  # noqa: E402
 from vitsd_runtime import Classifier, UsageError, VitsdError  # noqa: E402

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitsd.cli import train
+
 
 def test_train_then_evaluate(command, tmp_path):
     done = command(
         "vitsd-train",
-        *"--preset tiny --data digits --epochs 3 --num-layers 1".split(),
+        *["--preset", "tiny", "--data", "digits", "--epochs", "3", "--num-layers", "1"],
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -70,7 +72,7 @@ def test_what_means_nothing_is_not_printed(command, exported, digits, tmp_path):
     assert text.splitlines()[5] == ""  # no rows of classes that have no images
     done = command(
         "vitsd-train",
-        *"--preset tiny --epochs 1 --num-layers 1 --output run --data".split(),
+        *["--preset", "tiny", "--epochs", "1", "--num-layers", "1", "--output", "run", "--data"],
         data,
         cwd=tmp_path,
     )
@@ -82,7 +84,8 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
     tool = Path(sys.executable).parent / "vitsd-train"
     arguments = [
         tool,
-        *"--preset tiny --data digits --num-layers 1 --epochs 6 --output run".split(),
+        *["--preset", "tiny", "--data", "digits", "--num-layers", "1", "--epochs", "6"],
+        *["--output", "run"],
     ]
     process = subprocess.Popen(
         arguments,
@@ -112,7 +115,9 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
 
 def test_a_place_that_cannot_be_written_to_is_named(command, tmp_path):
     done = command(
-        "vitsd-train", *"--preset tiny --data digits --output /proc/none/run".split(), cwd=tmp_path
+        "vitsd-train",
+        *["--preset", "tiny", "--data", "digits", "--output", "/proc/none/run"],
+        cwd=tmp_path,
     )
     assert done.returncode == 1
     assert "/proc/none" in done.stderr
@@ -121,25 +126,61 @@ def test_a_place_that_cannot_be_written_to_is_named(command, tmp_path):
 
 def test_a_folder_of_photos(command, tmp_path):
     for split, count in (("train", 12), ("val", 4)):
-        for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
             folder = tmp_path / "photos" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (40 + i, 50), tuple(c + 2 * i for c in colour)).save(
+                Image.new("RGB", (40 + i, 50), tuple(c + 2 * i for c in color)).save(
                     folder / f"{i}.jpg"
                 )
     done = command(
         "vitsd-train",
-        *"--preset tiny --data photos --epochs 3 --num-layers 1 --batch-size 8 --output run --json --fit crop".split(),
+        *["--preset", "tiny", "--data", "photos", "--epochs", "3", "--num-layers", "1"],
+        *["--batch-size", "8"],
+        *["--output", "run", "--json", "--resize-mode", "crop"],
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+    assert "top1" in json.loads(done.stdout)
     inspected = json.loads(
         command("vitsd-inspect", tmp_path / "run" / "model.keras", "--json").stdout
     )["spec"]
     assert inspected["class_names"] == ["blue", "red"]
     assert inspected["input_size"] == [24, 24, 3]
-    assert inspected["fit"] == "crop"
+    assert inspected["resize_mode"] == "crop"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("--from", "pretrained", "model.keras"),
+        ("--freeze-body", "freeze_backbone", True),
+        ("--fit", "resize_mode", "crop"),
+        ("--width", "hidden_dim", 32),
+        ("--depth", "num_layers", 3),
+        ("--warmup", "warmup_fraction", 0.2),
+        ("--validation", "validation_fraction", 0.3),
+        ("--clip-norm", "global_clipnorm", 1.5),
+        ("--mixup", "mixup_alpha", 0.4),
+        ("--cutmix", "cutmix_alpha", 0.5),
+        ("--ema", "ema_momentum", 0.9),
+    ],
+)
+def test_options_by_their_old_names_still_work_and_say_so(monkeypatch, capsys, old, new, value):
+    parsed = []
+    monkeypatch.setattr(train, "_main", parsed.append)
+    words = [old] if value is True else [old, str(value)]
+    assert train.main(words) == 0
+    assert getattr(parsed[0], new) == value
+    new_option = f"--{new.replace('_', '-')}"
+    assert f"note: {old} is called {new_option} now" in capsys.readouterr().err
+    assert train.main([new_option, *words[1:]]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_every_old_name_is_tested():
+    tested = test_options_by_their_old_names_still_work_and_say_so.pytestmark[0].args[1]
+    assert {old for old, _, _ in tested} == set(train._RENAMED)  # noqa: SLF001 - all of them
 
 
 @pytest.mark.parametrize(
@@ -162,7 +203,7 @@ def test_a_folder_of_photos(command, tmp_path):
         (["vitsd-train", "--data", "digits", "--input-size", "32"], "is for folders"),
         (["vitsd-train", "--data", "digits", "--output", "file/run"], "not a folder"),
         (["vitsd-evaluate", "none.keras", "--data", "digits"], "no model at"),
-        (["vitsd-evaluate", "MODEL", "--data", "colour.npz"], "3 channels"),
+        (["vitsd-evaluate", "MODEL", "--data", "color.npz"], "3 channels"),
         (["vitsd-evaluate", "MODEL", "--data", "digits", "--split", "dev"], "invalid choice"),
     ],
 )
@@ -173,7 +214,7 @@ def test_misuse_ends_with_a_message(command, trained, tmp_path, arguments, messa
     (tmp_path / "file").touch()
     y = np.arange(20) % 10
     x = np.zeros((20, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "colour.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(tmp_path / "color.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     done = command(
         *(trained / "model.keras" if a == "MODEL" else a for a in arguments), cwd=tmp_path
     )

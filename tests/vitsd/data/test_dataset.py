@@ -1,14 +1,19 @@
 """Datasets: what is accepted, what is held out, and what is refused."""
 
+import contextlib
 import os
 import shutil
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from vitsd.data.dataset import align_labels, load_dataset, pixel_statistics
+from vitsd.data import memory
+from vitsd.data.dataset import Dataset, Split, align_labels
+from vitsd.data.sources import load_dataset
+from vitsd.data.statistics import pixel_statistics
 from vitsd_runtime import UsageError, VitsdError
 
 
@@ -85,10 +90,35 @@ def test_a_validation_folder_is_used(folder):
     assert len(dataset.test) > 0
 
 
-def test_unreadable_images_are_skipped_and_named(folder, capsys):
+def test_unreadable_images_are_skipped_and_named(folder, caplog):
     (folder / "train" / "cat" / "bad.png").write_bytes(b"no")
     assert len(load_dataset(folder, input_size=(8, 8)).train) == 24
-    assert "bad.png" in capsys.readouterr().err
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "1 of 25" in record.message
+    assert "bad.png" in record.message
+
+
+def test_a_class_without_a_readable_image_is_named(folder):
+    for path in (folder / "train" / "dog").iterdir():
+        path.write_bytes(b"no")
+    with pytest.raises(VitsdError, match="no readable images of dog"):
+        load_dataset(folder, input_size=(8, 8))
+
+
+def test_more_than_memory_holds_is_refused_before_it_is_read(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "describe_machine", lambda: {"memory_mb": 0.001})
+    with pytest.raises(VitsdError, match="more than this machine can hold"):
+        load_dataset(folder, input_size=(8, 8))
+    with pytest.raises(VitsdError, match="more than this machine can hold"):
+        load_dataset(npz(tmp_path / "a.npz"))
+
+
+def test_a_dataset_says_how_its_images_were_resized(folder):
+    assert load_dataset(folder, (8, 8)).resize_mode == "stretch"
+    cropped = load_dataset(folder, (8, 8), "crop")
+    assert cropped.resize_mode == "crop"
+    assert cropped.with_validation(0.2).resize_mode == "crop"
 
 
 @pytest.mark.parametrize(
@@ -187,8 +217,6 @@ def test_a_damaged_archive_is_named(tmp_path):
 
 
 def test_unusual_compression_is_refused(tmp_path):
-    import zipfile
-
     npz(tmp_path / "a.npz")
     with (
         zipfile.ZipFile(tmp_path / "a.npz") as source,
@@ -209,10 +237,8 @@ def test_flipped_bits_never_end_in_a_traceback(tmp_path, seed):
     for position in random.integers(0, len(content), 3):
         content[position] ^= 1 << random.integers(8)
     (tmp_path / "a.npz").write_bytes(content)
-    try:
+    with contextlib.suppress(VitsdError):
         load_dataset(tmp_path / "a.npz")
-    except VitsdError:
-        pass
 
 
 @pytest.mark.parametrize("source", ["mnist", "none/such", "a.npz"])
@@ -231,8 +257,6 @@ def test_statistics_equal_those_of_keras_normalization():
 
 
 def test_every_class_is_in_both_parts_of_a_split():
-    from vitsd.data.dataset import Dataset, Split
-
     split = Split(np.zeros((9, 2, 2, 1), np.uint8), np.array([0, 0, 1, 1, 2, 2, 3, 3, 4]))
     for fraction in (0.1, 0.6, 0.9):
         held = Dataset("x", tuple("abcde"), split, split).with_validation(fraction)

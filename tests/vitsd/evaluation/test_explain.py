@@ -8,7 +8,7 @@ from PIL import Image
 
 from vitsd import VitConfig, build_vit, load_model, save_model
 from vitsd.evaluation.explain import explain, rollout
-from vitsd.training.train import predict_logits
+from vitsd.evaluation.predict import predict_logits
 from vitsd_runtime import ModelSpec
 from vitsd_runtime.classifier import softmax
 
@@ -21,9 +21,8 @@ def test_an_explanation_is_of_the_models_own_answer(trained, digits):
     np.testing.assert_allclose(explanation.probabilities, np.sort(probabilities)[::-1], atol=1e-5)
     assert explanation.attention.shape == (2, 4, 36, 36)
     np.testing.assert_allclose(explanation.attention.sum(axis=-1), 1, atol=1e-5)
-    assert (
-        np.diagonal(explanation.attention, axis1=-2, axis2=-1).max() < 1e-8
-    )  # no token attends to itself
+    to_itself = np.diagonal(explanation.attention, axis1=-2, axis2=-1)
+    assert to_itself.max() < 1e-8
     np.testing.assert_allclose(explanation.rollout.sum(axis=-1), 1, atol=1e-5)
     taus = [float(w.numpy()) for w in model.weights if w.path.endswith("tau")]
     np.testing.assert_allclose(explanation.temperatures, np.array(taus) / 4, rtol=1e-6)
@@ -43,9 +42,8 @@ def test_views_are_the_image_and_its_shifted_copies(trained, digits):
     model, spec = load_model(trained / "model.keras")
     views = explain(model, spec, digits.images[0]).views
     assert views.shape == (5, 24, 24, 1)
-    np.testing.assert_allclose(
-        views[1, :-2, :-2], views[0, 2:, 2:], atol=1e-6
-    )  # left-up, by half a patch
+    # Left-up, by half a patch.
+    np.testing.assert_allclose(views[1, :-2, :-2], views[0, 2:, 2:], atol=1e-6)
     np.testing.assert_allclose(views[4, 2:, 2:], views[0, :-2, :-2], atol=1e-6)
 
 
@@ -70,14 +68,14 @@ def test_the_command_draws_a_picture(command, trained, digits, tmp_path):
 
 
 @pytest.mark.parametrize("num_layers", [1, 9])
-def test_ordinary_vits_and_other_depths_are_drawn_too(command, tmp_path, depth):
+def test_ordinary_vits_and_other_depths_are_drawn_too(command, tmp_path, num_layers):
     config = VitConfig(
         input_size=(16, 16, 3),
         num_classes=3,
         image_size=16,
         patch_size=8,
         hidden_dim=8,
-        num_layers=depth,
+        num_layers=num_layers,
         num_heads=1,
         key_dim=8,
         mlp_units=(8,),
@@ -104,7 +102,7 @@ def test_ordinary_vits_and_other_depths_are_drawn_too(command, tmp_path, depth):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["temperatures"] is None
-    assert len(report["rollout"]) == depth
+    assert len(report["rollout"]) == num_layers
     assert (tmp_path / "a.png").exists()
 
 

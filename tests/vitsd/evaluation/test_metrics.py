@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from vitsd.evaluation.metrics import (
     accuracy_report,
+    agreement,
     calibration,
     confusion_matrix,
     paired_difference,
@@ -71,13 +72,20 @@ def test_calibration_is_zero_where_probabilities_are_true_and_grows_with_boastin
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (40_000, 4))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    labels = (probabilities.cumsum(axis=1) > random.random((len(logits), 1))).argmax(
-        axis=1
-    )  # drawn as the logits say
+    drawn = random.random((len(logits), 1))
+    labels = (probabilities.cumsum(axis=1) > drawn).argmax(axis=1)
     assert calibration(logits, labels)["ece"] < 0.01
     assert calibration(3 * logits, labels)["ece"] > 0.05
     rows = calibration(logits, labels)["reliability"]
     assert sum(row["images"] for row in rows) == len(labels)
+
+
+def test_agreement_is_of_the_predicted_classes():
+    reference = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
+    assert agreement(reference, reference) == 1.0
+    assert agreement(10 * reference + 5, reference) == 1.0
+    assert agreement(np.array([[0.0, 1.0], *reference[1:]]), reference) == 0.75
+    assert isinstance(agreement(reference, reference), float)
 
 
 def test_calibration_of_a_case_by_hand():

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.pretrained import from_pretrained
-from vitsd.training.train import predict_logits
 from vitsd_runtime import UsageError, VitsdError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -91,7 +91,7 @@ class StandIn(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path):
-    """A stand-in, and a function that runs Python code with a client that believes it to be the Hub."""
+    """A stand-in, and a function that runs Python code whose client takes it for the Hub."""
     pytest.importorskip("huggingface_hub")
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     server.requests, server.files, server.uploaded = [], {}, {}
@@ -164,9 +164,11 @@ def test_what_the_hub_has_not_and_what_is_not_cached(hub):
 def test_a_model_is_pushed_with_its_card(hub, trained, tmp_path):
     server, run = hub
     (tmp_path / "card.md").write_text(
-        "---\nlicense: apache-2.0\n---\n# Digits\n![Curves](curves.png) [no](missing.png) [no](../out.md) [no](https://a.b/c)"
+        "---\nlicense: apache-2.0\n---\n# Digits\n![Curves](curves.png) [no](missing.png) "
+        "[no](../out.md) [no](https://a.b/c)"
     )
     (tmp_path / "curves.png").write_bytes((trained / "curves.png").read_bytes())
+    (tmp_path / "private.txt").write_text("nobody links to this")
     arguments = f"{str(trained)!r}, 'me/digits', {str(tmp_path / 'card.md')!r}"
     done = run(f"from vitsd.hub.pretrained import push_to_hub; print(push_to_hub({arguments}))")
     assert done.returncode == 0, done.stderr

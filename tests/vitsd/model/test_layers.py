@@ -1,11 +1,16 @@
 """The layers against independent NumPy references written from the paper, loop by loop."""
 
+import zipfile
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import vitsd
+from vitsd.model import names
 from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
 
 
@@ -18,7 +23,8 @@ def reference_tokens(image, patch, gamma, beta, kernel, bias, epsilon):
         inside = 0 <= row < height and 0 <= column < width
         return image[row, column] if inside else np.zeros(channels)
 
-    # left-up, left-down, right-up, right-down: the image moves that way, so each place shows what stood opposite.
+    # left-up, left-down, right-up, right-down: the image moves that way, so each place shows what
+    # stood opposite.
     shifts = [(0, 0), (half, half), (-half, half), (half, -half), (-half, -half)]
     tokens = []
     for top in range(0, height, patch):
@@ -31,8 +37,8 @@ def reference_tokens(image, patch, gamma, beta, kernel, bias, epsilon):
                 for value in pixel(row + down, column + right)
             ]
             features = np.array(features)
-            normalised = (features - features.mean()) / np.sqrt(features.var() + epsilon)
-            tokens.append((normalised * gamma + beta) @ kernel + bias)
+            normalized = (features - features.mean()) / np.sqrt(features.var() + epsilon)
+            tokens.append((normalized * gamma + beta) @ kernel + bias)
     return np.array(tokens)
 
 
@@ -71,8 +77,9 @@ def test_plain_tokenization_projects_patches_in_row_column_channel_order():
     np.testing.assert_array_equal(tokens[1], [4, 5, 6, 7, 12, 13, 14, 15])
 
 
-def reference_attention(tokens, wq, bq, wk, bk, wv, bv, wo, bo, tau, local):
+def reference_attention(tokens, weights, tau, local):
     """Attention of one image, head by head and token by token."""
+    wq, bq, wk, bk, wv, bv, wo, bo = weights
     out = np.zeros_like(tokens)
     for head in range(wq.shape[1]):
         q = tokens @ wq[:, head] + bq[head]
@@ -81,9 +88,9 @@ def reference_attention(tokens, wq, bq, wk, bk, wv, bv, wo, bo, tau, local):
         for i in range(len(tokens)):
             others = [j for j in range(len(tokens)) if j != i or not local]
             scores = np.array([q[i] @ k[j] / tau for j in others])
-            weights = np.exp(scores - scores.max())
-            weights /= weights.sum()
-            out[i] += sum(w * v[j] for w, j in zip(weights, others, strict=True)) @ wo[head]
+            shares = np.exp(scores - scores.max())
+            shares /= shares.sum()
+            out[i] += sum(s * v[j] for s, j in zip(shares, others, strict=True)) @ wo[head]
     return out + bo
 
 
@@ -108,7 +115,7 @@ def test_locality_self_attention(count, heads, key_dim, local, seed):
         for w in (p.kernel, p.bias)
     ]
     tau = 1.7 if local else np.sqrt(key_dim)
-    expected = [reference_attention(image, *parts, tau, local) for image in tokens.astype(float)]
+    expected = [reference_attention(image, parts, tau, local) for image in tokens.astype(float)]
     np.testing.assert_allclose(np.asarray(layer(tokens)), expected, atol=2e-4)
 
 
@@ -140,6 +147,29 @@ def test_position_embedding_adds_one_vector_per_place():
     result = np.asarray(layer(tokens))
     np.testing.assert_array_equal(result[0], np.asarray(layer.embedding))
     np.testing.assert_array_equal(result[0], result[1])
+
+
+def test_layers_survive_their_config_and_old_ones_are_read():
+    layer = ShiftedPatchTokenization(4, 12, shifted=False, epsilon=1e-5)
+    config = layer.get_config()
+    assert config["hidden_dim"] == 12
+    old = {name: value for name, value in config.items() if name != "hidden_dim"} | {"width": 12}
+    for stored in (config, old):
+        again = ShiftedPatchTokenization.from_config(stored)
+        assert again.get_config() == config
+    assert "width" in old  # the caller's dictionary is left alone
+
+
+def test_the_shipped_model_of_the_old_vocabulary_opens_in_keras():
+    path = Path(vitsd.__file__).parent / "models" / "vit-edge-cifar100.keras"
+    with zipfile.ZipFile(path) as archive:
+        assert b'"width": 128' in archive.read("config.json")
+    model = keras.saving.load_model(path, safe_mode=True)
+    assert model.get_layer(names.TOKENIZATION).hidden_dim == 128
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    ours, _ = vitsd.load_model(path)
+    expected = ours.predict(images, verbose=0)
+    np.testing.assert_array_equal(model.predict(images, verbose=0), expected)
 
 
 def test_impossible_shapes_are_refused():

@@ -60,30 +60,22 @@ def test_the_published_recipe_has_its_published_size():
 @given(
     st.sampled_from([1, 3]),
     st.sampled_from([8, 12]),
-    st.sampled_from([2, 4]),
-    st.integers(1, 3),
-    st.integers(2, 9),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from(["flatten", "gap"]),
-    st.sampled_from([(), (7,), (9, 5)]),
+    st.fixed_dictionaries(
+        {
+            "patch_size": st.sampled_from([2, 4]),
+            "num_heads": st.integers(1, 3),
+            "key_dim": st.integers(2, 9),
+            "spt": st.booleans(),
+            "lsa": st.booleans(),
+            "pooling": st.sampled_from(["flatten", "gap"]),
+            "head_units": st.sampled_from([(), (7,), (9, 5)]),
+        }
+    ),
 )
 @settings(max_examples=15)
-def test_parameter_count_is_that_of_the_model(
-    channels, size, patch, heads, key_dim, spt, lsa, pooling, head
-):
-    config = dataclasses.replace(
-        SMALL,
-        input_size=(size, size, channels),
-        image_size=size,
-        patch_size=patch,
-        num_heads=heads,
-        key_dim=key_dim,
-        spt=spt,
-        lsa=lsa,
-        pooling=pooling,
-        head_units=head,
-    )
+def test_parameter_count_is_that_of_the_model(channels, size, options):
+    input_size = (size, size, channels)
+    config = dataclasses.replace(SMALL, input_size=input_size, image_size=size, **options)
     assert build_vit(config).count_params() == config.parameter_count()
 
 
@@ -196,8 +188,8 @@ def test_training_moves_the_temperatures_and_every_other_weight():
     for step in range(3):
         model.train_on_batch(images(16, seed=step) / 255, np.arange(16) % 4)
     unmoved = [w.path for w in model.trainable_variables if np.array_equal(before[w.path], w)]
-    # A key bias adds a constant to each row of scores, which softmax ignores, and attention starts uniform enough
-    # that rounding alone may or may not move it.
+    # A key bias adds a constant to each row of scores, which softmax ignores, and attention starts
+    # uniform enough that rounding alone may or may not move it.
     assert [path for path in unmoved if not path.endswith("key/bias")] == []
     assert sum(path.endswith("/tau") for path in before) == 2
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-# Keras itself imports TensorFlow where it is installed, when it saves a model; here it is as good as not installed.
+# Keras itself imports TensorFlow where it is installed, when it saves a model; here it is hidden.
 SCRIPT = """
 import importlib.machinery, json, sys
 
@@ -16,7 +16,8 @@ importlib.machinery.PathFinder.find_spec = classmethod(
 )
 import numpy as np
 from vitsd.cli.train import main
-options = "--preset tiny --data digits --epochs 2 --num-layers 1 --output run --ema 0.5 --mixup 0.1 --flip"
+options = "--preset tiny --data digits --epochs 2 --num-layers 1 --output run"
+options += " --ema-momentum 0.5 --mixup-alpha 0.1 --flip"
 assert main(options.split()) == 0
 from vitsd import load_model, load_dataset
 model, _ = load_model(sys.argv[1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vitsd import VitConfig, load_dataset, load_model
-from vitsd.training.fine_tuning import Start, recipe_for
+from vitsd.training.fine_tuning import PretrainedStart, recipe_for
 from vitsd.training.train import train
 from vitsd_runtime import UsageError, read_spec
 
@@ -27,11 +27,11 @@ def even_or_odd():
     )
 
 
-def fine_tune(trained, data, output, freeze_body):
-    start = Start.load(trained, freeze_body)
+def fine_tune(trained, data, output, freeze_backbone):
+    start = PretrainedStart.load(trained, freeze_backbone)
     config = VitConfig.from_spec(start.spec)
-    recipe = recipe_for(start.spec, freeze_body, epochs=10)
-    results = train(config, recipe, data, output, start=start)
+    recipe = recipe_for(start.spec, freeze_backbone, epochs=10)
+    results = train(config, recipe, data, output, pretrained=start)
     return results, load_model(output / "model.keras")
 
 
@@ -39,20 +39,20 @@ def by_path(model):
     return {weight.path: np.asarray(weight) for weight in model.weights}
 
 
-@pytest.mark.parametrize("freeze_body", [False, True])
-def test_what_was_learned_helps_and_a_frozen_body_stays(
-    trained, even_or_odd, tmp_path, freeze_body
+@pytest.mark.parametrize("freeze_backbone", [False, True])
+def test_what_was_learned_helps_and_a_frozen_backbone_stays(
+    trained, even_or_odd, tmp_path, freeze_backbone
 ):
-    results, (model, spec) = fine_tune(trained, even_or_odd, tmp_path / "run", freeze_body)
+    results, (model, spec) = fine_tune(trained, even_or_odd, tmp_path / "run", freeze_backbone)
     before, after = by_path(load_model(trained / "model.keras")[0]), by_path(model)
-    body = [path for path in before if not path.startswith(("logits", "normalization"))]
-    same = [np.array_equal(before[path], after[path]) for path in body]
-    assert all(same) if freeze_body else not any(same[: len(same) // 2])
+    backbone = [path for path in before if not path.startswith(("logits", "normalization"))]
+    same = [np.array_equal(before[path], after[path]) for path in backbone]
+    assert all(same) if freeze_backbone else not any(same[: len(same) // 2])
     assert after["logits/kernel"].shape == (64, 2)
     assert spec.mean == read_spec(trained / "model.keras").mean
     assert spec.class_names == ("even", "odd")
     assert spec.provenance.fine_tuned_from["name"] == "digits"
-    assert results["top1"] > (0.7 if freeze_body else 0.8)
+    assert results["top1"] > (0.7 if freeze_backbone else 0.8)
 
 
 def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_odd, tmp_path):
@@ -69,7 +69,7 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
         "vitsd-train",
         "--pretrained",
         trained,
-        "--freeze-body",
+        "--freeze-backbone",
         "--data",
         tmp_path / "parity.npz",
         "--epochs",
@@ -79,7 +79,7 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
     done = command(*words, *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["top1"] > 0.6
-    assert json.loads((run / "run.json").read_text())["start"]["freeze_body"] is True
+    assert json.loads((run / "run.json").read_text())["pretrained"]["freeze_backbone"] is True
     again = command("vitsd-train", "--resume", "--output", run)
     assert "finished already" in again.stdout
     done = command("vitsd-export", run / "model.keras")
@@ -98,15 +98,15 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
         (["--pretrained", "MODEL", "--preset", "tiny", "--data", "digits"], "leave out --preset"),
         (["--pretrained", "nothing", "--data", "digits"], "No model is found"),
         (["--pretrained", "EXPORTED", "--data", "digits"], "starts from a .keras file"),
-        (["--pretrained", "MODEL", "--data", "COLOUR"], "1 channels"),
+        (["--pretrained", "MODEL", "--data", "COLOR"], "1 channels"),
     ],
 )
 def test_misuse(command, trained, exported, tmp_path, arguments, message):
     images, labels = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
-    np.savez(tmp_path / "colour.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    np.savez(tmp_path / "color.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     names = {
         "MODEL": trained,
-        "COLOUR": tmp_path / "colour.npz",
+        "COLOR": tmp_path / "color.npz",
         "EXPORTED": exported / "digits-float32.tflite",
     }
     done = command(
@@ -121,7 +121,7 @@ def test_the_recipe_is_the_models_own_gentler_and_in_float32(trained):
     spec = read_spec(trained / "model.keras")
     stored = {**spec.provenance.recipe, "precision": "mixed_bfloat16", "mixup_alpha": 0.2}
     recipe = recipe_for(spec.replace(provenance={"recipe": stored}), epochs=7)
-    assert (recipe.epochs, recipe.batch_size, recipe.precision, recipe.mixup) == (
+    assert (recipe.epochs, recipe.batch_size, recipe.precision, recipe.mixup_alpha) == (
         7,
         32,
         "float32",
@@ -139,9 +139,9 @@ def test_an_unknown_recipe_is_replaced_by_the_default(trained):
     for wrong in (
         {"learning_rate": -1},
         {"epochs": "x"},
-        {"warmup": None},
+        {"warmup_fraction": None},
         {"flip": 2},
-        {"validation": float("nan")},
+        {"validation_fraction": float("nan")},
     ):
         with pytest.raises(UsageError):
             recipe_for(spec.replace(provenance={"recipe": wrong}))

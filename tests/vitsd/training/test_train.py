@@ -3,8 +3,11 @@
 import csv
 import dataclasses
 import importlib.util
+import io
 import json
 import math
+import random
+import sys
 
 import keras
 import numpy as np
@@ -12,13 +15,17 @@ import pytest
 
 from vitsd import load_model
 from vitsd.config import VitConfig
-from vitsd.data.dataset import Dataset, Split, load_dataset
+from vitsd.data.dataset import Dataset, Split
+from vitsd.data.sources import load_dataset
 from vitsd.model.vit import build_vit
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks
-from vitsd.training.batches import Batches
-from vitsd.training.callbacks import read_history
-from vitsd.training.train import compile_model, learning_rate_schedule, train
+from vitsd.training.augmentation import BatchAugmentation, random_crop
+from vitsd.training.history import read_history
+from vitsd.training.optimizer import compile_model, learning_rate_schedule
+from vitsd.training.run import RunFolder
+from vitsd.training.sequence import ImageSequence
+from vitsd.training.train import train
 from vitsd_runtime import UsageError, VitsdError, read_spec
 from vitsd_runtime.spec import AugmentationRanges
 
@@ -113,36 +120,35 @@ def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
 
 
 def test_interrupted_and_resumed_is_the_same_as_uninterrupted(small, tmp_path, monkeypatch):
-    train(CONFIG, RECIPE, small, tmp_path / "whole", name="x")
+    train(CONFIG, RECIPE, small, tmp_path / "whole")
 
     with monkeypatch.context() as patch:
         patch.setattr(callbacks, "Progress", lambda *a: Interrupt(2))
         with pytest.raises(KeyboardInterrupt):
-            train(CONFIG, RECIPE, small, tmp_path / "parts", name="x")
+            train(CONFIG, RECIPE, small, tmp_path / "parts")
     assert not (tmp_path / "parts" / "model.keras").exists()
     assert len(read_history(tmp_path / "parts" / "metrics.csv")) == 2
-    train(CONFIG, RECIPE, small, tmp_path / "parts", name="x", resume=True)
+    train(CONFIG, RECIPE, small, tmp_path / "parts", resume=True)
 
     whole, parts = (read_history(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
     assert [row["step"] for row in parts] == [row["step"] for row in whole]
     for a, b in zip(whole, parts, strict=True):
         assert b["learning_rate"] == a["learning_rate"]
-        assert b["loss"] == pytest.approx(
-            a["loss"], rel=1e-3
-        )  # the same images, draws and optimizer state
+        # The same images, draws and optimizer state.
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"ema": 0.9}, {"precision": "mixed_float16"}], ids=["ema", "mixed_float16"]
+    "changes", [{"ema_momentum": 0.9}, {"precision": "mixed_float16"}], ids=["ema", "mixed_float16"]
 )
 def test_resuming_restores_averages_and_loss_scales(small, tmp_path, monkeypatch, changes):
     recipe = dataclasses.replace(RECIPE, **changes)
-    train(CONFIG, recipe, small, tmp_path / "whole", name="x")
+    train(CONFIG, recipe, small, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(callbacks, "Progress", lambda *a: Interrupt(2))
         with pytest.raises(KeyboardInterrupt):
-            train(CONFIG, recipe, small, tmp_path / "parts", name="x")
-    train(CONFIG, recipe, small, tmp_path / "parts", name="x", resume=True)
+            train(CONFIG, recipe, small, tmp_path / "parts")
+    train(CONFIG, recipe, small, tmp_path / "parts", resume=True)
     whole, parts = (read_history(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
     for a, b in zip(whole, parts, strict=True):
         assert (b["step"], b["learning_rate"]) == (a["step"], a["learning_rate"])
@@ -167,6 +173,54 @@ def test_a_run_that_dies_while_it_saves_can_be_resumed(small, tmp_path, monkeypa
     rows = read_history(tmp_path / "run" / "metrics.csv")
     assert len(rows) == RECIPE.epochs
     assert rows[results["epoch"] - 1]["val_top1"] == max(row["val_top1"] for row in rows)
+
+
+def test_training_leaves_pythons_random_generator_as_it_was(small, tmp_path):
+    random.seed(1)
+    before = random.getstate()
+    train(CONFIG, dataclasses.replace(RECIPE, epochs=1), small, tmp_path / "run")
+    assert random.getstate() == before
+
+
+def test_progress_is_logged_epoch_by_epoch(small, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="vitsd"):
+        train(CONFIG, dataclasses.replace(RECIPE, epochs=2), small, tmp_path / "run")
+    lines = [record.message for record in caplog.records if record.message.startswith("epoch")]
+    rows = read_history(tmp_path / "run" / "metrics.csv")
+    assert len(lines) == 2
+    for number, (line, row) in enumerate(zip(lines, rows, strict=True), start=1):
+        assert line.startswith(f"epoch {number}/2: loss {row['loss']:.4f}, ")
+        assert f"validation top-1 {100 * row['val_top1']:.2f} %" in line
+    assert lines[-1].endswith("0 s left")
+
+
+def test_a_terminal_shows_a_bar_with_the_time_left(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = callbacks.Progress(steps=2, batch_size=8)
+    progress.set_params({"epochs": 3})
+    metrics = {"loss": 1.25, "top1": 0.5}
+    for epoch in (1, 2):  # of a run that was resumed after its first epoch
+        progress.on_epoch_begin(epoch)
+        for batch in range(2):
+            progress.on_train_batch_end(batch, metrics)
+        progress.on_epoch_end(epoch, metrics)
+    progress.on_train_end()
+    shown = terminal.getvalue()
+    assert "epoch 3/3" in shown
+    assert "/32 [" in shown
+
+
+def test_the_time_is_written_for_people():
+    times = {42: "42 s", 200: "3 min 20 s", 7500: "2 h 05 min"}
+    assert {seconds: callbacks.format_seconds(seconds) for seconds in times} == times
+
+
+def test_a_run_folder_can_name_the_model(small, tmp_path):
+    one = dataclasses.replace(RECIPE, epochs=1)
+    train(CONFIG, one, small, RunFolder(tmp_path / "run", name="better"))
+    assert read_spec(tmp_path / "run" / "model.keras").name == "better"
 
 
 def test_names_become_file_names(small, tmp_path):
@@ -207,7 +261,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, tmp_path):
     )
     with pytest.raises(UsageError, match=r"config.num_layers was 1, now 2"):
         train(deeper, shorter, small, tmp_path / "run", resume=True)
-    with pytest.raises(UsageError, match="no run to resume"):
+    with pytest.raises(UsageError, match="no run in"):
         train(CONFIG, RECIPE, small, tmp_path / "none", resume=True)
 
 
@@ -215,7 +269,7 @@ def test_the_same_seed_gives_the_same_start_and_another_one_does_not(small, tmp_
     one = dataclasses.replace(RECIPE, epochs=1)
     losses = []
     for i, seed in enumerate((3, 3, 4)):
-        train(CONFIG, dataclasses.replace(one, seed=seed), small, tmp_path / str(i), name="x")
+        train(CONFIG, dataclasses.replace(one, seed=seed), small, tmp_path / str(i))
         losses.append(read_history(tmp_path / str(i) / "metrics.csv")[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] != pytest.approx(losses[2], rel=1e-4)
@@ -224,11 +278,11 @@ def test_the_same_seed_gives_the_same_start_and_another_one_does_not(small, tmp_
 @pytest.mark.parametrize(
     "changes",
     [
-        {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
+        {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "label_smoothing": 0.1},
         {"rand_augment": 0.3, "crop_padding": 1, "flip": True},
-        {"ema": 0.9, "clip_norm": 1.0},
+        {"ema_momentum": 0.9, "global_clipnorm": 1.0},
         {"precision": "mixed_float16"},
-        {"precision": "mixed_bfloat16", "validation": 0.0, "rotation": 0.0, "zoom": 0.0},
+        {"precision": "mixed_bfloat16", "validation_fraction": 0.0, "rotation": 0.0, "zoom": 0.0},
     ],
     ids=lambda changes: "-".join(changes),
 )
@@ -244,16 +298,16 @@ def test_every_option_of_the_recipe_trains(small, tmp_path, changes):
 
 
 def test_the_average_of_the_weights_is_what_is_kept(small, tmp_path):
-    # An average that has hardly left the start; without warm-up Keras would begin it after a whole first step.
-    recipe = dataclasses.replace(RECIPE, epochs=1, ema=0.999, warmup_fraction=0.6)
-    train(CONFIG, recipe, small, tmp_path / "averaged", name="x")
-    train(CONFIG, dataclasses.replace(recipe, ema=0.0), small, tmp_path / "latest", name="x")
+    # An average that has hardly left the start; without warm-up Keras would begin it after a whole
+    # first step.
+    recipe = dataclasses.replace(RECIPE, epochs=1, ema_momentum=0.999, warmup_fraction=0.6)
+    train(CONFIG, recipe, small, tmp_path / "averaged")
+    train(CONFIG, dataclasses.replace(recipe, ema_momentum=0.0), small, tmp_path / "latest")
     train(
         CONFIG,
-        dataclasses.replace(recipe, ema=0.0, learning_rate=1e-9),
+        dataclasses.replace(recipe, ema_momentum=0.0, learning_rate=1e-9),
         small,
         tmp_path / "start",
-        name="x",
     )
 
     def weights(run):
@@ -284,11 +338,12 @@ def test_gradients_are_clipped():
         compile_model(model, TrainingRecipe(global_clipnorm=clip_norm), 10)
         model.optimizer.build(model.trainable_variables)
         model.optimizer.apply([keras.ops.ones_like(w) for w in model.trainable_variables])
-        return np.sqrt(sum(float((np.array(m) ** 2).sum()) for m in model.optimizer._momentums))
+        moments = [v for v in model.optimizer.variables if v.path.endswith("_momentum")]
+        assert len(moments) == len(model.trainable_variables)
+        return np.sqrt(sum(float((np.array(moment) ** 2).sum()) for moment in moments))
 
-    assert first_moments(1.0) == pytest.approx(
-        0.1, rel=1e-3
-    )  # Adam's first moment is a tenth of the gradient
+    # Adam's first moment is a tenth of the gradient.
+    assert first_moments(1.0) == pytest.approx(0.1, rel=1e-3)
     assert first_moments(0.0) > 1
 
 
@@ -296,13 +351,13 @@ def test_a_diverging_run_says_so(small, tmp_path):
     poisoned = dataclasses.replace(
         RECIPE, learning_rate=9.9, weight_decay=1e30, warmup_fraction=0.0
     )
-    with pytest.raises(VitsdError, match="learning-rate"):
+    with pytest.raises(VitsdError, match="learning_rate"):
         train(CONFIG, poisoned, small, tmp_path / "run")
 
 
 def test_batches_hold_every_image_once_and_depend_on_the_epoch():
     split = Split(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.arange(10))
-    batches = Batches(split, 10, 4, seed=1)
+    batches = ImageSequence(split, 10, 4, seed=1)
     assert len(batches) == 3
 
     def epoch(number):
@@ -318,8 +373,6 @@ def test_batches_hold_every_image_once_and_depend_on_the_epoch():
 
 
 def test_random_crops_differ_within_a_batch():
-    from vitsd.training.augmentation import random_crop
-
     images = np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1).repeat(200, axis=0)
     crops = random_crop(images, 1, np.random.default_rng(0))
     kinds = {crop.tobytes() for crop in crops}
@@ -328,8 +381,6 @@ def test_random_crops_differ_within_a_batch():
 
 
 def test_mixing_keeps_labels_and_pixels_in_step():
-    from vitsd.training.augmentation import BatchAugmentation
-
     images = np.zeros((16, 32, 32, 1), np.uint8)
     images[8:] = 200
     labels = np.eye(2, dtype=np.float32)[np.arange(16) // 8]
@@ -345,7 +396,7 @@ def test_two_classes_and_no_validation(tmp_path):
     split = Split(random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), np.arange(12) % 2)
     results = train(
         CONFIG,
-        dataclasses.replace(RECIPE, epochs=1, validation=0),
+        dataclasses.replace(RECIPE, epochs=1, validation_fraction=0),
         Dataset("two", ("a", "b"), split, split),
         tmp_path / "r",
     )

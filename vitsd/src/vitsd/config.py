@@ -38,7 +38,8 @@ class VitConfig(Architecture):
         super().__post_init__()
         if len(self.input_size) != 3:
             raise UsageError(
-                f"input_size must be (height, width, channels), all positive; got {self.input_size}."
+                "input_size must be (height, width, channels), all positive; got "
+                f"{self.input_size}."
             )
         if rest := self.image_size % self.patch_size:
             fitting = self.image_size - rest or self.patch_size
@@ -101,4 +102,4 @@ class VitConfig(Architecture):
             input_size: height, width and channels.
             num_classes: at least 2.
         """
-        return dataclasses.replace(self, input_size=tuple(input_size), num_classes=num_classes)
+        return dataclasses.replace(self, input_size=input_size, num_classes=num_classes)

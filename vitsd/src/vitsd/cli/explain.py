@@ -5,24 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vitsd.cli import load_keras
+from vitsd.backend import load_keras
 from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.models.catalog import BUNDLED
+
+if TYPE_CHECKING:
+    from vitsd.evaluation.explain import Explanation
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         prog="vitsd-explain",
-        description="Draw what a model sees in an image: shifted patches, attention of every block, attention rollout, "
-        "learned temperatures, and the answer.",
+        description="Draw what a model sees in an image: shifted patches, attention of every "
+        "block, attention rollout, learned temperatures, and the answer.",
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a trained model: .keras file, run folder, vit-edge-cifar100, or owner/name on the Hugging Face Hub (exported "
-        "ones don't show their attention)",
+        help=f"a trained model: .keras file, run folder, {BUNDLED}, or owner/name on the Hugging "
+        "Face Hub (exported models don't show their attention)",
     )
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument(
@@ -34,11 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return app.run(_main, build_parser(), argv, distribution="vitsd")
 
 
-def _main(arguments) -> int:
+def _main(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or f"{Path(arguments.image).stem}-explained.png")
     if output.suffix.lower() != ".png":
         raise UsageError(f"The picture is a PNG file: let its name end in .png; got {output}.")
@@ -50,27 +58,35 @@ def _main(arguments) -> int:
     model, spec = from_pretrained(arguments.model)
     explanation = explain(model, spec, arguments.image)
     plot_explanation(explanation, output)
-    answers = dict(zip(explanation.labels, map(float, explanation.probabilities), strict=True))
-    temperatures = None if explanation.temperatures is None else explanation.temperatures.tolist()
     if arguments.json:
-        report = {
-            "image": arguments.image,
-            "picture": str(output),
-            "probabilities": answers,
-            "temperatures": temperatures,
-        }
-        print(json.dumps({**report, "rollout": explanation.rollout.tolist()}, indent=1))
-        return 0
-    print(
-        f"{arguments.image}: "
-        + ", ".join(f"{label} {100 * p:.1f} %" for label, p in answers.items())
-    )
-    if temperatures:
-        print(
-            "Temperatures relative to sqrt(key_dim): " + ", ".join(f"{t:.2f}" for t in temperatures)
-        )
-    print(f"Picture: {output}")
-    return 0
+        _print_json(explanation, arguments.image, output)
+    else:
+        _print(explanation, arguments.image, output)
+
+
+def _print_json(explanation: Explanation, image: str, picture: Path) -> None:
+    temperatures = explanation.temperatures
+    report = {
+        "image": image,
+        "picture": str(picture),
+        "probabilities": _answers(explanation),
+        "temperatures": None if temperatures is None else temperatures.tolist(),
+        "rollout": explanation.rollout.tolist(),
+    }
+    print(json.dumps(report, indent=1))
+
+
+def _print(explanation: Explanation, image: str, picture: Path) -> None:
+    answers = (f"{label} {100 * p:.1f} %" for label, p in _answers(explanation).items())
+    print(f"{image}: {', '.join(answers)}")
+    if explanation.temperatures is not None:
+        values = ", ".join(f"{t:.2f}" for t in explanation.temperatures)
+        print(f"Temperatures relative to sqrt(key_dim): {values}")
+    print(f"Picture: {picture}")
+
+
+def _answers(explanation: Explanation) -> dict[str, float]:
+    return dict(zip(explanation.labels, explanation.probabilities.tolist(), strict=True))
 
 
 if __name__ == "__main__":

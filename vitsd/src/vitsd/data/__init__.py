@@ -1,1 +1,1 @@
-"""Labeled images."""
+"""Labeled images: sources, splits and their statistics."""

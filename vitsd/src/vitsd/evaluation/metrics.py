@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vitsd_runtime.classifier import softmax
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.types import AnyArray
+
+Hits = npt.NDArray[np.bool_]
+_95_PERCENT = 1.96
+"""Standard deviations of a normal distribution that a 95 % interval reaches to each side."""
 
 
-def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict:
-    """Top-1 and top-5 with 95 % intervals, calibration, and per class: JSON-able, fractions in 0..1.
+def accuracy_report(
+    logits: AnyArray, labels: AnyArray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Top-1 and top-5 with intervals, calibration, and figures per class.
 
     Args:
         logits: ``(n, classes)``.
         labels: ``(n,)``, indices into ``class_names``.
+        class_names: of the model.
+
+    Returns:
+        JSON-able: ``images``, ``classes``, ``top1``, ``top1_interval`` (95 %), ``top5``, what
+        :func:`calibration` returns, and ``per_class``: for each class that has images or was
+        predicted, ``class``, ``images``, ``recall`` (its top-1), ``precision`` and ``top5``.
+        Fractions are in 0..1, None where there is nothing to divide by.
 
     Raises:
         VitsdError: a logit is not finite.
     """
     if not np.isfinite(logits).all():
         raise VitsdError(
-            "The model's logits are not finite (NaN or infinite): it is damaged, or its training diverged."
+            "The model's logits are not finite (NaN or infinite): it is damaged, or its training "
+            "diverged."
         )
     hits = top_k_hits(logits, labels, 1)
     top5 = top_k_hits(logits, labels, 5)
-    predicted = logits.argmax(axis=1)
-    per_class = []
-    for index, name in enumerate(class_names):
-        members = labels == index
-        chosen = int((predicted == index).sum())
-        if members.any() or chosen:
-            correct = int(hits[members].sum())
-            per_class.append(
-                {
-                    "class": name,
-                    "images": int(members.sum()),
-                    "recall": correct / int(members.sum()) if members.any() else None,
-                    "precision": correct / chosen if chosen else None,
-                    "top5": float(top5[members].mean()) if members.any() else None,
-                }
-            )
     return {
         "images": len(labels),
         "classes": len(class_names),
@@ -49,23 +51,50 @@ def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_names) -> dict
         "top1_interval": wilson_interval(int(hits.sum()), len(hits)),
         "top5": float(top5.mean()),
         **calibration(logits, labels),
-        "per_class": per_class,
+        "per_class": _per_class(logits.argmax(axis=1), labels, top5, class_names),
     }
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict:
-    """How far the probabilities can be believed.
+def _per_class(
+    predicted: AnyArray, labels: AnyArray, top5: Hits, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    rows = []
+    for index, name in enumerate(class_names):
+        members = labels == index
+        images, chosen = int(members.sum()), int((predicted == index).sum())
+        if not images and not chosen:
+            continue
+        correct = int((predicted[members] == index).sum())
+        rows.append(
+            {
+                "class": name,
+                "images": images,
+                "recall": correct / images if images else None,
+                "precision": correct / chosen if chosen else None,
+                "top5": float(top5[members].mean()) if images else None,
+            }
+        )
+    return rows
+
+
+def calibration(logits: AnyArray, labels: AnyArray, bins: int = 15) -> dict[str, Any]:
+    """How well the probabilities match the fraction of right answers.
+
+    Args:
+        logits: ``(n, classes)``.
+        labels: ``(n,)``, class indices.
+        bins: of equal width, over the probability of the predicted class.
 
     Returns:
-        ``ece``, the expected calibration error (C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599,
-        equation 3): the mean distance between the probability of the chosen class and the fraction of right answers, in bins
-        of equal width; and ``reliability``: for each bin that has images, its ``images``, mean ``confidence`` and
-        ``accuracy``.
+        ``ece``, the expected calibration error (C. Guo et al., "On Calibration of Modern Neural
+        Networks", arXiv:1706.04599, equation 3): the mean distance between the probability of the
+        predicted class and the fraction of right answers; and ``reliability``: for each bin that
+        has images, its ``images``, mean ``confidence`` and ``accuracy``.
     """
     confidence = softmax(np.asarray(logits, np.float64)).max(axis=1)
     hits = top_k_hits(logits, labels, 1)
     number = np.minimum((confidence * bins).astype(int), bins - 1)
-    reliability = [
+    reliability: list[dict[str, Any]] = [
         {
             "images": int(members.sum()),
             "confidence": float(confidence[members].mean()),
@@ -74,48 +103,82 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict:
         for members in (number == i for i in range(bins))
         if members.any()
     ]
-    error = sum(
-        row["images"] * abs(row["confidence"] - row["accuracy"]) for row in reliability
-    ) / len(labels)
-    return {"ece": error, "reliability": reliability}
+    distances = (row["images"] * abs(row["confidence"] - row["accuracy"]) for row in reliability)
+    return {"ece": sum(distances) / len(labels), "reliability": reliability}
 
 
-def top_k_hits(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """bool ``(n,)``: whether the label is among the k largest logits; of equal logits, the first classes count first."""
+def agreement(logits: AnyArray, reference: AnyArray) -> float:
+    """Fraction of images for which two models predict the same class, in 0..1.
+
+    Args:
+        logits: ``(n, classes)``, n at least 1.
+        reference: of the other model, the same shape.
+    """
+    return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
+
+
+def top_k_hits(logits: AnyArray, labels: AnyArray, k: int) -> Hits:
+    """Whether each label is among the k largest logits; of equal ones, the first classes count.
+
+    Args:
+        logits: ``(n, classes)``.
+        labels: ``(n,)``, class indices.
+        k: at least 1.
+
+    Returns:
+        ``(n,)``
+    """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     columns = np.arange(logits.shape[1])
     ahead = (logits > own) | ((logits == own) & (columns < labels[:, None]))
-    return ahead.sum(axis=1) < k
+    hits: Hits = ahead.sum(axis=1) < k
+    return hits
 
 
-def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """int64 ``(classes, classes)``: rows are true classes, columns predicted ones."""
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
-        num_classes, num_classes
-    )
+def confusion_matrix(
+    predicted: AnyArray, labels: AnyArray, num_classes: int
+) -> npt.NDArray[np.int64]:
+    """Counts ``(classes, classes)``: rows are true classes, columns predicted ones.
+
+    Args:
+        predicted: ``(n,)``, class indices.
+        labels: ``(n,)``, class indices.
+        num_classes: side of the matrix.
+    """
+    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
 
 
-def wilson_interval(successes: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a proportion (E. B. Wilson, JASA 22, 1927)."""
+def wilson_interval(successes: int, total: int, z: float = _95_PERCENT) -> tuple[float, float]:
+    """The 95 % interval of a proportion (E. B. Wilson, JASA 22, 1927)."""
     p = successes / total
-    centre = p + z * z / (2 * total)
+    center = p + z * z / (2 * total)
     reach = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total**2))
     scale = 1 + z * z / total
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+    return max(0.0, (center - reach) / scale), min(1.0, (center + reach) / scale)
 
 
 def paired_difference(
-    hits_a: np.ndarray, hits_b: np.ndarray, z: float = 1.96
+    hits_a: Hits, hits_b: Hits, z: float = _95_PERCENT
 ) -> tuple[float, float, float]:
-    """Accuracy of b minus that of a on the same images, with its 95 % interval: ``(difference, low, high)``.
+    """Accuracy of b minus that of a on the same images, with its 95 % interval.
 
-    The interval for paired proportions with Agresti and Min's correction (Statistics in Medicine 24, 2005: half a count
-    is added to each cell of the 2x2 table), which stays honest when the two hardly differ.
+    The interval for paired proportions with Agresti and Min's correction (Statistics in Medicine
+    24, 2005: half a count is added to each cell of the 2x2 table), which keeps its coverage when
+    the two hardly differ.
+
+    Args:
+        hits_a: ``(n,)``, whether a was right.
+        hits_b: ``(n,)``, whether b was right.
+        z: standard deviations that the interval reaches to each side.
+
+    Returns:
+        ``(difference, low, high)``
     """
     n = len(hits_a)
     gained = int((~hits_a & hits_b).sum()) + 0.5
     lost = int((hits_a & ~hits_b).sum()) + 0.5
     adjusted = n + 2
-    centre = (gained - lost) / adjusted
+    center = (gained - lost) / adjusted
     reach = z * math.sqrt(gained + lost - (gained - lost) ** 2 / adjusted) / adjusted
-    return (gained - lost) / n, centre - reach, centre + reach
+    return (gained - lost) / n, center - reach, center + reach

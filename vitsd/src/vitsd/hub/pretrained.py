@@ -1,30 +1,34 @@
-"""Find trained models by name: the bundled one, local files and folders, and repositories on the Hugging Face Hub."""
+"""Find trained models by name: bundled, in local files and folders, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vitsd.hub.saving import load_model
-from vitsd_runtime.errors import UsageError, VitsdError, first_line
+from vitsd.hub import huggingface
+from vitsd.hub.huggingface import Repository
+from vitsd.hub.saving import MODEL_FILE, load_model
+from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats.saved_model import is_saved_model
 from vitsd_runtime.models.catalog import BUNDLED
+from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.types import PathLike
 
-MODEL_FILE = "model.keras"
-_LINK = re.compile(r"\]\(([\w.\-]+)\)")
-"""In Markdown, to a file beside the text."""
-_REPOSITORY = re.compile(r"(?P<id>[\w.\-]+/[\w.\-]+)(@(?P<revision>[\w.\-/]+))?")
+if TYPE_CHECKING:
+    import keras
 
 
-def from_pretrained(name_or_path: str | os.PathLike):
-    """Load a trained model; returns ``(model, spec)`` as :func:`vitsd.load_model` does.
+def from_pretrained(name_or_path: PathLike) -> tuple[keras.Model, ModelSpec]:
+    """Load a trained model.
 
     Args:
-        name_or_path: a ``.keras`` file; a folder that holds a ``model.keras`` (such as a run folder);
-            ``vit-edge-cifar100``, which comes with vitsd; or a repository on the Hugging Face Hub, ``owner/name`` or
-            ``owner/name@revision``. What is there as a file or folder goes first. The Hub needs
-            ``pip install "vitsd[hub]"``; its cache and ``HF_HUB_OFFLINE`` work as its users know them.
+        name_or_path: a ``.keras`` file; a folder that holds a ``model.keras`` (such as a run
+            folder); ``vit-edge-cifar100``, which comes with vitsd; or a repository on the Hugging
+            Face Hub, ``owner/name`` or ``owner/name@revision``. Local paths take precedence. The
+            Hub needs ``pip install "vitsd[hub]"``; its cache and ``HF_HUB_OFFLINE`` work as usual.
+
+    Returns:
+        The model and its spec, as :func:`vitsd.load_model` does.
 
     Raises:
         UsageError: nothing is found under that name.
@@ -33,8 +37,13 @@ def from_pretrained(name_or_path: str | os.PathLike):
     return load_model(locate(name_or_path))
 
 
-def locate(name_or_path: str | os.PathLike) -> Path:
-    """The ``.keras`` file behind a name, downloaded if need be. Raises as :func:`from_pretrained`."""
+def locate(name_or_path: PathLike) -> Path:
+    """The ``.keras`` file behind a name, downloaded if need be.
+
+    Raises:
+        UsageError: nothing is found under that name.
+        VitsdError: the file can't be downloaded.
+    """
     path = Path(name_or_path)
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
@@ -44,17 +53,22 @@ def locate(name_or_path: str | os.PathLike) -> Path:
         return path
     if str(name_or_path) == BUNDLED:
         return Path(__file__).parents[1] / "models" / f"{BUNDLED}.keras"
-    repository = _REPOSITORY.fullmatch(str(name_or_path))
+    repository = Repository.parse(str(name_or_path))
     if repository is None:
         raise UsageError(
-            f"No model is found under {str(name_or_path)!r}: give {BUNDLED}, a .keras file, a folder with a {MODEL_FILE}, "
-            "or a repository of the Hugging Face Hub (owner/name)."
+            f"No model is found under {str(name_or_path)!r}: give {BUNDLED}, a .keras file, a "
+            f"folder with a {MODEL_FILE}, or a repository of the Hugging Face Hub (owner/name)."
         )
-    return _download(repository["id"], repository["revision"])
+    return huggingface.download(repository)
 
 
-def locate_any(name_or_path: str | os.PathLike) -> Path:
-    """The path of a trained model, as :func:`locate`, or of an exported one. Raises as :func:`from_pretrained`."""
+def locate_any(name_or_path: PathLike) -> Path:
+    """The path of a trained model, as :func:`locate`, or of an exported one.
+
+    Raises:
+        UsageError: nothing is found under that name.
+        VitsdError: the file can't be downloaded.
+    """
     path = Path(name_or_path)
     exported = path.suffix.lower() in (".tflite", ".onnx") or (
         path.is_dir() and is_saved_model(path)
@@ -63,19 +77,22 @@ def locate_any(name_or_path: str | os.PathLike) -> Path:
 
 
 def push_to_hub(
-    model: str | os.PathLike,
+    model: PathLike,
     repository: str,
-    card: str | os.PathLike | None = None,
+    card: PathLike | None = None,
     *,
     private: bool = False,
 ) -> str:
-    """Upload a trained model to the Hugging Face Hub, whose token is that of ``hf auth login`` or ``HF_TOKEN``.
+    """Upload a trained model to the Hugging Face Hub.
+
+    The token is that of ``hf auth login`` or ``HF_TOKEN``.
 
     Args:
-        model: a ``.keras`` file with a spec, or a folder that holds a ``model.keras``; it is checked by loading it.
+        model: a ``.keras`` file with a spec, or a folder that holds a ``model.keras``; it is
+            checked by loading it.
         repository: ``owner/name``; made if it does not exist.
-        card: a Markdown file that becomes the repository's README, the model card. Files beside it that it links to,
-            such as pictures, go with it.
+        card: a Markdown file that becomes the repository's README, the model card. Files beside it
+            that it links to, such as pictures, go with it.
         private: whether a new repository is private.
 
     Returns:
@@ -83,72 +100,11 @@ def push_to_hub(
 
     Raises:
         UsageError: no such model or card, or not a name of a repository.
-        VitsdError: the Hub refused.
+        VitsdError: the model is damaged, or the Hub refused.
     """
-    hub = _hub()
-    found = _REPOSITORY.fullmatch(repository)
-    if found is None or found["revision"]:
+    target = Repository.parse(repository)
+    if target is None or target.revision:
         raise UsageError(f"A repository is called owner/name; got {repository!r}.")
     path = locate(model)
     load_model(path)
-    operations = [hub.CommitOperationAdd(MODEL_FILE, str(path))]
-    if card is not None:
-        if not Path(card).is_file():
-            raise UsageError(f"There is no model card at {card}.")
-        operations.append(hub.CommitOperationAdd("README.md", str(card)))
-        linked = sorted(set(_LINK.findall(Path(card).read_text(encoding="utf-8"))))
-        beside = (Path(card).with_name(name) for name in linked)
-        operations += [
-            hub.CommitOperationAdd(path.name, str(path)) for path in beside if path.is_file()
-        ]
-    try:
-        api = hub.HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
-        return str(
-            api.create_commit(
-                repository, operations, commit_message=f"Upload {MODEL_FILE}"
-            ).commit_url
-        )
-    except hub.errors.HFValidationError as error:
-        raise UsageError(
-            f"{repository} can't be the name of a repository: {first_line(error)}"
-        ) from error
-    except Exception as error:  # its own, and whatever the HTTP client below it raises
-        raise VitsdError(
-            f"The Hugging Face Hub refused {repository}: {first_line(error)}"
-        ) from error
-
-
-def _download(repository: str, revision: str | None) -> Path:
-    hub = _hub()
-    at = f" at {revision}" if revision else ""
-    nothing = f"There is no file or folder {repository} here"
-    try:
-        return Path(hub.hf_hub_download(repository, MODEL_FILE, revision=revision))
-    except hub.errors.LocalEntryNotFoundError as error:
-        message = f"and {repository}{at} is not in the local cache of the Hugging Face Hub, which can't be reached."
-        raise VitsdError(f"{nothing}, {message}") from error
-    except (
-        hub.errors.RepositoryNotFoundError,
-        hub.errors.RevisionNotFoundError,
-        hub.errors.EntryNotFoundError,
-    ) as error:
-        message = f"and the Hugging Face Hub has no {MODEL_FILE} in {repository}{at}, or you have no access"
-        raise UsageError(f"{nothing}, {message}: {first_line(error)}") from error
-    except hub.errors.HFValidationError as error:
-        raise UsageError(
-            f"{nothing}, and no repository has such a name: {first_line(error)}"
-        ) from error
-    except Exception as error:  # its own, and whatever the HTTP client below it raises
-        raise VitsdError(f"{repository}{at} can't be downloaded: {first_line(error)}") from error
-
-
-def _hub():
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError as error:
-        raise UsageError(
-            'Models on the Hugging Face Hub need its client: pip install "vitsd[hub]".'
-        ) from error
-    return huggingface_hub
+    return huggingface.upload(path, target, card, private)

@@ -2,37 +2,63 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitsd.config import VitConfig
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats import read_spec, write_spec
+from vitsd_runtime.formats import require_spec, write_spec
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import atomic_write
+from vitsd_runtime.types import PathLike
+
+if TYPE_CHECKING:
+    import keras
+
+MODEL_FILE = "model.keras"
+"""A trained model's file in a run folder, and in a repository of the Hub."""
+_SMALLEST_WEIGHT = 2
+"""Bytes: float16 is the smallest type that weights are stored in."""
 
 
 def model_name(text: str) -> str:
-    """What of ``text`` can be a model's name, which becomes part of file names; ``model`` if nothing can."""
+    """Sanitize ``text`` for use in file names; falls back to ``model``."""
     return re.sub(r"[^\w.\-]", "", text).lstrip("._-")[:100] or "model"
 
 
-def save_model(model, path: str | os.PathLike, spec: ModelSpec) -> ModelSpec:
+def save_model(model: keras.Model, path: PathLike, spec: ModelSpec) -> ModelSpec:
     """Save a model made by :func:`vitsd.build_vit` with its spec, whole or not at all.
 
     ``keras.saving.load_model`` opens the file too, once ``vitsd.model.layers`` is imported.
+
+    Args:
+        model: the model.
+        path: of the file, ending in ``.keras``.
+        spec: of the model.
+
+    Returns:
+        The spec with its integrity filled in, as it stands in the file.
+
+    Raises:
+        UsageError: something is in the way that can't be replaced by a file.
     """
     with atomic_write(path) as temporary:
         model.save(temporary)
         return write_spec(temporary, spec)
 
 
-def load_model(path: str | os.PathLike):
-    """Load what :func:`save_model` saved; returns ``(model, spec)``.
+def load_model(path: PathLike) -> tuple[keras.Model, ModelSpec]:
+    """Load what :func:`save_model` saved.
 
-    The model is built from the spec's architecture and only its weights are read, so nothing in the file is executed,
-    and the memory it takes is bounded by the file's size.
+    The model is built from the spec's architecture and only its weights are read, so nothing in
+    the file is executed, and the memory it takes is bounded by the file's size.
+
+    Args:
+        path: a ``.keras`` file.
+
+    Returns:
+        The model, from uint8 or float images to float32 logits, and its spec.
 
     Raises:
         UsageError: no such file, or a ``.keras`` file without a spec.
@@ -41,16 +67,13 @@ def load_model(path: str | os.PathLike):
     path = Path(path)
     if path.suffix.lower() != ".keras":
         raise UsageError(f"{path} is not a .keras file.")
-    spec = read_spec(path)
-    if spec is None:
-        raise UsageError(
-            f"{path} carries no vitsd spec: save it with vitsd.save_model, or train with vitsd-train."
-        )
+    spec = require_spec(path)
     config = VitConfig.from_spec(spec)
     stored = path.stat().st_size
-    if config.parameter_count() * 2 > stored:  # float16 is the smallest that weights are stored in
+    if config.parameter_count() * _SMALLEST_WEIGHT > stored:
         raise VitsdError(
-            f"{path}: its architecture has {config.parameter_count():,} weights, but the file holds only {stored:,} bytes."
+            f"{path}: its architecture has {config.parameter_count():,} weights, but the file "
+            f"holds only {stored:,} bytes."
         )
 
     from vitsd.model.vit import build_vit

@@ -2,112 +2,149 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
+import numpy as np
+import numpy.typing as npt
 from keras import layers
 
 from vitsd.config import VitConfig
+from vitsd.model import names
 from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
+
+Tensor = Any
+"""A symbolic tensor of Keras."""
 
 
 def build_vit(
     config: VitConfig,
     *,
-    mean=0.0,
-    variance=1.0,
-    augmentation: list[layers.Layer] | None = None,
-    dtype=None,
+    mean: npt.ArrayLike = 0.0,
+    variance: npt.ArrayLike = 1.0,
+    augmentation: Sequence[layers.Layer] = (),
+    dtype: Any = None,
     name: str = "vit",
 ) -> keras.Model:
     """A Vision Transformer for small datasets as a Keras functional model.
 
     Args:
         config: the architecture.
-        mean, variance: normalisation statistics per channel, in 0-255 pixel units (see ``vitsd.data.dataset.pixel_statistics``).
-        augmentation: layers that run between resizing and tokenization. Keras' random layers act unless told otherwise:
-            call such a model with ``training=False`` (``fit``, ``evaluate`` and ``predict`` do what is right by themselves).
-        dtype: dtype or dtype policy of the layers (``"mixed_float16"`` for mixed precision); logits are always float32.
+        mean: of the pixels, a number or one per channel, in 0-255 pixel units (see
+            :func:`vitsd.data.statistics.pixel_statistics`).
+        variance: of the pixels, likewise, in squared pixel units.
+        augmentation: layers that run between resizing and tokenization. Keras' random layers are
+            active by default: call such a model with ``training=False`` (``fit``, ``evaluate`` and
+            ``predict`` pass it themselves).
+        dtype: dtype or dtype policy of the layers (``"mixed_float16"`` for mixed precision).
+        name: of the model.
 
     Returns:
-        A model from ``(batch, *config.input_size)`` images with values 0-255 to ``(batch, num_classes)`` logits. Layer
-        names are fixed (``block_0_attention``, ``head_0`` ...): the exporter finds the weights by them.
+        A model from ``(batch, *config.input_size)`` images with values 0-255 to float32 logits
+        ``(batch, num_classes)``. Layer names are those of :mod:`vitsd.model.names`.
     """
     policy = keras.dtype_policies.get(dtype) if dtype else keras.config.dtype_policy()
-    epsilon = config.layer_norm_epsilon
-
-    def norm(tokens, name):
-        return layers.LayerNormalization(epsilon=epsilon, dtype=policy, name=name)(tokens)
-
-    def dense(inputs, units, dropout, name):
-        outputs = layers.Dense(units, activation=config.activation, dtype=policy, name=name)(inputs)
-        return (
-            layers.Dropout(dropout, dtype=policy, name=f"{name}_dropout")(outputs)
-            if dropout
-            else outputs
-        )
-
-    def add_branch(stream, branch, rate, name):
-        if (
-            rate
-        ):  # stochastic depth: the whole branch of an image is dropped, so one mask value per image
-            branch = layers.Dropout(
-                rate, noise_shape=(None, 1, 1), dtype=policy, name=f"{name}_drop_path"
-            )(branch)
-        return layers.Add(dtype=policy, name=f"{name}_add")([stream, branch])
-
+    make = _LayerFactory(config, policy)
     pixels = keras.Input(config.input_size, name="images")
-    mean, variance = (
-        list(map(float, v)) if hasattr(v, "__len__") else [float(v)] for v in (mean, variance)
-    )
-    channels = config.input_size[-1]
-    mean, variance = (v * channels if len(v) == 1 else v for v in (mean, variance))
-    images = layers.Normalization(
-        mean=mean, variance=variance, dtype="float32", name="normalization"
-    )(pixels)
-    if config.input_size[:2] != (config.image_size, config.image_size):
-        images = layers.Resizing(
-            config.image_size,
-            config.image_size,
-            data_format="channels_last",
-            dtype="float32",
-            name="resizing",
-        )(images)
-    for layer in augmentation or ():
+    images = _preprocess(pixels, config, mean, variance)
+    for layer in augmentation:
         images = layer(images)
+    tokens = make.tokens(images)
+    for block in range(config.num_layers):
+        tokens = make.block(tokens, block)
+    logits = make.head(make.norm(tokens, names.FINAL_NORM))
+    return keras.Model(pixels, logits, name=name)
 
-    tokens = ShiftedPatchTokenization(
-        config.patch_size,
-        config.hidden_dim,
-        shifted=config.spt,
-        epsilon=epsilon,
-        dtype=policy,
-        name="tokenization",
-    )(images)
-    tokens = PositionEmbedding(dtype=policy, name="position_embedding")(tokens)
-    for i in range(config.num_layers):
-        rate = config.stochastic_depth * (i + 1) / config.num_layers
-        branch = LocalitySelfAttention(
+
+def _preprocess(
+    pixels: Tensor, config: VitConfig, mean: npt.ArrayLike, variance: npt.ArrayLike
+) -> Tensor:
+    """Normalize, then resize, in float32 whatever the policy."""
+    channels, size = config.input_size[2], config.image_size
+    images = layers.Normalization(
+        mean=_per_channel(mean, channels),
+        variance=_per_channel(variance, channels),
+        dtype="float32",
+        name=names.NORMALIZATION,
+    )(pixels)
+    if config.input_size[:2] == (size, size):
+        return images
+    resizing = layers.Resizing(
+        size, size, data_format="channels_last", dtype="float32", name=names.RESIZING
+    )
+    return resizing(images)
+
+
+def _per_channel(value: npt.ArrayLike, channels: int) -> list[float]:
+    values: list[float] = np.broadcast_to(np.asarray(value, np.float64), channels).tolist()
+    return values
+
+
+class _LayerFactory:
+    """Makes the layers of one model: they share a config and a dtype policy."""
+
+    def __init__(self, config: VitConfig, policy: Any) -> None:
+        self._config, self._policy = config, policy
+
+    def tokens(self, images: Tensor) -> Tensor:
+        tokenization = ShiftedPatchTokenization(
+            self._config.patch_size,
+            self._config.hidden_dim,
+            shifted=self._config.spt,
+            epsilon=self._config.layer_norm_epsilon,
+            dtype=self._policy,
+            name=names.TOKENIZATION,
+        )
+        position = PositionEmbedding(dtype=self._policy, name=names.POSITION_EMBEDDING)
+        return position(tokenization(images))
+
+    def block(self, tokens: Tensor, block: int) -> Tensor:
+        config = self._config
+        drop_path = config.stochastic_depth * (block + 1) / config.num_layers
+        attention = LocalitySelfAttention(
             config.num_heads,
             config.key_dim,
             dropout=config.attention_dropout,
             local=config.lsa,
-            dtype=policy,
-            name=f"block_{i}_attention",
-        )(norm(tokens, f"block_{i}_norm_1"))
-        tokens = add_branch(tokens, branch, rate, f"block_{i}_attention")
-        branch = norm(tokens, f"block_{i}_norm_2")
-        for j, units in enumerate(config.mlp_units):
-            branch = dense(branch, units, config.mlp_dropout, f"block_{i}_mlp_{j}")
-        tokens = add_branch(tokens, branch, rate, f"block_{i}_mlp")
-    features = norm(tokens, "norm")
-    if config.pooling == "flatten":
-        features = layers.Flatten(dtype=policy, name="pooling")(features)
-    else:
-        features = layers.GlobalAveragePooling1D(dtype=policy, name="pooling")(features)
-    if config.head_dropout:
-        features = layers.Dropout(config.head_dropout, dtype=policy, name="pooling_dropout")(
-            features
+            dtype=self._policy,
+            name=names.attention(block),
         )
-    for i, units in enumerate(config.head_units):
-        features = dense(features, units, config.head_dropout, f"head_{i}")
-    logits = layers.Dense(config.num_classes, dtype="float32", name="logits")(features)
-    return keras.Model(pixels, logits, name=name)
+        branch = attention(self.norm(tokens, names.attention_norm(block)))
+        tokens = self._add_branch(tokens, branch, drop_path, names.attention(block))
+        branch = self.norm(tokens, names.mlp_norm(block))
+        for i, units in enumerate(config.mlp_units):
+            branch = self._dense(branch, units, config.mlp_dropout, names.mlp(block, i))
+        return self._add_branch(tokens, branch, drop_path, names.mlp_branch(block))
+
+    def head(self, tokens: Tensor) -> Tensor:
+        config = self._config
+        pooling = layers.Flatten if config.pooling == "flatten" else layers.GlobalAveragePooling1D
+        features = pooling(dtype=self._policy, name=names.POOLING)(tokens)
+        features = self._dropout(features, config.head_dropout, names.dropout(names.POOLING))
+        for i, units in enumerate(config.head_units):
+            features = self._dense(features, units, config.head_dropout, names.head(i))
+        return layers.Dense(config.num_classes, dtype="float32", name=names.LOGITS)(features)
+
+    def norm(self, tokens: Tensor, name: str) -> Tensor:
+        layer = layers.LayerNormalization(
+            epsilon=self._config.layer_norm_epsilon, dtype=self._policy, name=name
+        )
+        return layer(tokens)
+
+    def _dense(self, inputs: Tensor, units: int, dropout: float, name: str) -> Tensor:
+        layer = layers.Dense(
+            units, activation=self._config.activation, dtype=self._policy, name=name
+        )
+        return self._dropout(layer(inputs), dropout, names.dropout(name))
+
+    def _add_branch(self, stream: Tensor, branch: Tensor, drop_path: float, name: str) -> Tensor:
+        # Stochastic depth drops the whole branch of an image: one mask value per image.
+        shape = (None, 1, 1)
+        branch = self._dropout(branch, drop_path, names.drop_path(name), noise_shape=shape)
+        return layers.Add(dtype=self._policy, name=names.add(name))([stream, branch])
+
+    def _dropout(self, inputs: Tensor, rate: float, name: str, **options: Any) -> Tensor:
+        if not rate:
+            return inputs
+        return layers.Dropout(rate, dtype=self._policy, name=name, **options)(inputs)

@@ -1,11 +1,12 @@
-"""``vit-edge``: the blocks of ``vit-small-ds`` for a small CPU: few tokens, pooled instead of flattened, no head MLP.
+"""``vit-edge``: the blocks of ``vit-small-ds`` for a small CPU: few tokens, pooled, no head MLP.
 
-32x32 pixels, 64 tokens of width 128, 6 blocks of 4 heads of 32, global average pooling: 1,044,938 weights.
+32x32 pixels, 64 tokens of length 128, 6 blocks of 4 heads of 32, global average pooling: 1,044,938
+weights.
 
-Reached on CIFAR-100: 66.80 % top-1 and 89.61 % top-5 of the test images after 100 epochs (epoch 94 was best on
-validation). It is the shipped model `vit-edge-cifar100`.
-Cost: 45,000 images an epoch, 98 to 110 seconds on two AVX-512 cores with bfloat16 (``--backend torch``): 3 hours. Where the
-processor has no bfloat16, ``--precision float32`` is faster.
+Reached on CIFAR-100: 66.80 % top-1 and 89.61 % top-5 of the test images after 100 epochs (epoch 94
+was best on validation). It is the shipped model `vit-edge-cifar100`.
+Cost: 45,000 images an epoch, 98 to 110 seconds on two AVX-512 cores with bfloat16 (``--backend
+torch``): 3 hours. Where the processor has no bfloat16, ``--precision float32`` is faster.
 """
 
 from vitsd.config import VitConfig

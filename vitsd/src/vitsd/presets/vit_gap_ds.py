@@ -1,8 +1,10 @@
-"""``vit-gap-ds``: the blocks of ``vit-small-ds`` on a quarter of its tokens, pooled instead of flattened.
+"""``vit-gap-ds``: the blocks of ``vit-small-ds`` on a quarter of its tokens, pooled.
 
-32x32 images enlarged to 36x36, 36 tokens of width 64, 8 blocks of 4 heads, global average pooling: 710,244 weights.
+32x32 images enlarged to 36x36, 36 tokens of length 64, 8 blocks of 4 heads, global average pooling:
+710,244 weights.
 
-Reached on CIFAR-100: 42.73 % top-1 and 73.67 % top-5 of the test images after 24 epochs (epoch 22 was best on validation).
+Reached on CIFAR-100: 42.73 % top-1 and 73.67 % top-5 of the test images after 24 epochs (epoch 22
+was best on validation).
 Cost: 45,000 images an epoch; 24 epochs took 70 minutes on two AVX-512 cores, beside other work.
 """
 

@@ -1,14 +1,17 @@
 """``vit-small-ds``: the published recipe for CIFAR-100, exactly.
 
-32x32 images enlarged to 72x72, 144 tokens of width 64, 8 blocks of 4 heads, a large flattened head: 21,787,748 weights.
+32x32 images enlarged to 72x72, 144 tokens of length 64, 8 blocks of 4 heads, a large flattened
+head: 21,787,748 weights.
 
 Expected: 56.11 % top-1 and 82.27 % top-5 on the CIFAR-100 test set after 50 epochs, as published
-(https://keras.io/examples/vision/vit_small_ds/; a vanilla ViT of the same size: 53.10 % and 80.53 %).
-Cost: 45,000 images an epoch at 64 images a second on two AVX-512 cores is about 12 minutes an epoch.
-Reached so far, without a GPU: 15.24 % top-1 and 38.64 % top-5 of the test images by ``--epochs 3`` (15.2 % of the
-validation images). The first seven of 50 epochs, with ``--backend torch --precision mixed_bfloat16``, in five of which the
-learning rate is still warming up: 5.6, 10.2, 15.2, 17.2, 19.6, 22.4 and 24.5 % of the validation images; the published run
-had 24.1 % after 5, 31.5 % after 9, and 54.9 % at the end.
+(https://keras.io/examples/vision/vit_small_ds/; a vanilla ViT of the same size: 53.10 % and
+80.53 %).
+Cost: 45,000 images an epoch at 64 images a second on two AVX-512 cores, 12 minutes an epoch.
+Reached so far, without a GPU: 15.24 % top-1 and 38.64 % top-5 of the test images by ``--epochs 3``
+(15.2 % of the validation images). The first seven of 50 epochs, with ``--backend torch --precision
+mixed_bfloat16``, in five of which the learning rate is still warming up: 5.6, 10.2, 15.2, 17.2,
+19.6, 22.4 and 24.5 % of the validation images; the published run had 24.1 % after 5, 31.5 % after
+9, and 54.9 % at the end.
 """
 
 from vitsd.config import VitConfig

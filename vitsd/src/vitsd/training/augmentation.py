@@ -1,10 +1,13 @@
 """Augmentation in training, made of Keras' own layers.
 
-Two places: flip, rotation and zoom are part of the model (they act on the enlarged image, as in the published recipe, and
-run in the training step of any backend); what changes labels too, and what acts on the raw pixels, is done on the batches.
+It happens in two places. Flip, rotation and zoom are part of the model: they act on the enlarged
+image, as in the published recipe, and run in the training step of any backend. What changes labels
+too, and what acts on the raw pixels, is done to the batches.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,28 +15,29 @@ from keras import layers, ops
 
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.spec import AugmentationRanges
+from vitsd_runtime.types import AnyArray
+
+_RAND_AUGMENT_GROUP = 16
+"""RandAugment draws its operations once per call: small groups keep a batch varied."""
+_LAYER_OPTIONS = {"data_format": "channels_last", "dtype": "float32"}
 
 
 def model_augmentation(recipe: TrainingRecipe) -> list[layers.Layer]:
     """Layers for :func:`vitsd.build_vit`'s ``augmentation``: those that the recipe turns on."""
-    options = {"data_format": "channels_last", "dtype": "float32"}
+
+    def seeded(offset: int, name: str) -> dict[str, Any]:
+        return {"seed": recipe.seed + offset, "name": name, **_LAYER_OPTIONS}
+
     chosen: list[layers.Layer] = []
     if recipe.flip:
-        chosen.append(
-            layers.RandomFlip("horizontal", seed=recipe.seed, name="random_flip", **options)
-        )
+        chosen.append(layers.RandomFlip("horizontal", **seeded(0, "random_flip")))
     if recipe.rotation:
-        chosen.append(
-            layers.RandomRotation(
-                recipe.rotation, seed=recipe.seed + 1, name="random_rotation", **options
-            )
-        )
+        chosen.append(layers.RandomRotation(recipe.rotation, **seeded(1, "random_rotation")))
     if recipe.zoom:
-        zoom = (recipe.zoom, recipe.zoom)
-        chosen.append(layers.RandomZoom(*zoom, seed=recipe.seed + 2, name="random_zoom", **options))
+        chosen.append(layers.RandomZoom(recipe.zoom, recipe.zoom, **seeded(2, "random_zoom")))
     if keras.backend.backend() == "jax":
-        # Keras marks these layers as unfit for compilation because of TensorFlow's XLA; in JAX they compile, and without
-        # this the whole training step would run op by op.
+        # Keras marks these layers as unfit for compilation because of TensorFlow's XLA; in JAX
+        # they compile, and otherwise the whole training step would run op by op.
         for layer in chosen:
             layer.supports_jit = True
     return chosen
@@ -48,61 +52,69 @@ def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
 class BatchAugmentation:
     """Random crops, RandAugment, MixUp and CutMix on a batch of raw pixels and one-hot labels.
 
-    Every batch gets its own seed, so that a resumed run sees what an uninterrupted one would have seen.
+    All draws come from the generator that a call is given.
     """
 
-    def __init__(self, recipe: TrainingRecipe):
-        options = {"data_format": "channels_last", "dtype": "float32"}
+    def __init__(self, recipe: TrainingRecipe) -> None:
         self._crop_padding = recipe.crop_padding
         self._rand_augment = None
         if recipe.rand_augment:
             self._rand_augment = layers.RandAugment(
-                value_range=(0, 255), factor=recipe.rand_augment, **options
+                value_range=(0, 255), factor=recipe.rand_augment, **_LAYER_OPTIONS
             )
         self._mixers = []
         if recipe.mixup_alpha:
-            self._mixers.append(layers.MixUp(alpha=recipe.mixup_alpha, **options))
+            self._mixers.append(layers.MixUp(alpha=recipe.mixup_alpha, **_LAYER_OPTIONS))
         if recipe.cutmix_alpha:
-            self._mixers.append(
-                layers.CutMix(factor=(recipe.cutmix_alpha, recipe.cutmix_alpha), **options)
-            )
+            factor = (recipe.cutmix_alpha, recipe.cutmix_alpha)
+            self._mixers.append(layers.CutMix(factor=factor, **_LAYER_OPTIONS))
 
-    @property
-    def active(self) -> bool:
-        return bool(self._crop_padding or self._rand_augment or self._mixers)
+    def __call__(
+        self, images: AnyArray, labels: AnyArray, random: np.random.Generator
+    ) -> tuple[AnyArray, AnyArray]:
+        """Augment one batch.
 
-    def __call__(self, images: np.ndarray, labels: np.ndarray, random: np.random.Generator):
-        """uint8 or float32 images 0-255 and float32 one-hot labels; the same shapes out."""
+        Args:
+            images: uint8 or float32 ``(n, height, width, channels)``, 0-255.
+            labels: float32 one-hot ``(n, classes)``.
+            random: where all draws come from.
+
+        Returns:
+            Images and labels of the same shapes; images are float32 where a layer changed them.
+        """
         if self._crop_padding:
             images = random_crop(images, self._crop_padding, random)
-        if self._rand_augment:
-            # RandAugment draws its operations once per call: small groups keep a batch varied.
-            groups = np.array_split(images, max(1, len(images) // 16))
-            images = np.concatenate(
-                [self._run(self._rand_augment, group, random) for group in groups]
-            )
+        if self._rand_augment is not None:
+            groups = np.array_split(images, max(1, len(images) // _RAND_AUGMENT_GROUP))
+            changed = [_apply(self._rand_augment, group, random) for group in groups]
+            images = np.concatenate(changed)
         if self._mixers:
             mixer = self._mixers[random.integers(len(self._mixers))]
-            mixed = self._run(
-                mixer, {"images": images.astype(np.float32), "labels": labels}, random
-            )
+            batch = {"images": images.astype(np.float32), "labels": labels}
+            mixed = _apply(mixer, batch, random)
             images, labels = mixed["images"], mixed["labels"]
         return images, labels
 
-    @staticmethod
-    def _run(layer, inputs, random):
-        layer.generator.state.assign(random.integers(0, 2**31, 2))
-        return keras.tree.map_structure(ops.convert_to_numpy, layer(inputs, training=True))
+
+def _apply(layer: layers.Layer, inputs: Any, random: np.random.Generator) -> Any:
+    layer.generator.state.assign(random.integers(0, 2**31, 2))
+    return keras.tree.map_structure(ops.convert_to_numpy, layer(inputs, training=True))
 
 
-def random_crop(images: np.ndarray, padding: int, random: np.random.Generator) -> np.ndarray:
+def random_crop(images: AnyArray, padding: int, random: np.random.Generator) -> AnyArray:
     """Shift every image by up to ``padding`` pixels, black where nothing was.
 
     Not ``keras.layers.RandomCrop``: that crops all images of a batch at the same place.
+
+    Args:
+        images: ``(n, height, width, channels)``.
+        padding: largest shift in each direction, in pixels.
+        random: where the shifts are drawn from.
     """
     batch, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     top, left = random.integers(0, 2 * padding + 1, (2, batch))
     rows = top[:, None, None] + np.arange(height)[:, None]
     columns = left[:, None, None] + np.arange(width)
-    return padded[np.arange(batch)[:, None, None], rows, columns]
+    crops: AnyArray = padded[np.arange(batch)[:, None, None], rows, columns]
+    return crops

@@ -1,166 +1,165 @@
-"""What happens around the training steps: reproducible randomness, metrics.csv, checkpoints, progress."""
+"""What happens around the training steps: seeds, metrics.csv, checkpoints, progress."""
 
 from __future__ import annotations
 
-import csv
+import logging
 import math
-import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
+from vitsd.training.history import COLUMNS, Row, write_history
+from vitsd.training.sequence import ImageSequence
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.files import atomic_write
 from vitsd_runtime.system.signals import check_interrupted
+from vitsd_runtime.types import AnyArray
 
-COLUMNS = (
-    "epoch",
-    "step",
-    "learning_rate",
-    "loss",
-    "top1",
-    "top5",
-    "val_loss",
-    "val_top1",
-    "val_top5",
-    "seconds",
-    "images_per_second",
-)
+_log = logging.getLogger(__name__)
+Logs = dict[str, Any] | None
+"""Metrics by name, as Keras hands them to callbacks."""
 
 
 class Interruptible(keras.callbacks.Callback):
-    """Stop after the step in which Ctrl-C was pressed, wherever the exception was dropped."""
+    """Stop after the step in which Ctrl-C was pressed, even if native code swallowed it."""
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Between training steps."""
         check_interrupted()
 
-    def on_test_batch_end(self, batch, logs=None):
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Between validation steps."""
         check_interrupted()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """After validation."""
         check_interrupted()
 
 
 class EpochSeeds(keras.callbacks.Callback):
-    """Make every epoch's randomness a function of the seed and its number, so that a resumed run repeats nothing."""
+    """Make every epoch's randomness a function of the seed and the epoch's number.
 
-    def __init__(self, batches, seed: int):
+    So a resumed run draws what an uninterrupted one would have drawn.
+    """
+
+    def __init__(self, sequence: ImageSequence, seed: int) -> None:
         super().__init__()
-        self._batches, self._seed = batches, seed
+        self._sequence, self._seed = sequence, seed
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._batches.epoch = epoch
-        generators = [
-            generator
-            for layer in self.model._flatten_layers(include_self=False)
-            for name in ("seed_generator", "generator")
-            if isinstance(generator := getattr(layer, name, None), keras.random.SeedGenerator)
-        ]
-        for number, generator in enumerate(generators):
-            generator.state.assign([self._seed * 65_537 + epoch, number])
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Set the epoch of the batches, and the seeds of the model's random layers."""
+        self._sequence.epoch = epoch
+        states = [v for v in self.model.variables if v.name == "seed_generator_state"]
+        for number, state in enumerate(states):
+            state.assign([self._seed * 65_537 + epoch, number])
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Rows for ``metrics.csv``, written whole after every epoch; learning rate and step are those at the epoch's end."""
+    """Add a row to ``history`` after every epoch, and write ``metrics.csv`` anew.
 
-    def __init__(self, path: Path, images_per_epoch: int, history: list[dict]):
+    Args:
+        path: of the file.
+        images_per_epoch: training images.
+        history: rows of earlier epochs; it grows.
+    """
+
+    def __init__(self, path: Path, images_per_epoch: int, history: list[Row]) -> None:
         super().__init__()
-        self._path, self._images = path, images_per_epoch
-        self.history = history
+        self._path, self._images, self._history = path, images_per_epoch, history
+        self._start = 0.0
+        self._trained: float | None = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Start the clock."""
         self._start, self._trained = time.perf_counter(), None
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Logs = None) -> None:
+        """Stop the clock: validation does not count."""
         self._trained = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
-        trained = (self._trained or time.perf_counter()) - self._start
-        row = {
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Write the row.
+
+        Raises:
+            VitsdError: the loss is not finite.
+        """
+        logs = logs or {}
+        seconds = (self._trained or time.perf_counter()) - self._start
+        loss = float(logs["loss"])
+        row: Row = {
             "epoch": epoch + 1,
             "step": int(self.model.optimizer.iterations),
             "learning_rate": float(self.model.optimizer.learning_rate),
             **{name: float(logs[name]) for name in COLUMNS if name in logs},
-            "seconds": round(trained, 3),
-            "images_per_second": round(self._images / trained, 2),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self._images / seconds, 2),
         }
-        self.history.append(row)
-        write_history(self._path, self.history)
-        if not math.isfinite(row["loss"]):
+        self._history.append(row)
+        write_history(self._path, self._history)
+        if not math.isfinite(loss):
             raise VitsdError(
-                f"The loss became {row['loss']} in epoch {epoch + 1}. Try a lower --learning-rate, --clip-norm 1, or "
-                "--precision float32."
+                f"The loss became {loss} in epoch {epoch + 1}. Try a lower learning_rate, "
+                "global_clipnorm 1, or precision float32."
             )
 
 
-def write_history(path: Path, history: list[dict]) -> None:
-    """Write the rows of ``metrics.csv``."""
-    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(history)
-
-
-def read_history(path: Path) -> list[dict]:
-    """The rows of a ``metrics.csv``; numbers as numbers, absent values as None."""
-    if not path.is_file():
-        return []
-    try:
-        with open(path, newline="") as file:
-            return [
-                {
-                    k: int(v) if k in ("epoch", "step") else float(v) if v else None
-                    for k, v in row.items()
-                }
-                for row in csv.DictReader(file)
-            ]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise VitsdError(f"{path} is damaged ({error}); delete the run and start anew.") from error
-
-
 class LastCheckpoint(keras.callbacks.Callback):
-    """Weights and optimizer state after every epoch, for ``--resume``."""
+    """Save weights and optimizer state after every epoch, for resuming."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Replace the checkpoint."""
         with atomic_write(self._path) as temporary:
             self.model.save_weights(temporary)
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Keep the weights of the epoch with the best validation top-1 (without validation: the latest).
+    """Keep the weights of the epoch with the best validation top-1 (without validation: the last).
+
+    Keras' ``ModelCheckpoint`` does not replace it: that overwrites the file in place, forgets
+    epoch and score, keeps the earlier of two equal epochs, and with ``SwapEMAWeights`` swapping on
+    epochs the checkpoint for resuming would hold averages instead of weights.
 
     Args:
-        path: of an ``.npz`` file with the weights, the epoch and its score; one that is there counts as the best so far.
-        swap: Keras' callback that swaps in the moving average of the weights, if it is that what counts.
+        path: of an ``.npz`` file with the weights, the epoch and its score; one that is there
+            counts as the best so far.
+        swap: Keras' callback that swaps in the moving average of the weights, if the average is
+            what is evaluated and kept.
     """
 
-    def __init__(self, path: Path, swap: keras.callbacks.SwapEMAWeights | None = None):
+    def __init__(self, path: Path, swap: keras.callbacks.SwapEMAWeights | None = None) -> None:
         super().__init__()
         self._path, self._swap = path, swap
         self._best = read_best(path)[1] if path.exists() else -1.0
 
-    def on_epoch_end(self, epoch, logs=None):
-        score = float(logs.get("val_top1", epoch))
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Save the weights, if no epoch was better."""
+        score = float((logs or {}).get("val_top1", epoch))
         if score < self._best:
             return
         self._best = score
-        if self._swap:
+        if self._swap is not None:
             self._swap.on_test_begin()
         with atomic_write(self._path) as temporary:
             np.savez(temporary, *self.model.get_weights(), epoch=epoch + 1, score=score)
-        if self._swap:
+        if self._swap is not None:
             self._swap.on_test_end()
 
 
-def read_best(path: Path) -> tuple[int, float, list[np.ndarray]]:
-    """Epoch, score and weights that :class:`BestWeights` kept."""
+def read_best(path: Path) -> tuple[int, float, list[AnyArray]]:
+    """Epoch (from 1), score and weights that :class:`BestWeights` kept.
+
+    Raises:
+        VitsdError: the file is damaged or missing.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             weights = [stored[f"arr_{i}"] for i in range(len(stored.files) - 2)]
@@ -172,51 +171,59 @@ def read_best(path: Path) -> tuple[int, float, list[np.ndarray]]:
 
 
 class Progress(keras.callbacks.Callback):
-    """One line per epoch, and on a terminal a bar with the time left in the whole run."""
+    """Log one line per epoch; on a terminal, also show a bar with the time left in the whole run.
 
-    def __init__(self, steps: int, batch_size: int):
+    Args:
+        steps: batches per epoch.
+        batch_size: images per batch.
+    """
+
+    def __init__(self, steps: int, batch_size: int) -> None:
         super().__init__()
         self._steps, self._batch_size = steps, batch_size
-        self._done, self._spent = 0, 0.0
-        self._terminal = sys.stdout.isatty()
+        self._bar: tqdm[Any] | None = None
+        self._start = 0.0
+        self._epochs_done, self._seconds = 0, 0.0
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._start, self._shown = epoch, time.perf_counter(), 0.0
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Start the clock, and before the first epoch the bar."""
+        self._start = time.perf_counter()
+        if self._bar is None:
+            images = (self._epochs - epoch) * self._steps * self._batch_size
+            # The first step compiles, so the mean over all steps tells more than the latest ones.
+            self._bar = tqdm(total=images, unit=" images", leave=False, disable=None, smoothing=0)
+        self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}")
 
-    def on_train_batch_end(self, batch, logs=None):
-        now = time.perf_counter()
-        if not self._terminal or now - self._shown < 0.2:
-            return
-        self._shown = now
-        spent = now - self._start
-        steps_left = self._steps * (self.params["epochs"] - self._epoch) - batch - 1
-        # The first step compiles, so earlier epochs tell more than this one's beginning.
-        pace = (self._spent + spent) / (self._done + batch + 1)
-        filled = round(24 * (batch + 1) / self._steps)
-        print(
-            f"\repoch {self._epoch + 1}/{self.params['epochs']} [{'=' * filled:24}] "
-            f"{(batch + 1) * self._batch_size / spent:.0f} images/s, loss {logs['loss']:.3f}, "
-            f"{format_seconds(steps_left * pace)} left  ",
-            end="",
-            flush=True,
-        )
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Move the bar."""
+        if self._bar is not None and not self._bar.disable:
+            self._bar.set_postfix(loss=f"{(logs or {})['loss']:.3f}", refresh=False)
+            self._bar.update(self._batch_size)
 
-    def on_epoch_end(self, epoch, logs=None):
-        spent = time.perf_counter() - self._start
-        self._done += self._steps
-        self._spent += spent
-        left = (self.params["epochs"] - epoch - 1) * self._steps * self._spent / self._done
-        validation = (
-            f", validation top-1 {100 * logs['val_top1']:.2f} %" if "val_top1" in logs else ""
-        )
-        print(
-            f"{chr(13) if self._terminal else ''}epoch {epoch + 1}/{self.params['epochs']}: loss {logs['loss']:.4f}, "
-            f"top-1 {100 * logs['top1']:.2f} %{validation}, {format_seconds(spent)}, {format_seconds(left)} left"
-            + " "
-            * 8
-            * self._terminal,
-            flush=True,
-        )
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Log the epoch's line."""
+        logs = logs or {}
+        seconds = time.perf_counter() - self._start
+        self._epochs_done += 1
+        self._seconds += seconds
+        left = (self._epochs - epoch - 1) * self._seconds / self._epochs_done
+        parts = [f"loss {logs['loss']:.4f}", f"top-1 {100 * logs['top1']:.2f} %"]
+        if "val_top1" in logs:
+            parts.append(f"validation top-1 {100 * logs['val_top1']:.2f} %")
+        parts += [format_seconds(seconds), f"{format_seconds(left)} left"]
+        if self._bar is not None:
+            self._bar.clear()
+        _log.info("epoch %d/%d: %s", epoch + 1, self._epochs, ", ".join(parts))
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def _epochs(self) -> int:
+        epochs: int = self.params["epochs"]
+        return epochs
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,48 +1,58 @@
-"""Train on from a trained model: its architecture, its weights, its normalisation; a new last layer for the new classes."""
+"""Fine-tuning: a trained model's architecture, weights and normalization, and a new last layer."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitsd.config import VitConfig
+from vitsd.data.statistics import Statistics
 from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import load_model
+from vitsd.model import names
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.formats import detect_format, read_spec
+from vitsd_runtime.formats import detect_format, require_spec
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.types import PathLike
 
-_NEW = "logits"
-"""The layer that the new classes need anew."""
+if TYPE_CHECKING:
+    import keras
+
+_FINE_TUNING_BATCH = 32
+"""At most: so a few hundred images still make enough steps."""
+_FROZEN_LEARNING_RATE = 0.01
 
 
 @dataclass(frozen=True)
-class Start:
-    """A trained model as the beginning of training."""
+class PretrainedStart:
+    """A trained model that training starts from. Make one with :meth:`load`."""
 
     path: Path
+    """Of the ``.keras`` file."""
     spec: ModelSpec
     freeze_backbone: bool = False
-    """Train the new layer alone: for very few images, and many times faster."""
+    """Train the new last layer alone: for very few images, and many times faster."""
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike, freeze_backbone: bool = False) -> Start:
-        """Of any model that :func:`vitsd.from_pretrained` finds. Raises as that does."""
+    def load(cls, name_or_path: PathLike, freeze_backbone: bool = False) -> PretrainedStart:
+        """Find a model as :func:`vitsd.from_pretrained` does.
+
+        Raises:
+            UsageError: nothing is found under that name, or it can't be fine-tuned.
+            VitsdError: the file can't be downloaded, or is damaged.
+        """
         path = locate(name_or_path)
         if detect_format(path) != "keras":
             raise UsageError(f"{path} is an exported model; fine-tuning starts from a .keras file.")
-        spec = read_spec(path)
-        if spec is None:
-            raise UsageError(f"{path} carries no vitsd spec, so it can't be fine-tuned.")
-        return cls(path, spec, freeze_backbone)
+        return cls(path, require_spec(path), freeze_backbone)
 
     @property
-    def description(self) -> dict:
+    def description(self) -> dict[str, Any]:
         """For ``run.json`` and the new model's provenance."""
         return {
             "name": self.spec.name,
@@ -50,36 +60,52 @@ class Start:
             "freeze_backbone": self.freeze_backbone,
         }
 
-    def statistics(self, config: VitConfig) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of the pixels. Raises UsageError if ``config`` is of images with other channels."""
+    def statistics(self, config: VitConfig) -> tuple[Statistics, Statistics]:
+        """Mean and variance of the pixels that the model was trained on, per channel.
+
+        Raises:
+            UsageError: ``config`` is for images with other channels.
+        """
         if config.input_size[2] != self.spec.input_size[2]:
             raise UsageError(
-                f"{self.spec.name} takes images with {self.spec.input_size[2]} channels, the data have "
-                f"{config.input_size[2]}."
+                f"{self.spec.name} takes images with {self.spec.input_size[2]} channels, the data "
+                f"have {config.input_size[2]}."
             )
         return np.asarray(self.spec.mean), np.asarray(self.spec.variance)
 
-    def apply(self, model) -> None:
-        """Give ``model`` the weights of all layers but the last, and freeze them if that is wanted."""
+    def apply(self, model: keras.Model) -> None:
+        """Give ``model`` the weights of all layers but the last; freeze them if requested.
+
+        Raises:
+            UsageError, VitsdError: the trained model can't be loaded.
+        """
         trained, _ = load_model(self.path)
         weights = {weight.path: weight for weight in trained.weights}
         for layer in model.layers:
-            if layer.name == _NEW:
+            # The last layer starts anew: it belongs to the classes.
+            if layer.name == names.LOGITS:
                 continue
             for weight in layer.weights:
-                # Random layers of training hold seeds, which are no weights of the trained model.
+                # Augmentation layers hold seeds, which the trained model does not have.
                 if weight.path in weights:
                     weight.assign(weights[weight.path])
             layer.trainable = not self.freeze_backbone
 
 
 def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20) -> TrainingRecipe:
-    """The recipe that the model was trained with, if it is known, for fewer epochs and for fewer images.
+    """The recipe that a model was trained with, if it is known, adapted to fine-tuning.
 
-    Batches are small, so that a few hundred images still make enough steps. The learning rate is a quarter of the model's
-    own, not to lose what was learned; for a frozen body that is not in danger, and a new layer alone has far to go.
+    Fewer epochs and smaller batches. A quarter of the original learning rate avoids forgetting;
+    with a frozen backbone a higher rate is safe, and a new layer alone needs it. In float32: the
+    lower precisions are fast on machines that have them, and many times slower on others.
 
-    In float32: the lower precisions are fast on the machines that have them, and many times slower on others.
+    Args:
+        spec: of the trained model.
+        freeze_backbone: whether the new last layer is trained alone.
+        epochs: passes over the training images.
+
+    Raises:
+        UsageError: the spec's recipe is unusable.
     """
     known = {field.name for field in dataclasses.fields(TrainingRecipe)}
     stored = {name: value for name, value in spec.provenance.recipe.items() if name in known}
@@ -87,7 +113,7 @@ def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20)
     return dataclasses.replace(
         recipe,
         epochs=epochs,
-        batch_size=min(recipe.batch_size, 32),
-        learning_rate=0.01 if freeze_backbone else recipe.learning_rate / 4,
+        batch_size=min(recipe.batch_size, _FINE_TUNING_BATCH),
+        learning_rate=_FROZEN_LEARNING_RATE if freeze_backbone else recipe.learning_rate / 4,
         precision="float32",
     )

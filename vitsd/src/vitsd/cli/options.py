@@ -1,0 +1,63 @@
+"""Options that several commands share, and options made from dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Collection
+from typing import Any
+
+from vitsd.data.dataset import SPLITS
+from vitsd.data.sources import BUILT_IN
+from vitsd_runtime.cli.options import positive_int
+from vitsd_runtime.validation import options
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that evaluates models on labeled images."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file",
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="use at most N images")
+
+
+def add_field_options(group: Any, cls: type, left_out: Collection[str] = ()) -> None:
+    """An option for every declared field of a dataclass; None where it is not given.
+
+    Args:
+        group: a parser or a group of one.
+        cls: its fields are declared with :func:`vitsd_runtime.validation.option`.
+        left_out: names of fields that get no option.
+    """
+    for name, declared in options(cls):
+        if name in left_out:
+            continue
+        flag, help_text = flag_of(name), declared.help.replace("%", "%%")
+        if declared.type is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(flag, action=action, default=None, help=help_text)
+        elif declared.type is str:
+            group.add_argument(flag, choices=declared.choices, help=help_text)
+        else:
+            convert, unit = _NUMBERS[declared.type]
+            group.add_argument(flag, type=convert, metavar=unit, help=help_text)
+
+
+def flag_of(name: str) -> str:
+    """``--image-size`` of ``image_size``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _units(text: str) -> list[int]:
+    return [positive_int(part) for part in text.split(",") if part.strip()]
+
+
+_NUMBERS: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (int, "N"),
+    float: (float, "X"),
+    tuple: (_units, "N,N"),
+}
+"""How a field's type is read from the command line, and what stands for it in the help."""

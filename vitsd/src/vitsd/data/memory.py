@@ -1,0 +1,16 @@
+"""Refuse data that this machine can't hold, before memory is taken."""
+
+from __future__ import annotations
+
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.machine import describe_machine
+
+_USABLE = 3 / 4
+_UNKNOWN_MB = 8000
+"""What is assumed of a system that does not say how much it has."""
+
+
+def check_memory(name: str, needed: int) -> None:
+    """Raise VitsdError if ``name`` takes more bytes than three quarters of this machine's."""
+    if needed > describe_machine().get("memory_mb", _UNKNOWN_MB) * 10**6 * _USABLE:
+        raise VitsdError(f"{name} takes {needed:,} bytes, more than this machine can hold.")

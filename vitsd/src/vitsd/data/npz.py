@@ -1,0 +1,121 @@
+"""Datasets in ``.npz`` files; a file may come from anyone."""
+
+from __future__ import annotations
+
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitsd.data.dataset import Dataset, Labels, Split
+from vitsd.data.memory import check_memory
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.types import AnyArray, UInt8Array
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_READ_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+"""What zipfile and NumPy raise for damaged files."""
+
+
+def load_npz(path: Path) -> Dataset:
+    """Read an ``.npz`` file with x_train, y_train, x_test, y_test and optionally class_names.
+
+    Raises:
+        UsageError: arrays are missing, or of the wrong type or shape.
+        VitsdError: the file is damaged, or unpacks to more than this machine can hold.
+    """
+    try:
+        _check_archive(path)
+        arrays = _read_arrays(path)
+    except VitsdError:  # UsageError is a ValueError, too
+        raise
+    except _READ_ERRORS as error:
+        raise VitsdError(f"{path} can't be read: {error}") from error
+    train, test = (
+        Split(
+            _images(f"{path}: x_{part}", arrays[f"x_{part}"]),
+            _labels(f"{path}: y_{part}", arrays[f"y_{part}"]),
+        )
+        for part in ("train", "test")
+    )
+    if len(train) == 0:
+        raise UsageError(f"{path} has no training images.")
+    names = arrays.get("class_names")
+    class_names = _count_classes(path, train, test) if names is None else _texts(names)
+    return Dataset(path.stem, class_names, train, test)
+
+
+def _check_archive(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if any(member.compress_type not in known for member in members):
+        raise VitsdError(
+            f"{path} is packed in a way that NumPy does not use; save it with numpy.savez."
+        )
+    check_memory(f"{path}, unpacked,", sum(member.file_size for member in members))
+
+
+def _read_arrays(path: Path) -> dict[str, AnyArray]:
+    with np.load(path, allow_pickle=False) as archive:
+        if missing := [name for name in _ARRAYS if name not in archive]:
+            raise UsageError(
+                f"{path} lacks {', '.join(missing)}; it has "
+                f"{', '.join(archive.files) or 'nothing'}."
+            )
+        return {name: archive[name] for name in (*_ARRAYS, "class_names") if name in archive}
+
+
+def _images(name: str, array: AnyArray) -> UInt8Array:
+    if array.dtype != np.uint8:
+        raise UsageError(
+            f"{name} must be uint8 pixels 0-255; got {array.dtype}. Convert it when saving."
+        )
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[3] not in (1, 3):
+        raise UsageError(f"{name} must be (n, height, width[, 1 or 3]); got {array.shape}.")
+    return array
+
+
+def _labels(name: str, array: AnyArray) -> Labels:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UsageError(
+            f"{name} must be whole numbers of shape (n,); got {array.dtype} {array.shape}."
+        )
+    if len(array) and array.min() < 0:
+        raise UsageError(f"{name} must number the classes from 0; the smallest is {array.min()}.")
+    return array.astype(np.int64)
+
+
+def _count_classes(path: Path, train: Split, test: Split) -> tuple[str, ...]:
+    """Class names for a file that holds none: the numbers in its labels."""
+    last = int(train.labels.max())
+    more_classes = len(np.unique(test.labels)) > len(np.unique(train.labels))
+    if more_classes or (len(test.labels) and test.labels.max() > last):
+        raise UsageError(f"{path}: the test split has classes that the training split lacks.")
+    if last >= len(train):
+        raise UsageError(
+            f"{path}: y_train reaches {last} with {len(train)} images; number the classes from 0."
+        )
+    return tuple(str(i) for i in range(last + 1))
+
+
+def _texts(names: Any) -> tuple[str, ...]:
+    return tuple(
+        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        for name in np.ravel(names)
+    )

@@ -1,0 +1,154 @@
+"""Where labeled images come from: built-in datasets, folders and ``.npz`` files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gzip
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from vitsd.data.class_names import CIFAR10, CIFAR100
+from vitsd.data.dataset import Dataset, Split, check_dataset, hold_out
+from vitsd.data.folders import load_folder
+from vitsd.data.npz import load_npz
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.types import AnyArray, PathLike, ResizeMode
+
+_DIGITS_TEST_FRACTION = 0.2
+_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_FASHION_MNIST = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_Arrays = tuple[tuple[AnyArray, AnyArray], tuple[AnyArray, AnyArray]]
+"""Images and labels for training, and for testing."""
+
+
+def load_dataset(
+    source: PathLike,
+    input_size: tuple[int, int] | None = None,
+    resize_mode: ResizeMode = "stretch",
+) -> Dataset:
+    """Load labeled images.
+
+    Args:
+        source: ``digits`` (scikit-learn's), ``fashion-mnist`` (Debian's package if installed, else
+            Keras' download), ``cifar10``, ``cifar100`` (downloads); a folder ``train/CLASS/*.png``
+            with optional ``val/`` and ``test/``, or just ``CLASS/*.png``; or an ``.npz`` file with
+            x_train, y_train, x_test, y_test and optionally class_names.
+        input_size: height and width that images in a folder are brought to; needed for folders.
+        resize_mode: how, and how a device is to do it with photos of any size.
+
+    Returns:
+        Images of one size with 1 or 3 channels, and a training and a test split at least.
+
+    Raises:
+        UsageError: no such source, or its contents can't be a classification dataset.
+        VitsdError: a file is unreadable, or a download failed.
+    """
+    dataset = dataclasses.replace(
+        _load(str(source), input_size, resize_mode), resize_mode=resize_mode
+    )
+    check_dataset(dataset)
+    return dataset
+
+
+def _load(name: str, input_size: tuple[int, int] | None, resize_mode: ResizeMode) -> Dataset:
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    path = Path(name)
+    if path.is_dir():
+        if input_size is None:
+            raise UsageError(
+                "Images in a folder have no common size: say which one the model should get "
+                "(input_size)."
+            )
+        return load_folder(path, input_size, resize_mode)
+    if path.is_file() and path.suffix == ".npz":
+        return load_npz(path)
+    raise UsageError(
+        f"There is no dataset {name!r}: use {', '.join(BUILT_IN)}, a folder of class folders, or "
+        "an .npz file."
+    )
+
+
+def _digits() -> Dataset:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise VitsdError(
+            'The dataset `digits` comes with scikit-learn: pip install "vitsd[digits]".'
+        ) from error
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # stored as 0-16
+    split = Split(images, digits.target.astype(np.int64))
+    return Dataset("digits", tuple("0123456789"), *hold_out(split, _DIGITS_TEST_FRACTION))
+
+
+def _fashion_mnist() -> Dataset:
+    if _DEBIAN_FASHION_MNIST.is_dir():
+        arrays = _read_debian_fashion_mnist()
+    else:
+        arrays = _download("fashion_mnist")
+    return _from_arrays("fashion-mnist", _FASHION_MNIST, arrays)
+
+
+def _read_debian_fashion_mnist() -> _Arrays:
+    def read(stem: str, header: int) -> AnyArray:
+        with gzip.open(_DEBIAN_FASHION_MNIST / f"{stem}-ubyte.gz") as file:
+            return np.frombuffer(file.read(), np.uint8, offset=header)
+
+    def part(name: str) -> tuple[AnyArray, AnyArray]:
+        images = read(f"{name}-images-idx3", 16).reshape(-1, 28, 28)
+        return images, read(f"{name}-labels-idx1", 8)
+
+    try:
+        return part("train"), part("t10k")
+    except (OSError, ValueError, EOFError) as error:
+        raise VitsdError(
+            f"{_DEBIAN_FASHION_MNIST} is unusable ({error}): reinstall dataset-fashion-mnist."
+        ) from error
+
+
+def _download(name: str) -> _Arrays:
+    """A dataset of ``keras.datasets``."""
+    import keras
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # its progress; stdout is for results
+            arrays: _Arrays = getattr(keras.datasets, name).load_data()
+            return arrays
+    except Exception as error:  # urllib's, ssl's and Keras' own errors
+        raise VitsdError(
+            f"{name} could not be downloaded ({error}). Offline, use a folder or an .npz file."
+        ) from error
+
+
+def _from_arrays(name: str, class_names: tuple[str, ...], arrays: _Arrays) -> Dataset:
+    train, test = (
+        Split(images if images.ndim == 4 else images[..., None], labels.ravel().astype(np.int64))
+        for images, labels in arrays
+    )
+    return Dataset(name, class_names, train, test)
+
+
+_BUILT_IN: dict[str, Callable[[], Dataset]] = {
+    "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10": lambda: _from_arrays("cifar10", CIFAR10, _download("cifar10")),
+    "cifar100": lambda: _from_arrays("cifar100", CIFAR100, _download("cifar100")),
+}
+BUILT_IN = tuple(_BUILT_IN)
+"""Names of the datasets that need no file."""

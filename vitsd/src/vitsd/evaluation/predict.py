@@ -1,0 +1,66 @@
+"""Logits of trained and exported models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from vitsd_runtime import Classifier
+from vitsd_runtime.formats import detect_format
+from vitsd_runtime.system.cores import physical_cores
+from vitsd_runtime.types import AnyArray, Float32Array, PathLike, UInt8Array
+
+if TYPE_CHECKING:
+    import keras
+
+_BATCHES_AT_ONCE = 4
+"""Between two steps of the progress bar."""
+
+
+def predict_logits(model: keras.Model, images: AnyArray, batch_size: int = 256) -> Float32Array:
+    """Logits of a Keras model.
+
+    Args:
+        model: made by :func:`vitsd.build_vit`.
+        images: uint8 ``(n, height, width, channels)`` of the model's input size.
+        batch_size: images in a batch; it has no influence on the logits but for rounding.
+
+    Returns:
+        float32 ``(n, classes)``.
+    """
+    return np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float32)
+
+
+def model_logits(model: PathLike, images: UInt8Array, batch_size: int = 64) -> Float32Array:
+    """Logits of a model in a file: Keras runs a trained one, the runtime an exported one.
+
+    Args:
+        model: a ``.keras``, ``.tflite`` or ``.onnx`` file, or a SavedModel folder.
+        images: ``(n, height, width, channels)`` of the model's input size.
+        batch_size: images that the engine gets at once.
+
+    Returns:
+        float32 ``(n, classes)``.
+
+    Raises:
+        UsageError: no such model, or it carries no spec.
+        VitsdError: the file is damaged, or its engine is missing or refuses it.
+    """
+    run = _open(model, batch_size)
+    step = _BATCHES_AT_ONCE * batch_size
+    starts = tqdm(range(0, len(images), step), Path(model).name, leave=False, disable=None)
+    return np.concatenate([run(images[start : start + step]) for start in starts])
+
+
+def _open(path: PathLike, batch_size: int) -> Callable[[UInt8Array], Float32Array]:
+    if detect_format(path) == "keras":
+        from vitsd.hub.saving import load_model
+
+        model, _ = load_model(path)
+        return lambda images: predict_logits(model, images)
+    classifier = Classifier.load(path, batch_size=batch_size, num_threads=physical_cores())
+    return classifier.logits

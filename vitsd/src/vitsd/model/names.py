@@ -1,0 +1,60 @@
+"""Names of the model's layers: the contract between trainer, explanations and exporter.
+
+Weights are found in a file by these names, so a changed name makes every trained model unreadable.
+"""
+
+from __future__ import annotations
+
+NORMALIZATION = "normalization"
+RESIZING = "resizing"
+TOKENIZATION = "tokenization"
+POSITION_EMBEDDING = "position_embedding"
+FINAL_NORM = "norm"
+POOLING = "pooling"
+LOGITS = "logits"
+"""The last layer, whose size is the number of classes."""
+
+
+def attention(block: int) -> str:
+    """Locality Self-Attention of a block."""
+    return f"block_{block}_attention"
+
+
+def attention_norm(block: int) -> str:
+    """LayerNorm in front of a block's attention."""
+    return f"block_{block}_norm_1"
+
+
+def mlp_norm(block: int) -> str:
+    """LayerNorm in front of a block's MLP."""
+    return f"block_{block}_norm_2"
+
+
+def mlp_branch(block: int) -> str:
+    """Stem of the layers that join a block's MLP to the residual stream."""
+    return f"block_{block}_mlp"
+
+
+def mlp(block: int, layer: int) -> str:
+    """A dense layer of a block's MLP."""
+    return f"block_{block}_mlp_{layer}"
+
+
+def head(layer: int) -> str:
+    """A hidden dense layer of the classification head."""
+    return f"head_{layer}"
+
+
+def dropout(layer: str) -> str:
+    """Dropout behind a layer."""
+    return f"{layer}_dropout"
+
+
+def drop_path(branch: str) -> str:
+    """Stochastic depth at the end of a branch."""
+    return f"{branch}_drop_path"
+
+
+def add(branch: str) -> str:
+    """Where a branch is added to the residual stream."""
+    return f"{branch}_add"

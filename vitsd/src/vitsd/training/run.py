@@ -1,0 +1,163 @@
+"""Run folders: where training leaves its files, and whether a run may be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vitsd.hub.saving import MODEL_FILE, model_name
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.system.files import write_text
+from vitsd_runtime.types import PathLike
+
+RUN_FILE = "run.json"
+_NAMED = 6
+"""Differences that an error names."""
+
+
+class RunFolder:
+    """Where a training run leaves its files.
+
+    Args:
+        path: of the folder; it is made when the run starts.
+        name: of the model, for the names of exported files; by default the folder's.
+    """
+
+    def __init__(self, path: PathLike, name: str | None = None) -> None:
+        self.path = Path(path)
+        self.name = model_name(name or self.path.resolve().name)
+        self.run_file = self.path / RUN_FILE
+        """What is trained, on what, how."""
+        self.metrics = self.path / "metrics.csv"
+        """One row per epoch, see :mod:`vitsd.training.history`."""
+        self.checkpoint = self.path / "last.weights.h5"
+        """Weights and optimizer state after the last whole epoch, for resuming."""
+        self.best = self.path / "best.npz"
+        """Weights of the best epoch, see :class:`vitsd.training.callbacks.BestWeights`."""
+        self.model = self.path / MODEL_FILE
+        self.results = self.path / "results.json"
+        """What :func:`vitsd.train` returns."""
+        self.curves = self.path / "curves.png"
+        self.confusion = self.path / "confusion.png"
+        self.tensorboard = self.path / "tensorboard"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there are a model and its results."""
+        return self.results.exists() and self.model.exists()
+
+    @property
+    def last_written(self) -> float:
+        """When training last wrote one of its files, in seconds since the epoch; 0: never."""
+        files = (self.run_file, self.metrics, self.checkpoint, self.best, self.model, self.results)
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+    def start(self, description: Mapping[str, Any]) -> None:
+        """Make the folder, and write what is going to be trained.
+
+        Raises:
+            UsageError: the folder already holds a run.
+        """
+        self.require_new()
+        write_text(self.run_file, json.dumps(description, indent=1))
+
+    def resume(self, description: Mapping[str, Any]) -> None:
+        """Check that the run in the folder is the one that ``description`` describes.
+
+        Raises:
+            UsageError: there is no run to resume, or it was started differently.
+            VitsdError: its description is damaged.
+        """
+        self.require_same(self.read(), description)
+
+    def require_new(self) -> None:
+        """Raise UsageError if the folder already holds a run."""
+        if self.run_file.exists():
+            raise UsageError(
+                f"{self} already holds a run: resume it, or choose another output folder (or "
+                "delete it)."
+            )
+
+    def require_same(self, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+        """Raise UsageError if a run was started with other options than are requested now."""
+        if differing := list(_differences(stored, requested)):
+            raise UsageError(
+                f"{self} was started differently, so it can't be resumed: "
+                f"{'; '.join(differing[:_NAMED])}. Leave the options out when resuming (they are "
+                "remembered), or start a new run."
+            )
+
+    def read(self) -> dict[str, Any]:
+        """What is trained: the contents of ``run.json``.
+
+        Raises:
+            UsageError: there is no run.
+            VitsdError: its description is damaged.
+        """
+        if not self.run_file.is_file():
+            raise UsageError(f"There is no run in {self} (no {RUN_FILE}).")
+        try:
+            run = json.loads(self.run_file.read_text(encoding="utf-8"))
+            if not isinstance(run, dict) or not isinstance(_options(run), dict):
+                raise ValueError("it does not describe a run")
+        except (ValueError, AttributeError) as error:
+            raise VitsdError(f"{self.run_file} is damaged: {error}") from error
+        return run
+
+    def read_options(self) -> dict[str, Any]:
+        """The options that ``vitsd-train`` was started with; raises as :meth:`read`."""
+        options: dict[str, Any] = _options(self.read())
+        return options
+
+    def read_results(self) -> dict[str, Any]:
+        """The results of a finished run.
+
+        Raises:
+            VitsdError: they are damaged.
+        """
+        try:
+            results: dict[str, Any] = json.loads(self.results.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise VitsdError(f"{self.results} is damaged: {error}") from error
+        return results
+
+
+def newest_run(root: PathLike = "runs", containing: str = RUN_FILE) -> Path:
+    """The run folder under ``root`` that training wrote to last.
+
+    Args:
+        root: a folder of run folders.
+        containing: a file that the run folder must hold; ``model.keras`` finds finished runs.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folders = [RunFolder(file.parent) for file in Path(root).glob(f"*/{containing}")]
+    if not folders:
+        raise UsageError(f"There is no run under {root}/ (no {root}/NAME/{containing}).")
+    return max(folders, key=lambda folder: folder.last_written).path
+
+
+def _options(run: Mapping[str, Any]) -> Any:
+    return run.get("origin", {}).get("options", {})
+
+
+def _differences(
+    stored: Mapping[str, Any], requested: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    for key in sorted(stored.keys() | requested.keys()):
+        old, new = stored.get(key), requested.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key} was {_short(old)}, now {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:36] + " ..."

@@ -1,0 +1,62 @@
+"""Batches for ``Model.fit`` on any backend."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from vitsd.data.dataset import Split
+from vitsd.training.augmentation import BatchAugmentation
+from vitsd_runtime.types import AnyArray
+
+
+class ImageSequence(keras.utils.PyDataset):
+    """Images and one-hot labels in batches, shuffled anew each epoch if a seed is given.
+
+    What a batch holds depends only on the seed, :attr:`epoch` and its index, so that a resumed run
+    sees what an uninterrupted one would have seen. Keras' own hooks can't count epochs: how often
+    ``PyDataset.on_epoch_begin`` is called before the first one differs between its backends. So
+    :class:`vitsd.training.callbacks.EpochSeeds` sets the epoch, and nothing else does.
+
+    Args:
+        split: the images.
+        num_classes: length of the one-hot labels.
+        batch_size: images in a batch; the last one may be smaller.
+        seed: of the order and the augmentation; None: in order, unchanged.
+        augment: what is done to each batch.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        num_classes: int,
+        batch_size: int,
+        seed: int | None = None,
+        augment: BatchAugmentation | None = None,
+    ) -> None:
+        super().__init__()
+        self._split, self._num_classes, self._batch_size = split, num_classes, batch_size
+        self._seed, self._augment = seed, augment
+        self.epoch = 0
+        """Of the batches that are asked for, from 0."""
+        self._order: tuple[int, AnyArray] | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self._split) // self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[AnyArray, AnyArray]:
+        start = index * self._batch_size
+        chosen: slice | AnyArray = slice(start, start + self._batch_size)
+        if self._seed is not None:
+            chosen = self._epoch_order(self._seed)[chosen]
+        images: AnyArray = self._split.images[chosen]
+        labels = np.eye(self._num_classes, dtype=np.float32)[self._split.labels[chosen]]
+        if self._augment is None or self._seed is None:
+            return images, labels
+        return self._augment(images, labels, np.random.default_rng((self._seed, self.epoch, index)))
+
+    def _epoch_order(self, seed: int) -> AnyArray:
+        if self._order is None or self._order[0] != self.epoch:
+            order = np.random.default_rng((seed, self.epoch)).permutation(len(self._split))
+            self._order = (self.epoch, order)
+        return self._order[1]
