@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import re
 import sys
 import tempfile
@@ -63,9 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> None:
+    # Else TensorFlow's converter adds a handler that shows every logged line once more.
+    logging.getLogger().addHandler(logging.NullHandler())
     machine = describe_machine()
     output = arguments.output or RESULTS / f"{_file_name(machine)}.json"
-    report = json.loads(output.read_text()) if output.exists() else {"command": "make bench"}
+    report = _previous(output)
     report["machine"] = machine
     load_keras()
     rows = []
@@ -82,6 +85,14 @@ def _main(arguments: argparse.Namespace) -> None:
     print(
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}. Details: {output}"
     )
+
+
+def _previous(output: Path) -> dict[str, Any]:
+    """The results so far: sections that are not run stay."""
+    if not output.exists():
+        return {"command": "make bench"}
+    results: dict[str, Any] = json.loads(output.read_text())
+    return results
 
 
 def _run_section(name: str, arguments: argparse.Namespace) -> Results:

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from vitsd.data.dataset import load_dataset
+from vitsd.data.sources import load_dataset
 from vitsd_runtime.system.text import table
 
 RUN = Path("runs/demo")
@@ -33,7 +33,7 @@ def main() -> int:
     start = time.perf_counter()
     shutil.rmtree(RUN, ignore_errors=True)
     run(f"vitsd-train --preset tiny --data {DATA} --output {RUN}")
-    run(f"vitsd-export {RUN}/model.keras --format all --quantize none dynamic int8")
+    run(f"vitsd-export {RUN}/model.keras --format all --quantization none dynamic int8")
     files = sorted(map(str, [*RUN.glob("*.tflite"), *RUN.glob("*.onnx")]))
     artifacts = " ".join([f"{RUN}/demo_saved_model", *files])
     parity = capture(f"vitsd-parity {RUN}/model.keras {artifacts} --data {DATA} --json")

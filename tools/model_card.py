@@ -21,10 +21,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from vitsd.cli import load_keras
+from vitsd.backend import load_keras
 from vitsd.data.dataset import Split
-from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits
-from vitsd.evaluation.metrics import accuracy_report, paired_difference, top_k_hits
+from vitsd.evaluation.evaluate import labeled_images, load_matching
+from vitsd.evaluation.metrics import (
+    accuracy_report,
+    agreement,
+    paired_difference,
+    top_k_hits,
+)
+from vitsd.evaluation.predict import model_logits
 from vitsd.hub.pretrained import locate
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.formats import require_spec
@@ -95,13 +101,12 @@ def measure(models: dict[str, Path], test: Split, spec: ModelSpec) -> Figures:
     change = paired_difference(
         top_k_hits(float_logits, test.labels, 1), top_k_hits(quantized_logits, test.labels, 1)
     )
-    same = float_logits.argmax(axis=1) == quantized_logits.argmax(axis=1)
     return Figures(
         models={
             name: accuracy_report(values, test.labels, spec.class_names)
             for name, values in logits.items()
         },
-        agreement=float(np.mean(same)),
+        agreement=agreement(quantized_logits, float_logits),
         top1_change=change,
         disturbed={
             name: _top1(models, disturb(test.images, disturbance), test)
@@ -152,7 +157,7 @@ def _main(arguments: argparse.Namespace) -> None:
     spec = require_spec(artifact)
     quantization = spec.export.quantization if spec.export else "none"
     models = {FLOAT: locate(arguments.model), f"{quantization} ({artifact.name})": artifact}
-    test = labelled_images(load_matching(arguments.data, spec), spec, "test", arguments.limit)
+    test = labeled_images(load_matching(arguments.data, spec), spec, "test", arguments.limit)
     figures = measure(models, test, spec)
     sizes = {name: path.stat().st_size for name, path in models.items()}
     subject = f"{len(test)} test images" if arguments.limit else f"all {len(test)} test images"

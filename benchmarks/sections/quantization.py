@@ -12,13 +12,14 @@ from benchmarks import baselines
 from benchmarks.sections import Request, Results
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Split
-from vitsd.evaluation.evaluate import labelled_images, load_matching
+from vitsd.evaluation.evaluate import labeled_images, load_matching
 from vitsd.evaluation.metrics import agreement, paired_difference, top_k_hits
 from vitsd.evaluation.predict import model_logits, predict_logits
 from vitsd.hub.saving import load_model
 from vitsd_export import export
 from vitsd_export.formats.saved_model import write_saved_model
 from vitsd_export.formats.tflite import to_tflite
+from vitsd_export.formats.tflite_targets import TargetName
 from vitsd_export.graph.folding import FoldedVit, fold
 from vitsd_export.graph.layer_names import dense_layers
 from vitsd_export.graph.masks import bounded_masks
@@ -39,7 +40,7 @@ from vitsd_runtime.types import Float32Array, Format, Quantization
 
 CALIBRATION_IMAGES = 256
 SECONDS = 3.0
-OLD_TARGET = "tflite-runtime-2.14"
+OLD_TARGET: TargetName = "tflite-runtime-2.14"
 FOR_OLD_TARGET: tuple[Quantization, ...] = ("dynamic", "int8")
 PLAIN, PLAIN_ONNX = "plain tflite", "plain onnx"
 PLAIN_DYNAMIC, PLAIN_INT8 = (
@@ -59,14 +60,14 @@ def run(request: Request) -> Results:
     data = request.data or spec.provenance.source
     dataset = load_matching(str(data), spec)
     calibration = preprocess(
-        labelled_images(dataset, spec, "train", CALIBRATION_IMAGES).images, spec
+        labeled_images(dataset, spec, "train", CALIBRATION_IMAGES).images, spec
     )
     files = {
         **_PlainFiles(model, spec, request.scratch).write(calibration),
         **_integer_steps(model, spec, calibration, request.scratch),
         **_export_all(request.model, spec, data, request.scratch),
     }
-    test = labelled_images(dataset, spec, "test")
+    test = labeled_images(dataset, spec, "test")
     reference = predict_logits(model, test.images)
     rows = _measure(files, test, reference)
     print(table([_cells(row) for row in rows], HEADERS))

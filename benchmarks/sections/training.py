@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def _random_images(count: int) -> Split:
     return Split(images, random.integers(0, NUM_CLASSES, count))
 
 
-def _build(preset: Preset, augmentation: list[Any] | None = None) -> Any:
+def _build(preset: Preset, augmentation: Sequence[Any] = ()) -> Any:
     model = build_vit(
         preset.config, mean=[120.0] * 3, variance=[4000.0] * 3, augmentation=augmentation
     )
@@ -105,7 +106,7 @@ class _TrainingLoop:
             callbacks.Progress(STEPS, size),
         ]
         # Once per epoch of 45,000 images, so they are timed apart.
-        self._savers = [
+        self._savers: list[Any] = [
             callbacks.BestWeights(folder / "best.npz"),
             callbacks.LastCheckpoint(folder / "last.weights.h5"),
         ]

@@ -108,18 +108,18 @@ def export_for(engine: Engine, model: Path, data: str, output: Path) -> None:
         "vitsd-export",
         model,
         *("--format", engine.format, "--target", engine.target),
-        *("--quantize", *engine.quantizations),
+        *("--quantization", *engine.quantizations),
         *("--data", data, "--output", output),
     )
 
 
 def load_images(data: str, model: Path) -> tuple[UInt8Array, AnyArray]:
     """500 uint8 images of the model's input size, of the test set first, and their labels."""
-    from vitsd.evaluation.evaluate import labelled_images, load_matching
+    from vitsd.evaluation.evaluate import labeled_images, load_matching
 
     spec = require_spec(model)
     dataset = load_matching(data, spec)
-    parts = [labelled_images(dataset, spec, split, IMAGES) for split in ("test", "train")]
+    parts = [labeled_images(dataset, spec, split, IMAGES) for split in ("test", "train")]
     images = np.concatenate([part.images for part in parts])[:IMAGES]
     return images, np.concatenate([part.labels for part in parts])[:IMAGES]
 

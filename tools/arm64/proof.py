@@ -16,6 +16,7 @@ from PIL import Image
 from tools.arm64 import artifacts
 from tools.arm64.artifacts import ENGINES, PICTURES, Engine, Materials
 from tools.arm64.device import Device
+from vitsd.evaluation.metrics import agreement
 from vitsd_export.deploy import deploy
 from vitsd_runtime import Classifier
 from vitsd_runtime.formats import require_spec
@@ -56,9 +57,9 @@ class Reference:
     def compare(self, engine: str, cpu: str, logits: AnyArray) -> Row:
         """Judge the logits that the same file gave on a CPU model."""
         difference = float(np.abs(self.logits - logits).max())
-        agreement = float(np.mean(self.logits.argmax(axis=1) == logits.argmax(axis=1)))
-        passed = difference <= FLOAT_TOLERANCE if self.is_float else agreement >= LEAST_AGREEMENT
-        return Row(engine, self.name, cpu, difference, agreement, passed)
+        same = agreement(logits, self.logits)
+        passed = difference <= FLOAT_TOLERANCE if self.is_float else same >= LEAST_AGREEMENT
+        return Row(engine, self.name, cpu, difference, same, passed)
 
 
 class Proof:

@@ -8,10 +8,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from vitsd.cli import load_keras
-from vitsd.data.dataset import BUILT_IN
+from vitsd.backend import load_keras
+from vitsd.data.sources import BUILT_IN
+from vitsd_export.cli import options_named
 from vitsd_runtime.cli import app
-from vitsd_runtime.errors import UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> None:
     load_keras()
-    from vitsd_export.keras2.importer import MissingStatisticsError, import_saved_model
+    from vitsd_export.keras2 import import_saved_model
 
-    try:
+    with options_named(arguments):
         spec, report = import_saved_model(
             arguments.saved_model,
             arguments.output,
@@ -61,8 +61,6 @@ def _main(arguments: argparse.Namespace) -> None:
             variance=arguments.variance,
             overwrite=arguments.overwrite,
         )
-    except MissingStatisticsError as error:
-        raise UsageError(f"{error} (--data, or --mean and --variance)") from error
     if arguments.json:
         architecture = spec.architecture.to_dict() if spec.architecture else {}
         result = {"model": arguments.output, "architecture": architecture}

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from vitsd.config import VitConfig
-from vitsd.data.dataset import Dataset, load_dataset, pixel_statistics
+from vitsd.data.dataset import Dataset
+from vitsd.data.sources import load_dataset
+from vitsd.data.statistics import pixel_statistics
+from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.saving import model_name, save_model
 from vitsd.model.vit import build_vit
-from vitsd.training.train import predict_logits
 from vitsd_export.keras2.architecture import infer_config
 from vitsd_export.keras2.checkpoint import Layer, read_checkpoint
 from vitsd_export.keras2.signature import Signature
@@ -38,10 +40,6 @@ IMAGES = 64
 _EPSILONS = (1e-6, 1e-3)
 """Of LayerNormalization: the example's, and Keras' default."""
 _log = logging.getLogger(__name__)
-
-
-class MissingStatisticsError(UsageError):
-    """Neither the SavedModel nor the caller says how images are normalized."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,8 @@ def import_saved_model(
         The spec, and a report.
 
     Raises:
-        MissingStatisticsError: the SavedModel has no statistics: ``data`` or both ``mean`` and
-            ``variance`` are needed.
-        UsageError: not a SavedModel, unsuitable statistics or data, something in the way.
+        UsageError: not a SavedModel, missing or unsuitable statistics, unsuitable data, something
+            in the way.
         VitsdError: another architecture, or different logits.
     """
     folder, output = Path(folder), Path(output)
@@ -155,7 +152,7 @@ def _statistics(
     if own is not None:
         return own.get("mean").reshape(-1).tolist(), own.get("variance").reshape(-1).tolist()
     if dataset is None:
-        raise MissingStatisticsError(
+        raise UsageError(
             "The SavedModel has no normalization statistics: give its training data as `data`, or "
             "`mean` and `variance`."
         )
