@@ -14,7 +14,8 @@ import pytest
 
 from vitsd import load_model, save_model
 from vitsd_export import export
-from vitsd_export.exporter import ParityError, artifact_name, plan
+from vitsd_export.exporter import ParityError
+from vitsd_export.options import ExportOptions, artifact_name, output_paths
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
 
 
@@ -25,7 +26,7 @@ def model(trained, tmp_path):
 
 
 def test_names_are_predictable(exported):
-    quantised = {
+    quantized = {
         "digits-dynamic.tflite",
         "digits-int8.tflite",
         "digits-int8-full.tflite",
@@ -39,15 +40,15 @@ def test_names_are_predictable(exported):
         "digits-float32.tflite",
         "digits-float16.tflite",
         "digits.onnx",
-        *quantised,
+        *quantized,
     }
     assert {
         name.removesuffix(".recipe.json") for name in names if name.endswith(".recipe.json")
-    } == quantised
+    } == quantized
 
 
 @pytest.mark.parametrize(
-    ("formats", "quantize", "expected"),
+    ("formats", "quantizations", "expected"),
     [
         (["tflite"], ["none"], {"n-float32.tflite"}),
         (["litert", "tflite"], ["int8"], {"n-int8.tflite"}),
@@ -60,24 +61,25 @@ def test_names_are_predictable(exported):
         ),
     ],
 )
-def test_plans(formats, quantize, expected):
-    assert {path.name for path in plan(formats, quantize, "n", Path()).values()} == expected
+def test_plans(formats, quantizations, expected):
+    artifacts = ExportOptions(formats, quantizations).artifacts
+    assert {path.name for path in output_paths(artifacts, "n", Path()).values()} == expected
     assert artifact_name("n", "onnx", "none") == "n.onnx"
 
 
 @pytest.mark.parametrize(
-    ("formats", "quantize", "message"),
+    ("formats", "quantizations", "message"),
     [
         (["coreml"], ["none"], "Unknown format 'coreml'"),
-        (["tflite"], ["int2"], "Unknown quantisation 'int2'"),
-        (["onnx"], ["int4"], "onnx can't be quantised as int4"),
-        (["all"], ["int8"], "saved_model can't be quantised"),
-        (["onnx"], ["none", "float16"], "None of onnx can be quantised as float16"),
+        (["tflite"], ["int2"], "Unknown quantization 'int2'"),
+        (["onnx"], ["int4"], "onnx can't be quantized as int4"),
+        (["all"], ["int8"], "saved_model can't be quantized"),
+        (["onnx"], ["none", "float16"], "None of onnx can be quantized as float16"),
     ],
 )
-def test_impossible_plans_are_refused(formats, quantize, message):
+def test_impossible_plans_are_refused(formats, quantizations, message):
     with pytest.raises(UsageError, match=message):
-        plan(formats, quantize, "n", Path())
+        ExportOptions(formats, quantizations)
 
 
 def test_the_bare_command_exports_the_newest_run(command, trained, tmp_path):
@@ -107,7 +109,9 @@ def test_every_opset_that_is_offered_works(model, opset):
 
 
 def test_json_tells_what_was_found(command, model):
-    done = command("vitsd-export", model, "--format", "litert", "--quantize", "dynamic", "--json")
+    done = command(
+        "vitsd-export", model, "--format", "litert", "--quantization", "dynamic", "--json"
+    )
     (artifact,) = json.loads(done.stdout)["artifacts"]
     assert artifact["passed"]
     assert artifact["images"] == 359
@@ -116,11 +120,11 @@ def test_json_tells_what_was_found(command, model):
     assert spec.export.parity.agreement == artifact["agreement"]
 
 
-@pytest.mark.parametrize("quantize", ["none", "dynamic", "int8"])
-def test_embedded_preprocessing_takes_raw_pixels(model, trained, digits, quantize):
-    formats = {"none": ["all"], "dynamic": ["tflite", "onnx"], "int8": ["tflite"]}[quantize]
+@pytest.mark.parametrize("quantization", ["none", "dynamic", "int8"])
+def test_embedded_preprocessing_takes_raw_pixels(model, trained, digits, quantization):
+    formats = {"none": ["all"], "dynamic": ["tflite", "onnx"], "int8": ["tflite"]}[quantization]
     artifacts = export(
-        model, formats, quantize, model.parent / "embedded", embed_preprocessing=True
+        model, formats, quantization, model.parent / "embedded", embed_preprocessing=True
     )
     expected = load_model(trained / "model.keras")[0].predict(digits.images, verbose=0)
     for artifact in artifacts:
@@ -128,16 +132,16 @@ def test_embedded_preprocessing_takes_raw_pixels(model, trained, digits, quantiz
         assert classifier.engine.input_dtype == np.uint8
         assert classifier.engine.input_shape == (8, 8, 1)
         logits = classifier.logits(digits.images)
-        if quantize == "none":
+        if quantization == "none":
             np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
         assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.95
-        with pytest.raises(UsageError, match="embed-preprocessing"):
+        with pytest.raises(UsageError, match="without embedded preprocessing"):
             classifier.predict(digits.images[0], tta=3)
 
 
 @pytest.fixture
 def wrong_graph(monkeypatch):
-    """A converter that loses the position embedding: a plausible bug that only real answers show."""
+    """A step that loses the position embedding: a plausible bug that only real answers show."""
     import dataclasses
 
     from vitsd_export import artifact_writer as writing
@@ -155,7 +159,7 @@ def wrong_graph(monkeypatch):
 
 def test_what_fails_the_gate_is_not_kept(model, wrong_graph):
     with pytest.raises(
-        ParityError, match=r"keep-failing.*digits-float32.tflite: largest logit difference"
+        ParityError, match=r"keep_failing.*digits-float32.tflite: largest logit difference"
     ) as raised:
         export(model, "all", ["none", "float16"], overwrite=True)
     assert len(raised.value.comparisons) == 4
@@ -212,15 +216,15 @@ def test_an_interrupted_export_leaves_nothing_half_written(model):
 def test_a_full_disk_is_reported_and_leaves_nothing(model, monkeypatch, capsys):
     import errno
 
+    from vitsd_export import artifact_writer
     from vitsd_export.cli.export import main
-    from vitsd_export.formats import converters
 
     def write_saved_model(module, path):
         path.mkdir()
         (path / "half").write_bytes(b"half of a mo")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(converters, "write_saved_model", write_saved_model)
+    monkeypatch.setattr(artifact_writer, "write_saved_model", write_saved_model)
     assert main([str(model), "--format", "saved_model"]) == 1
     assert "disk is full" in capsys.readouterr().err
     assert list(model.parent.iterdir()) == [model]
@@ -229,7 +233,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(model, monkeypatch, capsys):
 def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
     keras_model, spec = load_model(model)
     save_model(keras_model, tmp_path / "b.keras", spec.replace(provenance={}))
-    with pytest.raises(UsageError, match="--data"):
+    with pytest.raises(UsageError, match="`data=SOURCE`"):
         export(tmp_path / "b.keras", ["tflite"])
     assert export(tmp_path / "b.keras", ["tflite"], data="digits")[0].comparison.passed
 
@@ -241,18 +245,23 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         (["other.tflite"], "not a .keras file"),
         (["MODEL", "--format", "coreml"], "Unknown format"),
         (["MODEL", "--format", "tflite", "other.keras"], "put the model before --format"),
-        (["MODEL", "--quantize", "int8-full", "--format", "onnx"], "can't be quantised"),
-        (["MODEL", "--io", "int8"], "--quantize int8"),
-        (["MODEL", "--format", "onnx", "--opset", "7"], "opset must be 13 to 18"),
+        (["--quantize", "none", "other.keras"], "put the model before --quantization"),
+        (["MODEL", "--quantize", "int8-full", "--format", "onnx"], "can't be quantized"),
+        (
+            ["MODEL", "--format", "tflite,onnx", "--quantization", "none,int2"],
+            "Unknown quantization 'int2'",
+        ),
+        (["MODEL", "--io", "int8"], "--quantization int8"),
+        (["MODEL", "--format", "onnx", "--opset", "7"], "opset must be in [13, 18]"),
         (
             ["MODEL", "--io", "int8", "--quantize", "int8", "--embed-preprocessing"],
             "leave out --io int8",
         ),
         (["MODEL", "--quantize", "int8-full", "--embed-preprocessing"], "takes int8 inputs"),
-        (["MODEL", "--quantize", "int8", "--max-drop", "-1"], "0 to 100 points"),
-        (["MODEL", "--quantize", "int8", "--max-drop", "nan"], "0 to 100 points"),
-        (["MODEL", "--quantize", "int8", "--calibration-images", "8"], "at least 32 images"),
-        (["MODEL", "--target", "tflite-runtime-1"], "Unknown target"),
+        (["MODEL", "--quantize", "int8", "--max-drop", "-1"], "max_drop must be in [0, 100]"),
+        (["MODEL", "--quantize", "int8", "--max-drop", "nan"], "max_drop must be of type float"),
+        (["MODEL", "--quantize", "int8", "--calibration-images", "8"], "at least 32"),
+        (["MODEL", "--target", "tflite-runtime-1"], "invalid choice: 'tflite-runtime-1'"),
         (
             ["MODEL", "--quantize", "int4", "--target", "tflite-runtime-2.14"],
             "can't run int4 files",
@@ -265,7 +274,7 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         ),
         (["MODEL", "--data", "cifar1000"], "There is no dataset"),
         (["MODEL", "--output", "MODEL"], "not a folder"),
-        ([], "none under runs/"),
+        ([], "no run under runs/"),
     ],
 )
 def test_misuse_ends_with_a_message(command, model, arguments, message):

@@ -6,8 +6,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from vitsd import from_pretrained
-from vitsd.hub.pretrained import locate
 from vitsd.evaluation.predict import predict_logits
+from vitsd.hub.pretrained import locate
 from vitsd_export import export
 from vitsd_runtime import Classifier
 

@@ -1,4 +1,7 @@
-"""One wheel and one file are enough on a device: fresh environments with nothing but the runtime and an engine."""
+"""One wheel and one file are enough on a device.
+
+Shown in fresh environments with nothing but the runtime and an engine.
+"""
 
 import json
 import os
@@ -24,7 +27,10 @@ needs_tflite_runtime = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """A function from an engine's name to a runner of commands in an environment with only the runtime and that engine."""
+    """A function from an engine's name to a runner of commands.
+
+    The commands run in an environment with only the runtime and that engine.
+    """
 
     def environment(engine):
         folder = tmp_path_factory.getbasetemp() / f"bare-{engine}"
@@ -131,7 +137,8 @@ def test_an_operation_that_an_engine_refuses_is_named_with_the_way_out(
 def test_a_cut_off_file_does_not_crash_the_engine_that_does_not_check(
     artifact, tmp_path, bare, keep
 ):
-    # With --spec the file is used although its own spec is gone; tflite-runtime would read beyond its end.
+    # With --spec the file is used although its own spec is gone; tflite-runtime would read beyond
+    # its end.
     path = artifact("-float32.tflite")
     (tmp_path / "spec.json").write_text(read_spec(path).to_json())
     os.truncate(path, int(keep * path.stat().st_size))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vitsd.evaluation.evaluate import model_logits
-from vitsd_export.gate import TOLERANCES, compare
+from vitsd_export.gate import compare
+from vitsd_export.quantization.schemes import SCHEMES
 from vitsd_runtime import read_spec
 
 FLOAT = ["-float32.tflite", ".onnx", "_saved_model"]
@@ -23,7 +24,8 @@ def test_float_artifacts_give_the_keras_models_logits(trained, exported, digits)
 
 
 def test_flat_images_do_not_set_engines_apart(exported):
-    # Their patches have no variance: the rounding of a mean, which each engine has its own way of, would become visible.
+    # Their patches have no variance: the rounding of a mean, which each engine has its own way of,
+    # would become visible.
     levels = np.arange(256, dtype=np.uint8)
     images = np.broadcast_to(levels[:, None, None, None], (256, 8, 8, 1))
     tflite, onnx = (
@@ -59,9 +61,9 @@ def test_nan_logits_fail(exported):
 
 
 def test_tolerances_are_those_that_are_documented():
-    assert TOLERANCES["none"].logit_difference == 1e-3
-    assert TOLERANCES["none"].agreement == 1.0
-    assert TOLERANCES["float16"].agreement == 0.995
+    assert SCHEMES["none"].tolerance.logit_difference == 1e-3
+    assert SCHEMES["none"].tolerance.agreement == 1.0
+    assert SCHEMES["float16"].tolerance.agreement == 0.995
 
 
 def test_any_mix_of_models(command, trained, exported):

@@ -2,242 +2,281 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
-import numpy as np
 import onnx
 
 from vitsd.config import VitConfig
-from vitsd_export.exporter import DEFAULT_OPSET
-from vitsd_export.formats import converters
-from vitsd_export.formats.tflite_targets import check_operations, get_target
-from vitsd_export.graph.build import Style, bounded_masks, dense_layers, inference_module
+from vitsd_export.data import HeldOutData
+from vitsd_export.formats.onnx import to_onnx
+from vitsd_export.formats.saved_model import write_saved_model
+from vitsd_export.formats.tflite import to_tflite
+from vitsd_export.formats.tflite_schema import operation_versions
+from vitsd_export.formats.tflite_targets import check_versions, get_target
 from vitsd_export.graph.folding import fold
+from vitsd_export.graph.layer_names import dense_layers
+from vitsd_export.graph.masks import bounded_masks
+from vitsd_export.graph.module import inference_module
+from vitsd_export.graph.options import GraphOptions
 from vitsd_export.graph.weights import read_weights
-from vitsd_export.quantization import search as budget
-from vitsd_export.quantization.onnx import OnnxQuantizer, run_onnx
-from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
-from vitsd_export.quantization.tflite import TENSOR_GROUPS, TFLiteQuantizer, run_tflite
+from vitsd_export.options import ExportOptions
+from vitsd_export.quantization.candidates import EngineCandidate
+from vitsd_export.quantization.onnx import OnnxQuantizer
+from vitsd_export.quantization.recipe import Choices, LayerChoice, QuantizationRecipe
+from vitsd_export.quantization.schemes import SCHEMES, Scheme
+from vitsd_export.quantization.search import (
+    AccuracyBudget,
+    Candidate,
+    Evaluator,
+    PrecisionSearch,
+    RangeSearch,
+    SearchResult,
+    replay,
+)
+from vitsd_export.quantization.tflite import GROUP_METHODS, TFLiteQuantizer
+from vitsd_runtime.errors import UsageError
 from vitsd_runtime.images.preprocessing import preprocess
-from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.cores import physical_cores
+from vitsd_runtime.spec import ExportInfo, ModelSpec
+from vitsd_runtime.types import AnyArray, Format, Quantization, UInt8Array
 
 _SIMD_WIDTH = 16
-"""float32 values in the widest vector register: rows of scores that are no multiple of it are slow in XNNPACK's softmax."""
+"""float32 values in the widest vector register: rows of scores that are no multiple of it are slow
+in XNNPACK's softmax."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Images that quantisation is decided on; neither trained nor tested on, but for ``calibration``."""
+class WrittenArtifact:
+    """A file that was written, without its spec."""
 
-    calibration: np.ndarray
-    """uint8 training images ``(n, *input_size)``: ranges of activations."""
-    images: np.ndarray
-    """uint8 held-out images: the budget."""
-    labels: np.ndarray
-    reference: np.ndarray
-    """float32 logits of the Keras model for ``images``."""
+    info: ExportInfo
+    """What the spec should say about it; without parity figures."""
+    search: SearchResult | None = None
+    """Of a quantized file."""
 
 
-@dataclass
-class Options:
-    """As for :func:`vitsd_export.export`."""
-
-    embed_preprocessing: bool = False
-    integer_io: bool = False
-    opset: int = DEFAULT_OPSET
-    target: str = "litert"
-    max_drop: float = 0.005
-    """A fraction."""
-    recipe: QuantizationRecipe | None = None
-    report: Callable[[str], None] = field(default=lambda message: None)
-
-
-class Writer:
-    """Folds the model once; a context manager, because the TFLite converter reads a temporary SavedModel.
+class ArtifactWriter:
+    """Folds the model once; a context manager, because converters read a temporary SavedModel.
 
     Args:
         model: Keras model made by :func:`vitsd.build_vit`.
         spec: its spec.
-        evidence: needed for the quantisations in :data:`vitsd_export.exporter.BUDGETED`, but for ``dynamic``, which
-            without it is not checked against the budget.
-        options: how to write.
+        held_out: needed for searched quantizations; without it, ``dynamic`` is not checked against
+            the budget.
+        options: how to write; by default as :class:`vitsd_export.options.ExportOptions` says.
+        check_shapes: see :func:`vitsd_export.graph.weights.read_weights`.
+
+    Raises:
+        UsageError: the recipe among the options is for something else.
+        VitsdError: the model does not fit its spec, or has weights that are not finite.
     """
 
     def __init__(
         self,
-        model,
+        model: Any,
         spec: ModelSpec,
-        evidence: Evidence | None = None,
-        options: Options | None = None,
-    ):
-        self._spec, self._evidence, self._options = spec, evidence, options or Options()
+        held_out: HeldOutData | None = None,
+        options: ExportOptions | None = None,
+        check_shapes: bool = True,
+    ) -> None:
+        self._spec, self._held_out = spec, held_out
+        self._options = options or ExportOptions()
         self._target = get_target(self._options.target)
         self._config = VitConfig.from_spec(spec)
-        self._folded = fold(read_weights(model, self._config), self._config)
+        self._recipe = self._options.load_recipe(self._config.architecture)
+        weights = read_weights(model, self._config, check_shapes)
+        self._folded = fold(weights, self._config)
         self.layers = {name: kernel.size for name, kernel in dense_layers(self._folded)}
         """Names of the dense layers, and how many weights each has."""
-        self._modules: dict[Style, object] = {}
+        self._modules: dict[GraphOptions, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> ArtifactWriter:
         self._scratch = tempfile.TemporaryDirectory(prefix="vitsd-export-")
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._scratch.cleanup()
 
-    def write(self, path: Path, kind: str, quantization: str) -> tuple[dict, budget.Found | None]:
-        """Write to ``path``.
+    def write(self, path: Path, format: Format, quantization: Quantization) -> WrittenArtifact:
+        """Write a file, or the folder of a SavedModel, without its spec.
 
-        Returns:
-            What the spec's ``export`` should say, and what the search of a quantisation found.
+        Args:
+            path: where to.
+            format: any that models are exported to.
+            quantization: one that the format takes.
 
         Raises:
-            vitsd_export.quantization.search.BudgetError: no quantised model meets the budget.
+            vitsd_export.quantization.search.BudgetError: no quantized model meets the budget.
             VitsdError: a converter refused the graph, or the target would refuse the file.
         """
-        info = {
-            "format": kind,
-            "quantization": quantization,
-            "target": {
-                "saved_model": "tensorflow",
-                "tflite": self._target.name,
-                "onnx": "onnxruntime",
-            }[kind],
-            "preprocessing_embedded": self._options.embed_preprocessing,
-            # onnxruntime quantises activations by the range of the whole batch, so neighbours change an image's answer.
-            "batch_invariant": not (kind == "onnx" and quantization == "dynamic"),
-        }
-        found = None
-        if kind == "saved_model":
-            converters.write_saved_model(self._module(Style()), path)
-        elif kind == "onnx":
-            info["opset"] = self._options.opset
-            content, found = self._onnx_content(quantization)
-            path.write_bytes(content)
-        else:
-            content, found = self._tflite(quantization)
-            info["operations"] = check_operations(content, self._target)
-            path.write_bytes(content)
-        if found:
-            info["calibration_images"] = len(self._evidence.calibration)
-            recipe = QuantizationRecipe(
-                quantization,
-                kind,
-                info["target"],
-                self._spec.architecture.to_dict(),
-                found.choices,
-                found.measured(),
-            )
-            info["recipe"] = recipe.to_dict()
-        return info, found
+        if format == "saved_model":
+            write_saved_model(self._module(GraphOptions()), path)
+            return WrittenArtifact(self._info(format, quantization, "tensorflow"))
+        if format == "onnx":
+            return self._write_onnx(path, quantization)
+        return self._write_tflite(path, quantization)
 
     def float_tflite(self) -> bytes:
-        """The float ``.tflite`` that quantised ones are made from."""
-        return converters.to_tflite(self._saved_model(self._tflite_style))
+        """The float ``.tflite`` that quantized ones are made from."""
+        return to_tflite(self._saved_model(self._tflite_options))
 
-    def _integer_tflite(self, inputs: np.ndarray) -> bytes:
-        return converters.to_tflite(
-            self._saved_model(Style(integer_masks=bounded_masks(inputs, self._folded)))
+    def _write_onnx(self, path: Path, quantization: Quantization) -> WrittenArtifact:
+        content, search = self._onnx.SerializeToString(), None
+        scheme = SCHEMES[quantization]
+        if scheme.searched:
+            # onnxruntime quantizes the activations of dynamic layers by the range of the whole
+            # batch, so neighbors would change an image's answer.
+            batch_size = 1 if quantization == "dynamic" else 32
+            content, search = self._quantize_onnx(scheme, batch_size)
+        path.write_bytes(content)
+        info = self._info(
+            "onnx",
+            quantization,
+            "onnxruntime",
+            batch_invariant=quantization != "dynamic",
+            opset=self._options.opset,
         )
+        return self._with_recipe("onnx", info, search)
 
-    def _tflite(self, quantization: str) -> tuple[bytes, budget.Found | None]:
-        if quantization in ("none", "float16"):
-            return converters.to_tflite(
-                self._saved_model(self._tflite_style), quantization == "float16"
-            ), None
-        if self._evidence is None:
-            quantizer = TFLiteQuantizer(
-                self.float_tflite(), list(self.layers), None, self._target.dynamic_per_channel
-            )
-            return quantizer.build(self._all_dynamic), None
-        inputs = self._inputs(self._evidence.calibration)
-        float_model = (
-            self._integer_tflite(inputs) if quantization == "int8-full" else self.float_tflite()
-        )
-        quantizer = TFLiteQuantizer(
-            float_model, list(self.layers), inputs, self._target.dynamic_per_channel
-        )
-        if quantization == "int8-full":
-            build, layers = (
-                quantizer.build_integer,
-                {name: methods for name, (_, methods) in TENSOR_GROUPS.items()},
-            )
+    def _write_tflite(self, path: Path, quantization: Quantization) -> WrittenArtifact:
+        scheme, search = SCHEMES[quantization], None
+        if scheme.integer_only:
+            content, search = self._quantize_integer_only(scheme)
+        elif scheme.searched:
+            content, search = self._quantize_tflite(scheme)
         else:
-            layers = self.layers
+            saved_model = self._saved_model(self._tflite_options)
+            content = to_tflite(saved_model, float16=quantization == "float16")
+        versions = operation_versions(content)
+        check_versions(versions, self._target)
+        path.write_bytes(content)
+        info = self._info("tflite", quantization, self._target.name, operations=versions)
+        return self._with_recipe("tflite", info, search)
 
-            def build(choices):
-                return quantizer.build(choices, self._options.integer_io and quantization == "int8")
+    def _info(
+        self, format: Format, quantization: Quantization, target: str, **more: Any
+    ) -> ExportInfo:
+        embedded = self._options.embed_preprocessing
+        return ExportInfo(format, quantization, target, preprocessing_embedded=embedded, **more)
 
-        held_out, threads = self._inputs(self._evidence.images), physical_cores()
-
-        def run(choices: Mapping[str, LayerChoice], count: int) -> np.ndarray:
-            return run_tflite(build(choices), held_out[:count], threads)
-
-        found = self._find("tflite", quantization, layers, run)
-        return build(found.choices), found
-
-    def _onnx_content(self, quantization: str) -> tuple[bytes, budget.Found | None]:
-        if quantization == "none":
-            return self._onnx.SerializeToString(), None
-        if self._evidence is None:
-            return OnnxQuantizer(self._onnx, list(self.layers), None).build(self._all_dynamic), None
-        quantizer = OnnxQuantizer(
-            self._onnx, list(self.layers), self._inputs(self._evidence.calibration)
+    def _with_recipe(
+        self, format: Format, info: ExportInfo, search: SearchResult | None
+    ) -> WrittenArtifact:
+        if search is None or self._held_out is None:
+            return WrittenArtifact(info)
+        recipe = QuantizationRecipe(
+            info.quantization,
+            format,
+            info.target,
+            self._config.architecture,
+            search.choices,
+            search.measured(),
         )
-        held_out, threads = self._inputs(self._evidence.images), physical_cores()
-        batch_size = 1 if quantization == "dynamic" else 32  # see batch_invariant above
+        calibration_images = len(self._held_out.calibration)
+        info = dataclasses.replace(
+            info, calibration_images=calibration_images, recipe=recipe.to_dict()
+        )
+        return WrittenArtifact(info, search)
 
-        def run(choices: Mapping[str, LayerChoice], count: int) -> np.ndarray:
-            return run_onnx(quantizer.build(choices), held_out[:count], threads, batch_size)
+    def _quantize_tflite(self, scheme: Scheme) -> tuple[bytes, SearchResult | None]:
+        calibration = self._calibration()
+        quantizer = self._tflite_quantizer(self.float_tflite(), calibration)
+        integer_io = self._options.integer_io(scheme.name)
+        if self._held_out is None:
+            return quantizer.build(self._unchecked(scheme, "tflite"), integer_io), None
 
-        found = self._find("onnx", quantization, self.layers, run)
-        return quantizer.build(found.choices), found
+        def build(choices: Choices) -> bytes:
+            return quantizer.build(choices, integer_io)
+
+        candidate = EngineCandidate("tflite", build, self._inputs(self._held_out.images))
+        search = self._search(scheme, candidate, self._held_out)
+        return build(search.choices), search
+
+    def _quantize_integer_only(self, scheme: Scheme) -> tuple[bytes, SearchResult]:
+        held_out, calibration = self._held_out, self._calibration()
+        if held_out is None or calibration is None:
+            raise UsageError(f"{scheme.name} needs images to choose ranges on.")
+        masks = bounded_masks(calibration, self._folded)
+        float_model = to_tflite(self._saved_model(GraphOptions(integer_masks=masks)))
+        build = self._tflite_quantizer(float_model, calibration).build_integer
+        candidate = EngineCandidate("tflite", build, self._inputs(held_out.images))
+        evaluator = self._evaluator(scheme, candidate, held_out)
+        if self._recipe is None:
+            search = RangeSearch(evaluator, GROUP_METHODS, scheme).run()
+        else:
+            search = replay(evaluator, self._recipe, list(GROUP_METHODS))
+        return build(search.choices), search
+
+    def _quantize_onnx(self, scheme: Scheme, batch_size: int) -> tuple[bytes, SearchResult | None]:
+        quantizer = OnnxQuantizer(self._onnx, list(self.layers), self._calibration())
+        if self._held_out is None:
+            return quantizer.build(self._unchecked(scheme, "onnx")), None
+        inputs = self._inputs(self._held_out.images)
+        candidate = EngineCandidate("onnx", quantizer.build, inputs, batch_size)
+        search = self._search(scheme, candidate, self._held_out)
+        return quantizer.build(search.choices), search
+
+    def _search(
+        self, scheme: Scheme, candidate: EngineCandidate, held_out: HeldOutData
+    ) -> SearchResult:
+        evaluator = self._evaluator(scheme, candidate, held_out)
+        if self._recipe is not None:
+            return replay(evaluator, self._recipe, list(self.layers))
+        ladder = scheme.ladders[candidate.format]
+        return PrecisionSearch(evaluator, self.layers, scheme, ladder).run()
+
+    def _evaluator(self, scheme: Scheme, candidate: Candidate, held_out: HeldOutData) -> Evaluator:
+        budget = AccuracyBudget(self._options.max_drop, scheme.agreement or 0.0)
+        return Evaluator(candidate, held_out.labels, held_out.reference, budget)
+
+    def _unchecked(self, scheme: Scheme, format: Format) -> dict[str, LayerChoice]:
+        """All layers on the first precision, where there are no images to check a choice on."""
+        if scheme.needs_calibration:
+            raise UsageError(f"{scheme.name} needs images to choose precisions on.")
+        return dict.fromkeys(self.layers, LayerChoice(scheme.ladders[format][0]))
+
+    def _tflite_quantizer(
+        self, float_model: bytes, calibration: AnyArray | None
+    ) -> TFLiteQuantizer:
+        per_channel = self._target.dynamic_per_channel
+        return TFLiteQuantizer(float_model, list(self.layers), calibration, per_channel)
+
+    def _calibration(self) -> AnyArray | None:
+        return None if self._held_out is None else self._inputs(self._held_out.calibration)
+
+    def _inputs(self, images: UInt8Array) -> AnyArray:
+        embedded = self._options.embed_preprocessing
+        return images if embedded else preprocess(images, self._spec)
 
     @property
-    def _all_dynamic(self) -> dict[str, LayerChoice]:
-        return dict.fromkeys(self.layers, LayerChoice("dynamic"))
+    def _tflite_options(self) -> GraphOptions:
+        partly_empty = self._config.tokens % _SIMD_WIDTH != 0
+        return GraphOptions(exp_attention=self._target.exp_attention and partly_empty)
 
-    def _find(self, kind: str, quantization: str, layers: Mapping, run: budget.Run) -> budget.Found:
-        evidence, options = self._evidence, self._options
-        labels, reference = evidence.labels, evidence.reference
-        goal = budget.Goal(options.max_drop, budget.AGREEMENT[quantization])
-        if options.recipe:
-            return budget.replay(run, options.recipe, list(layers), labels, reference, goal)
-        if quantization == "int8-full":
-            return budget.search_methods(run, layers, labels, reference, goal, options.report)
-        ladder = (budget.ONNX_LADDERS if kind == "onnx" else budget.LADDERS)[quantization]
-        return budget.search(
-            run, layers, quantization, ladder, labels, reference, goal, options.report
-        )
-
-    def _inputs(self, images: np.ndarray) -> np.ndarray:
-        return images if self._options.embed_preprocessing else preprocess(images, self._spec)
-
-    @property
-    def _tflite_style(self) -> Style:
-        return Style(
-            exp_attention=self._target.exp_attention and self._config.tokens % _SIMD_WIDTH != 0
-        )
-
-    def _module(self, style: Style):
-        if style not in self._modules:
-            self._modules[style] = inference_module(
-                self._folded, self._spec, self._options.embed_preprocessing, style
+    def _module(self, options: GraphOptions) -> Any:
+        if options not in self._modules:
+            self._modules[options] = inference_module(
+                self._folded, self._spec, self._options.embed_preprocessing, options
             )
-        return self._modules[style]
+        return self._modules[options]
 
     @cached_property
     def _onnx(self) -> onnx.ModelProto:
-        return converters.to_onnx(self._module(Style(exp_attention=True)), self._options.opset)
+        return to_onnx(self._module(GraphOptions(exp_attention=True)), self._options.opset)
 
-    def _saved_model(self, style: Style) -> Path:
-        module = self._module(style)
-        folder = Path(self._scratch.name) / f"saved_model_{list(self._modules).index(style)}"
+    def _saved_model(self, options: GraphOptions) -> Path:
+        module = self._module(options)
+        folder = Path(self._scratch.name) / f"saved_model_{list(self._modules).index(options)}"
         if not folder.exists():
-            converters.write_saved_model(module, folder)
+            write_saved_model(module, folder)
         return folder

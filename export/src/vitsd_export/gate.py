@@ -1,143 +1,154 @@
-"""Do two models give the same answers? Measured on labelled images, each model run as its user would run it."""
+"""Do two models give the same answers?
+
+Measured on labeled images, each model run as its user would run it.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from vitsd.evaluation.evaluate import model_logits
-from vitsd.evaluation.metrics import paired_difference, top_k_hits
-from vitsd_runtime.formats import detect_format
-from vitsd_runtime.spec import ModelSpec
+from vitsd.evaluation.metrics import agreement, paired_difference, top_k_hits
+from vitsd.evaluation.predict import model_logits
+from vitsd_export.quantization.schemes import SCHEMES, Tolerance
+from vitsd_runtime import Classifier
+from vitsd_runtime.formats import model_bytes
+from vitsd_runtime.spec import ModelSpec, ParityFigures
+from vitsd_runtime.system.cores import physical_cores
 from vitsd_runtime.system.text import distinct_names
+from vitsd_runtime.types import AnyArray, Float32Array, PathLike, Quantization, UInt8Array
+
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """What a model may differ from its reference. None: not limited."""
-
-    logit_difference: float | None
-    """Largest difference of a logit, in standard deviations of the reference's logits."""
-    agreement: float
-    """Smallest fraction of images with the same top-1 class."""
-    top1_drop: float | None
-    """Largest loss of top-1 accuracy, as a fraction of all images."""
-
-
-TOLERANCES = {
-    "none": Tolerance(1e-3, 1.0, 0.0),
-    "float16": Tolerance(None, 0.995, 0.005),
-    "dynamic": Tolerance(None, 0.97, 0.01),
-    "int8": Tolerance(None, 0.96, 0.015),
-    "int8-full": Tolerance(None, 0.94, 0.015),
-    "int4": Tolerance(None, 0.90, 0.015),
-}
-"""By quantisation. The searched ones (see :mod:`vitsd_export.quantization.search`) met a stricter budget on validation images before; the
-rest is for the chance of other images."""
-
-
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(ParityFigures):
     """One model against the reference, on the same images."""
 
     path: str
-    quantization: str
+    quantization: Quantization
     bytes: int
-    images: int
-    top1: float
-    top5: float
-    agreement: float
-    max_difference: float | None
-    """None if a logit is NaN or infinite, also in the two below."""
-    mean_difference: float | None
-    relative_difference: float | None
-    """``max_difference`` in standard deviations of the reference's logits."""
-    top1_change: tuple[float, float, float]
-    """Top-1 minus that of the reference, with its 95 % interval (paired)."""
-    failures: tuple[str, ...]
-    """What is beyond the tolerance; empty if nothing is."""
+    """Size of the file, or of all files of a SavedModel."""
 
-    @property
-    def passed(self) -> bool:
-        return not self.failures
+    @classmethod
+    def of(cls, figures: ParityFigures, path: str, spec: ModelSpec, bytes: int) -> Comparison:
+        """Figures as those of the model at ``path``."""
+        quantization = _quantization(spec)
+        return cls(**vars(figures), path=path, quantization=quantization, bytes=bytes)
 
-    def to_dict(self) -> dict:
-        return {**vars(self), "passed": self.passed}
-
-    def figures(self) -> dict:
-        """What goes into the model's spec."""
-        return {
-            k: v for k, v in self.to_dict().items() if k not in ("path", "bytes", "quantization")
-        }
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**dataclasses.asdict(self), "passed": self.passed}
 
 
 def compare(
-    path: str | os.PathLike,
+    path: PathLike,
     spec: ModelSpec,
-    images: np.ndarray,
-    labels: np.ndarray,
-    reference: np.ndarray,
-    logits: np.ndarray | None = None,
+    images: UInt8Array,
+    labels: AnyArray,
+    reference: AnyArray,
+    logits: AnyArray | None = None,
+    data: str = "",
 ) -> Comparison:
     """Compare a model with a reference's logits.
 
     Args:
         path: the model: ``.keras``, or anything that the runtime loads.
-        spec: the model's own spec; its quantisation decides the tolerance.
+        spec: the model's own spec; its quantization decides the tolerance.
         images: uint8 ``(n, *input_size)``.
-        labels: ``(n,)``.
+        labels: ``(n,)``, indices of the model's classes.
         reference: float32 ``(n, classes)``, the reference's logits for ``images``.
         logits: the model's own logits for ``images``, if they are at hand.
+        data: name of the dataset, for the record.
     """
-    logits = model_logits(path, images) if logits is None else logits
+    own = model_logits(path, images) if logits is None else logits
+    figures = measure_parity(own, labels, reference, spec, data)
+    return Comparison.of(figures, str(path), spec, model_bytes(path))
+
+
+def exported_logits(path: Path, spec: ModelSpec, images: UInt8Array) -> Float32Array:
+    """Logits of a file that carries no spec yet, as a device computes them.
+
+    Args:
+        path: the file or SavedModel folder.
+        spec: that it will carry.
+        images: uint8 ``(n, *input_size)``.
+
+    Raises:
+        VitsdError: the engine refuses the file, or it does not fit the spec.
+    """
+    classifier = Classifier.load(
+        path, spec=spec, batch_size=_BATCH_SIZE, num_threads=physical_cores()
+    )
+    step = 4 * _BATCH_SIZE
+    starts = tqdm(range(0, len(images), step), path.name, leave=False, disable=None)
+    return np.concatenate([classifier.logits(images[i : i + step]) for i in starts])
+
+
+def measure_parity(
+    logits: AnyArray, labels: AnyArray, reference: AnyArray, spec: ModelSpec, data: str
+) -> ParityFigures:
+    """How far logits are from a reference's, and what of it is beyond the tolerance.
+
+    Args:
+        logits: float32 ``(n, classes)``.
+        labels: ``(n,)``, indices of the classes.
+        reference: float32 ``(n, classes)``.
+        spec: of the model that gave ``logits``; its quantization decides the tolerance.
+        data: name of the dataset.
+    """
     difference = np.abs(logits - reference)
     hits, reference_hits = top_k_hits(logits, labels, 1), top_k_hits(reference, labels, 1)
-    quantization = spec.export.quantization if spec.export else "none"
-    agreement = float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
-    relative = float(difference.max() / max(reference.std(), 1e-12))
-    change = paired_difference(reference_hits, hits)
-    return Comparison(
-        path=str(path),
-        quantization=quantization,
-        bytes=model_bytes(path),
-        images=len(images),
+    figures = ParityFigures(
+        data=data,
+        images=len(labels),
         top1=float(hits.mean()),
         top5=float(top_k_hits(logits, labels, 5).mean()),
-        agreement=agreement,
+        agreement=agreement(logits, reference),
         max_difference=_finite(difference.max()),
         mean_difference=_finite(difference.mean()),
-        relative_difference=_finite(relative),
-        top1_change=change,
-        failures=tuple(_failures(TOLERANCES[quantization], agreement, relative, change[0])),
+        relative_difference=_finite(difference.max() / max(reference.std(), 1e-12)),
+        top1_change=paired_difference(reference_hits, hits),
+        failures=(),
     )
+    tolerance = SCHEMES[_quantization(spec)].tolerance
+    return dataclasses.replace(figures, failures=tuple(_failures(figures, tolerance)))
 
 
-def _finite(value) -> float | None:
+def _quantization(spec: ModelSpec) -> Quantization:
+    return spec.export.quantization if spec.export else "none"
+
+
+def _finite(value: np.floating[Any]) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _failures(tolerance: Tolerance, agreement: float, relative: float, change: float):
-    if not np.isfinite(relative):
+def _failures(figures: ParityFigures, tolerance: Tolerance) -> Iterator[str]:
+    relative, change = figures.relative_difference, figures.top1_change[0]
+    if relative is None:
         yield "logits are NaN or infinite"
         return
     if tolerance.logit_difference is not None and relative > tolerance.logit_difference:
-        yield f"largest logit difference {relative:.1e} of the logits' spread (at most {tolerance.logit_difference:.0e})"
-    if agreement < tolerance.agreement:
-        yield f"top-1 agreement {100 * agreement:.2f} % (at least {100 * tolerance.agreement:g} %)"
+        yield (
+            f"largest logit difference {relative:.1e} of the logits' spread (at most "
+            f"{tolerance.logit_difference:.0e})"
+        )
+    if figures.agreement < tolerance.agreement:
+        yield (
+            f"top-1 agreement {100 * figures.agreement:.2f} % (at least "
+            f"{100 * tolerance.agreement:g} %)"
+        )
     if tolerance.top1_drop is not None and -change > tolerance.top1_drop:
-        yield f"top-1 accuracy {100 * change:+.2f} points (at most {100 * tolerance.top1_drop:g} may be lost)"
-
-
-def model_bytes(path: str | os.PathLike) -> int:
-    """Size of a model file, or of all files of a SavedModel."""
-    path = Path(path)
-    if detect_format(path) == "saved_model":
-        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    return path.stat().st_size
+        yield (
+            f"top-1 accuracy {100 * change:+.2f} points (at most {100 * tolerance.top1_drop:g} "
+            "may be lost)"
+        )
 
 
 HEADERS = (
@@ -161,6 +172,7 @@ def table_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
 
 def _row(name: str, comparison: Comparison) -> list[str]:
     change, low, high = (100 * value for value in comparison.top1_change)
+    differences = (comparison.max_difference, comparison.mean_difference)
     return [
         name,
         f"{comparison.bytes / 1e6:.2f}",
@@ -168,9 +180,6 @@ def _row(name: str, comparison: Comparison) -> list[str]:
         f"{100 * comparison.top5:.2f}",
         f"{change:+.2f} ({low:+.2f} to {high:+.2f})",
         f"{100 * comparison.agreement:.2f}",
-        *(
-            "n/a" if d is None else f"{d:.2g}"
-            for d in (comparison.max_difference, comparison.mean_difference)
-        ),
+        *("n/a" if value is None else f"{value:.2g}" for value in differences),
         "ok" if comparison.passed else "FAIL",
     ]

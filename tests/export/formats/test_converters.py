@@ -8,6 +8,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from vitsd_runtime import preprocess, read_spec
+from vitsd_runtime.engines import load_engine
 
 TFLITE = ["float32", "float16", "dynamic", "int8", "int4"]
 
@@ -40,19 +41,19 @@ def test_tflite_signature_and_dynamic_batch(exported, batch, quantization):
 
 @pytest.mark.parametrize("quantization", TFLITE)
 def test_tflite_has_builtin_operations_only_and_no_variables(exported, quantization):
-    interpreter = Interpreter(str(exported / f"digits-{quantization}.tflite"))
-    names = {op["op_name"] for op in interpreter._get_ops_details()}
+    engine = load_engine(exported / f"digits-{quantization}.tflite", "tflite")
+    names = set(engine.describe()["operations"])
     assert not [
         name
         for name in names
         if name.startswith("Flex") or name in ("CUSTOM", "VAR_HANDLE", "READ_VARIABLE")
     ]
     assert "FULLY_CONNECTED" in names
-    assert "GELU" in names  # the erf form was recognised
+    assert "GELU" in names  # the erf form was recognized
     assert "WHILE" not in names
 
 
-def test_quantised_files_are_smaller(exported):
+def test_quantized_files_are_smaller(exported):
     def size(ending):
         return (exported / f"digits{ending}").stat().st_size
 
@@ -97,11 +98,11 @@ def test_onnxruntime_runs_norms_and_gelu_as_single_operations(exported, tmp_path
     ]
     assert len(norms) == 2 * 2 + 2  # two in each of two blocks, one of the patches, and the last
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(
         str(exported / "digits.onnx"), options, providers=["CPUExecutionProvider"]
     )
-    operations = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    operations = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert "Erf" not in operations
     assert "Sqrt" not in operations
     assert sum("Gelu" in name for name in operations) == 2 * 2

@@ -1,4 +1,4 @@
-"""Folding changes nothing: for random architectures, with norms and temperatures as after training."""
+"""Folding changes nothing: random architectures, with norms and temperatures as after training."""
 
 import dataclasses
 
@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd import VitConfig, build_vit, load_model
-from vitsd_export.graph.build import Style, bounded_masks, build_logits
+from vitsd_export.graph.float_graph import build_float_logits
 from vitsd_export.graph.folding import fold, merging_pays, score_bounds
+from vitsd_export.graph.integer_graph import build_integer_logits
+from vitsd_export.graph.masks import bounded_masks
+from vitsd_export.graph.options import GraphOptions
 from vitsd_export.graph.weights import read_weights
 from vitsd_runtime import VitsdError
 
@@ -39,8 +42,11 @@ def configs(draw):
     )
 
 
-def randomise(model, seed):
-    """Give every weight a value of its own, as training would: scales around 1, temperatures around their start."""
+def randomize(model, seed):
+    """Give every weight a value of its own, as training would.
+
+    Scales are around 1, temperatures around their start.
+    """
     random = np.random.default_rng(seed)
     for weight in model.trainable_variables:
         if weight.name in ("gamma", "tau"):
@@ -59,34 +65,35 @@ def logits_after_preprocessing(model, images):
 def test_folded_equals_keras(config, seed, merge):
     keras.backend.clear_session()
     model = build_vit(config)
-    randomise(model, seed)
+    randomize(model, seed)
     images = np.random.default_rng(seed).normal(
         size=(3, config.image_size, config.image_size, config.input_size[2])
     )
     images = images.astype("float32")
     expected = logits_after_preprocessing(model, images)
     folded = fold(read_weights(model, config), config, merge=merge)
-    result = build_logits(tf.constant(images), folded).numpy()
+    result = build_float_logits(tf.constant(images), folded).numpy()
     assert (folded.blocks[0].attention.key is None) == (
         merging_pays(config) if merge is None else merge
     )
     tolerance = 1e-4 * max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(result, expected, atol=tolerance)
 
-    # The other ways to write the graph, for other engines, are equal too; the scores stay within their proven bounds.
-    bounds = {
-        f"block_{i}_scores": score_bounds(b.attention, config).max()
-        for i, b in enumerate(folded.blocks)
-    }
+    # The other ways to write the graph, for other engines, are equal too; the scores stay within
+    # their proven bounds.
+    bounds = [score_bounds(block.attention, config).max() for block in folded.blocks]
 
-    def watch(name, tensor):
-        assert np.abs(tensor).max() <= bounds[name] * (1 + 1e-5)
+    def observe(block, scores):
+        assert np.abs(scores).max() <= bounds[block] * (1 + 1e-5)
 
-    result = build_logits(tf.constant(images), folded, Style(exp_attention=True), watch).numpy()
+    exp_attention = GraphOptions(exp_attention=True)
+    result = build_float_logits(tf.constant(images), folded, exp_attention, observe).numpy()
     np.testing.assert_allclose(result, expected, atol=tolerance)
     for masks in ((-1e9,) * config.num_layers, bounded_masks(images, folded)):
-        style = Style(integer_masks=masks)
-        single = [build_logits(tf.constant(image[None]), folded, style).numpy() for image in images]
+        single = [
+            build_integer_logits(tf.constant(image[None]), folded, masks).numpy()
+            for image in images
+        ]
         np.testing.assert_allclose(np.concatenate(single), expected, atol=2 * tolerance)
 
 
@@ -109,9 +116,10 @@ def test_scores_too_large_for_exp_are_left_to_softmax():
             kernel.assign(kernel * factor)
         folded = fold(read_weights(model, config), config)
         with tf.Graph().as_default() as graph:
-            build_logits(tf.constant(images), folded, Style(exp_attention=True))
+            build_float_logits(tf.constant(images), folded, GraphOptions(exp_attention=True))
         assert ("Exp" in {operation.type for operation in graph.get_operations()}) == uses_exp
-        result = build_logits(tf.constant(images), folded, Style(exp_attention=True)).numpy()
+        options = GraphOptions(exp_attention=True)
+        result = build_float_logits(tf.constant(images), folded, options).numpy()
         np.testing.assert_allclose(result, logits_after_preprocessing(model, images), atol=1e-3)
 
 
@@ -132,7 +140,7 @@ def test_folded_equals_keras_for_the_trained_model(trained, digits):
         digits.images[:50], training=False
     )
     expected = logits_after_preprocessing(model, preprocessed)
-    result = build_logits(preprocessed, fold(read_weights(model, config), config)).numpy()
+    result = build_float_logits(preprocessed, fold(read_weights(model, config), config)).numpy()
     # Blank patches divide rounding errors by sqrt(1e-6); Keras itself has them too.
     np.testing.assert_allclose(result, expected, atol=2e-4 * np.abs(expected).max())
 

@@ -1,4 +1,4 @@
-"""What the quantised files are made of, how they were found, and what happens where none can be."""
+"""What the quantized files are made of, how they were found, and what happens where none can be."""
 
 import json
 import shutil
@@ -11,7 +11,8 @@ from PIL import Image
 
 from vitsd import VitConfig, build_vit, save_model
 from vitsd_export import export
-from vitsd_export.formats.tflite_targets import TARGETS, check_operations, operation_versions
+from vitsd_export.formats.tflite_schema import operation_versions
+from vitsd_export.formats.tflite_targets import TARGETS, check_versions
 from vitsd_runtime import Classifier, VitsdError, read_spec
 
 
@@ -24,7 +25,8 @@ def model(trained, tmp_path):
 def tensors_and_operations(path):
     interpreter = Interpreter(str(path))
     tensors = {t["index"]: t for t in interpreter.get_tensor_details()}
-    return tensors, interpreter._get_ops_details()
+    operations = interpreter._get_ops_details()  # noqa: SLF001 - no public method lists them
+    return tensors, operations
 
 
 def test_int8_means_static_int8_dense_layers_where_the_recipe_says_so_and_float_attention(exported):
@@ -150,19 +152,25 @@ def test_a_recipe_is_replayed_to_the_same_model(
     ("change", "message"),
     [
         ({"architecture": {"num_layers": 9}}, "another architecture"),
-        ({"quantization": "int4"}, "is for quantisation int4"),
+        ({"quantization": "int4"}, "is for quantization int4"),
         ({"target": "tflite-runtime-2.14"}, "is for target tflite-runtime-2.14"),
         ({"layers": {"logits": {"precision": "static"}}}, "other layers than the model"),
         ({"layers": {"logits": {"precision": "int2"}}}, "unknown precision"),
-        ({"schema": 7}, "not a quantisation recipe"),
-        ({"unknown": 7}, "not a quantisation recipe"),
+        (
+            {"layers": {"logits": {"precision": "static", "method": "mean"}}},
+            "unknown range method 'mean'",
+        ),
+        ({"schema": 7}, "not a quantization recipe"),
+        ({"unknown": 7}, "not a quantization recipe"),
     ],
 )
 def test_a_recipe_for_something_else_is_refused(command, exported, model, change, message):
     recipe = json.loads((exported / "digits-int8.tflite.recipe.json").read_text())
     (model.parent / "r.json").write_text(json.dumps({**recipe, **change}))
     before = set(model.parent.iterdir())
-    done = command("vitsd-export", model, "--quantize", "int8", "--recipe", model.parent / "r.json")
+    done = command(
+        "vitsd-export", model, "--quantization", "int8", "--recipe", model.parent / "r.json"
+    )
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -170,7 +178,7 @@ def test_a_recipe_for_something_else_is_refused(command, exported, model, change
 
 
 def test_an_impossible_budget_fails_with_the_best_and_leaves_nothing(command, tmp_path):
-    """Where the classes' logits differ by a thousandth of what they have in common, 8 bits can't tell them apart."""
+    """8 bits can't tell classes apart whose logits differ by a thousandth of what they share."""
     shape = {
         "input_size": (8, 8, 1),
         "num_classes": 10,
@@ -190,7 +198,7 @@ def test_an_impossible_budget_fails_with_the_best_and_leaves_nothing(command, tm
     done = command(
         "vitsd-export",
         tmp_path / "m.keras",
-        "--quantize",
+        "--quantization",
         "int8-full",
         "--max-drop",
         0,
@@ -231,7 +239,7 @@ def test_too_few_images_are_refused(command, model, digits, tmp_path):
         for name, values in _named(digits)
     }
     np.savez(few, class_names=np.array([str(i) for i in range(10)]), **arrays)
-    done = command("vitsd-export", model, "--quantize", "int8", "--data", few)
+    done = command("vitsd-export", model, "--quantization", "int8", "--data", few)
     assert done.returncode == 2, done.stderr
     assert "has 10 validation images" in done.stderr
     assert not list(model.parent.glob("*.tflite*"))
@@ -248,23 +256,26 @@ def test_too_few_images_are_refused(command, model, digits, tmp_path):
 
 def test_images_of_another_shape_are_refused(command, model, tmp_path):
     np.savez(
-        tmp_path / "colour.npz",
+        tmp_path / "color.npz",
         **{f"x_{s}": np.zeros((50, 8, 8, 3), np.uint8) for s in ("train", "test")},
         **{f"y_{s}": np.arange(50) % 10 for s in ("train", "test")},
     )
-    done = command("vitsd-export", model, "--quantize", "int8", "--data", tmp_path / "colour.npz")
+    done = command(
+        "vitsd-export", model, "--quantization", "int8", "--data", tmp_path / "color.npz"
+    )
     assert done.returncode == 2, done.stderr
     assert "3 channels" in done.stderr
     assert not list(model.parent.glob("*.tflite*"))
 
 
 def test_versions_tell_what_an_old_runtime_would_refuse(exported):
-    dynamic = (exported / "digits-dynamic.tflite").read_bytes()
-    assert operation_versions(dynamic)["FULLY_CONNECTED"] == 12
-    check_operations(dynamic, TARGETS["litert"])
-    with pytest.raises(VitsdError, match="FULLY_CONNECTED version 12"):
-        check_operations(dynamic, TARGETS["tflite-runtime-2.14"])
-    check_operations(
-        (exported / "digits-float32.tflite").read_bytes(), TARGETS["tflite-runtime-2.14"]
+    dynamic, float32 = (
+        operation_versions((exported / f"digits-{name}.tflite").read_bytes())
+        for name in ("dynamic", "float32")
     )
+    assert dynamic["FULLY_CONNECTED"] == 12
+    check_versions(dynamic, TARGETS["litert"])
+    with pytest.raises(VitsdError, match="FULLY_CONNECTED version 12"):
+        check_versions(dynamic, TARGETS["tflite-runtime-2.14"])
+    check_versions(float32, TARGETS["tflite-runtime-2.14"])
     assert read_spec(exported / "digits-dynamic.tflite").export.operations["FULLY_CONNECTED"] == 12

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitsd_export.quantization.ranges import collect, least_error_limits
+from vitsd_export.quantization.ranges import MINMAX, MSE, RangeMethod, collect, least_error_limits
+from vitsd_runtime import UsageError
 
 
 def distribution(values):
@@ -32,20 +33,44 @@ def test_least_squared_error_is_never_worse_than_minmax_and_better_where_tails_a
         random.standard_t(3, 20_000) if kind == "standard_t" else getattr(random, kind)(size=20_000)
     )
     found = distribution(values.astype(np.float32))
-    errors = {method: squared_error(values, *found.range(method)) for method in ("minmax", "mse")}
-    assert errors["mse"] <= 1.02 * errors["minmax"]
+    errors = {method: squared_error(values, *found.range(method)) for method in (MINMAX, MSE)}
+    assert errors[MSE] <= 1.02 * errors[MINMAX]
     if kind == "standard_t":  # heavy tails
-        assert errors["mse"] < 0.98 * errors["minmax"]
+        assert errors[MSE] < 0.98 * errors[MINMAX]
 
 
 def test_ranges_of_a_worked_example():
     found = distribution(np.arange(-10, 30_001, dtype=np.float32))
-    assert found.range("minmax") == (-10, 30_000)
-    low, high = found.range("percentile")
+
+    def range_by(method):
+        return found.range(RangeMethod.parse(method))
+
+    assert range_by("minmax") == (-10, 30_000)
+    low, high = range_by("percentile")
     assert low == pytest.approx(-10, abs=10)
     assert high == pytest.approx(29_997, abs=15)
-    assert found.range("max/4") == (-10, 7500)
-    assert found.range("max*2") == (-10, 60_000)
+    assert range_by("max/4") == (-10, 7500)
+    assert range_by("max*2") == (-10, 60_000)
+    assert range_by("min/2") == (-5, 30_000)
+    assert range_by("p99")[1] == pytest.approx(29_700, abs=15)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["minmax", "percentile", "mse", "p99", "p99.9", "p99.99999", "min/4", "max/256", "max*1.25"],
+)
+def test_range_methods_are_their_texts(text):
+    method = RangeMethod.parse(text)
+    assert str(method) == text
+    assert RangeMethod.parse(str(method)) == method
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mse ", "mean", "max", "max/0", "max/-1", "max/1e9", "min/1.5", "p50", "p100", 4]
+)
+def test_unknown_range_methods_are_refused(text):
+    with pytest.raises(UsageError, match="unknown range method"):
+        RangeMethod.parse(text)
 
 
 def test_several_steps_are_counted_together():

@@ -5,95 +5,133 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitsd_export.quantization.ranges import MINMAX, MSE
 from vitsd_export.quantization.recipe import LayerChoice
-from vitsd_export.quantization.search import LADDERS, BudgetError, Goal, score, search
+from vitsd_export.quantization.schemes import SCHEMES
+from vitsd_export.quantization.search import (
+    AccuracyBudget,
+    BudgetError,
+    Evaluator,
+    PrecisionSearch,
+    quantization_error,
+)
 
 CLASSES, IMAGES = 5, 400
 
 
-def stand_in(costs):
-    """A model that errs more the more of its costly layers are on a low step: noise added to the true logits."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, CLASSES, IMAGES)
-    reference = random.normal(size=(IMAGES, CLASSES)) + 2 * np.eye(CLASSES)[labels]
-    noise = {name: random.normal(size=reference.shape) for name in costs}
+class StandIn:
+    """A model that errs more the more of its costly layers are on a low step.
 
-    def run(choices, count):
+    Noise is added to the true logits.
+    """
+
+    def __init__(self, costs):
+        random = np.random.default_rng(0)
+        self.costs = costs
+        self.labels = random.integers(0, CLASSES, IMAGES)
+        self.reference = random.normal(size=(IMAGES, CLASSES)) + 2 * np.eye(CLASSES)[self.labels]
+        self.noise = {name: random.normal(size=self.reference.shape) for name in costs}
+
+    def build(self, choices):
+        return b""
+
+    def logits(self, choices, count):
         weight = {"static": 1.0, "int4": 1.0, "dynamic": 0.005, "float": 0.0}
         bad = {"minmax": 1.5, "percentile": 1.2, "mse": 1.0}
         total = sum(
-            costs[n] * weight[c.precision] * bad[c.method] * noise[n] for n, c in choices.items()
+            self.costs[name] * weight[c.precision] * bad[str(c.method)] * self.noise[name]
+            for name, c in choices.items()
         )
-        return (reference + total)[:count]
+        return (self.reference + total)[:count]
 
-    return run, labels, reference
+    def error(self, choices):
+        return quantization_error(self.logits(choices, IMAGES), self.labels, self.reference)
+
+    def search(self, quantization, budget, sizes=None):
+        scheme = SCHEMES[quantization]
+        evaluator = Evaluator(self, self.labels, self.reference, budget)
+        layers = sizes or dict.fromkeys(self.costs, 10)
+        return PrecisionSearch(evaluator, layers, scheme, scheme.ladders["tflite"])
 
 
 @given(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.5, 3.0]), min_size=2, max_size=9))
-def test_what_is_found_keeps_the_budget_and_quantises_the_cheap_layers(costs):
+def test_what_is_found_keeps_the_budget_and_quantizes_the_cheap_layers(costs):
     costs = {f"layer_{i}": cost for i, cost in enumerate(costs)}
-    run, labels, reference = stand_in(costs)
-    goal = Goal(0.005, 0.98)
-    found = search(
-        run,
-        dict.fromkeys(costs, 10),
-        "int8",
-        LADDERS["int8"],
-        labels,
-        reference,
-        goal,
-        lambda text: None,
-    )
-    assert score(run(found.choices, IMAGES), labels, reference).meets(goal)
+    model = StandIn(costs)
+    budget = AccuracyBudget(0.5, 0.98)
+    found = model.search("int8", budget).run()
+    assert model.error(found.choices).meets(budget)
     assert list(found.choices) == list(costs)
     static = {costs[name] for name, choice in found.choices.items() if choice.precision == "static"}
-    climbed = {
+    promoted = {
         costs[name] for name, choice in found.choices.items() if choice.precision != "static"
     }
-    assert not climbed or not static or max(static) <= min(climbed) or min(climbed) >= 0.01
+    assert not promoted or not static or max(static) <= min(promoted) or min(promoted) >= 0.01
     assert all(cost < 3.0 for cost in static)
     for name, choice in found.choices.items():
         if choice.precision == "static" and costs[name] >= 0.01:
-            assert choice.method == "mse"
+            assert choice.method == MSE
 
 
-def test_layers_of_4_bits_climb_by_what_they_save():
-    run, labels, reference = stand_in({"large": 0.4, "small": 0.4})
+def test_the_steps_of_a_search():
+    model = StandIn({"cheap": 0.01, "costly": 1.0, "free": 0.0})
+    search = model.search("int8", AccuracyBudget(0.5, 0.98))
+    assert 0 < search.baseline < min(search.sensitivity["costly"].values())
+    assert search.methods["costly"] == MSE
+    assert search.order == ["costly", "cheap", "free"]
+    precisions = [
+        [choice.precision for choice in search.choices_at(promotions).values()]
+        for promotions in range(6)
+    ]
+    assert precisions == [
+        ["static", "static", "static"],
+        ["static", "dynamic", "static"],
+        ["dynamic", "dynamic", "static"],
+        ["dynamic", "dynamic", "dynamic"],
+        ["dynamic", "float", "dynamic"],
+        ["float", "float", "dynamic"],
+    ]
+    found = search.run()
+    assert found.choices == search.choices_at(1)
+    assert (found.sensitivity, found.baseline) == (search.sensitivity, search.baseline)
+
+
+def test_dynamic_layers_are_measured_only_where_they_are_not_good_enough_as_they_are():
+    good = StandIn({"a": 0.1, "b": 0.1}).search("dynamic", AccuracyBudget(0.5, 0.98)).run()
+    assert good.sensitivity == {}
+    bad = StandIn({"a": 300.0, "b": 0.1}).search("dynamic", AccuracyBudget(0.5, 0.98)).run()
+    assert [choice.precision for choice in bad.choices.values()] == ["float", "dynamic"]
+    assert set(bad.sensitivity) == {"a", "b"}
+
+
+def test_layers_of_4_bits_are_promoted_by_what_they_save():
+    model = StandIn({"large": 0.4, "small": 0.4})
     one, both = (
-        score(
-            run({"large": LayerChoice("int4", "mse"), "small": LayerChoice(small, "mse")}, IMAGES),
-            labels,
-            reference,
+        model.error(
+            {
+                "large": LayerChoice("int4", MSE),
+                "small": LayerChoice(small, MSE if small == "int4" else MINMAX),
+            }
         )
         for small in ("dynamic", "int4")
     )
-    goal = Goal(1.0, (one.agreement + both.agreement) / 2)
-    assert not both.meets(goal)
+    budget = AccuracyBudget(100.0, (one.agreement + both.agreement) / 2)
+    assert not both.meets(budget)
     sizes = {"large": 1000, "small": 1}
-    found = search(run, sizes, "int4", LADDERS["int4"], labels, reference, goal, lambda text: None)
+    found = model.search("int4", budget, sizes).run()
     assert [found.choices[name].precision for name in sizes] == ["int4", "dynamic"]
 
 
 def test_nothing_within_the_budget():
-    run, labels, reference = stand_in({"a": 500.0, "b": 500.0})
-    goal = Goal(0.0, 1.0)
-    with pytest.raises(BudgetError, match=r"the best has top-1 -.*Allow more with --max-drop"):
-        search(
-            run,
-            {"a": 1, "b": 1},
-            "int8",
-            LADDERS["int8"],
-            labels,
-            reference,
-            goal,
-            lambda text: None,
-        )
+    search = StandIn({"a": 500.0, "b": 500.0}).search("int8", AccuracyBudget(0.0, 1.0))
+    with pytest.raises(BudgetError, match=r"the best has top-1 -.*Allow more with `max_drop`"):
+        search.run()
 
 
 def test_score_of_a_worked_example():
     reference = np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     logits = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0], [0.0, 2.0]])
-    found = score(logits, np.array([0, 1, 0, 0]), reference)
+    found = quantization_error(logits, np.array([0, 1, 0, 0]), reference)
     assert found.agreement == 0.75
     assert found.top1_change[0] == -0.25
     p = np.exp(2) / (1 + np.exp(2))

@@ -4,56 +4,76 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vitsd.cli import load_keras
-from vitsd_export.cli import print_comparisons
+from vitsd.backend import load_keras
+from vitsd.hub.saving import MODEL_FILE
+from vitsd.training.run import newest_run
+from vitsd_export.cli import add_options, options_named, print_comparisons
 from vitsd_export.deploy import DevicePlatform, check_folder, deploy
-from vitsd_export.exporter import (
-    ALIASES,
-    CALIBRATION_IMAGES,
-    DEFAULT_OPSET,
-    QUANTIZATIONS,
-    Artifact,
-    ParityError,
-    companions,
-    export,
-    newest_model,
-)
-from vitsd_export.formats.tflite_targets import TARGETS
+from vitsd_export.exporter import Artifact, ParityError, export
+from vitsd_export.gate import Comparison
+from vitsd_export.options import ALL, FORMAT_ALIASES, ExportOptions, sidecar_paths
+from vitsd_export.quantization.schemes import EXPORT_FORMATS, SCHEMES, quantizations_of
+from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
 from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.text import table
+from vitsd_runtime.validation import options
+
+_RENAMED = {"--quantize": "--quantization"}
+_log = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
     parser = argparse.ArgumentParser(
         prog="vitsd-export",
-        description="Export a trained model. Every file is checked against the Keras model on held-out images before it "
-        "is kept; a SavedModel folder, .tflite and .onnx give float32 logits for the same input.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Export a trained model. Every file is checked against the Keras model on "
+        "held-out images before it\nis kept; a SavedModel folder, .tflite and .onnx give float32 "
+        "logits for the same input.",
+        epilog=_describe_quantizations(),
     )
     parser.add_argument(
         "model",
         nargs="?",
         metavar="MODEL",
-        help=".keras file, run folder, vit-edge-cifar100, or owner/name on the Hugging Face Hub (default: the newest run "
-        "under runs/)",
+        help=".keras file, run folder, vit-edge-cifar100, or owner/name on the Hugging Face Hub "
+        "(default: the newest run under runs/)",
     )
+    _add_file_options(parser)
+    add_options(parser, ExportOptions)
+    parser.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help="replay the .recipe.json of an earlier export, without a search",
+    )
+    _add_deployment_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         nargs="+",
-        default=["tflite"],
+        action="extend",
         metavar="F",
-        help=f"{', '.join([*QUANTIZATIONS, 'all'])} (default: tflite; also {', '.join(ALIASES)})",
+        help=f"one or several of {', '.join([*EXPORT_FORMATS, ALL])} (default: tflite; also "
+        f"{', '.join(FORMAT_ALIASES)})",
     )
     parser.add_argument(
-        "--quantize",
+        "--quantization",
         nargs="+",
-        default=["none"],
+        action="extend",
         metavar="Q",
-        help="none, float16, dynamic, int8, int8-full, int4 for TFLite; none, dynamic, int8 for ONNX (default: none). "
-        "Raspberry Pi and other CPUs: int8",
+        help="one or several of those below (default: none). Raspberry Pi and other CPUs: int8",
     )
     parser.add_argument(
         "--output", metavar="DIR", help="folder for the files (default: the model's, or this one)"
@@ -63,50 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="images for calibration and checking (default: what the model was trained on)",
     )
-    parser.add_argument(
-        "--embed-preprocessing",
-        action="store_true",
-        help="the graph takes uint8 images and normalises and resizes them",
-    )
-    parser.add_argument(
-        "--io",
-        choices=("float32", "int8"),
-        default="float32",
-        help="input and output of int8 TFLite (default: float32)",
-    )
-    parser.add_argument(
-        "--opset",
-        type=int,
-        default=DEFAULT_OPSET,
-        metavar="N",
-        help="of ONNX, 13 to 18 (default: 17)",
-    )
-    parser.add_argument(
-        "--target",
-        default="litert",
-        metavar="T",
-        help=f"runtime of .tflite files: {', '.join(TARGETS)} (default: litert)",
-    )
-    parser.add_argument(
-        "--max-drop",
-        type=float,
-        default=0.5,
-        metavar="POINTS",
-        help="top-1 accuracy that quantisation may cost on validation images; layers that cost more stay more exact "
-        "(default: 0.5)",
-    )
-    parser.add_argument(
-        "--recipe",
-        metavar="FILE",
-        help="replay the .recipe.json of an earlier export, without a search",
-    )
-    parser.add_argument(
-        "--calibration-images",
-        type=int,
-        default=CALIBRATION_IMAGES,
-        metavar="N",
-        help=f"training images that give the ranges of activations (default: {CALIBRATION_IMAGES})",
-    )
+
+
+def _add_deployment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deploy",
         metavar="DIR",
@@ -116,114 +95,134 @@ def build_parser() -> argparse.ArgumentParser:
         "--wheels",
         action="append",
         metavar="PLATFORM,PYTHON",
-        help="download for --deploy what a device needs, so that it installs without network; several times for several "
-        "devices. Raspberry Pi OS, 64-bit: aarch64,3.11 (bookworm), aarch64,3.13 (trixie)",
+        help="download for --deploy what a device needs, so that it installs without network; "
+        "several times for several devices. Raspberry Pi OS, 64-bit: aarch64,3.11 (bookworm), "
+        "aarch64,3.13 (trixie)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    parser.add_argument(
-        "--keep-failing",
-        action="store_true",
-        help="keep files that fail the parity gate; exit code 1",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser
 
 
-def main(argv=None) -> int:
-    return app.run(_main, build_parser(), argv, distribution="vitsd-export")
+def _describe_quantizations() -> str:
+    rows = [f"  {scheme.name:<10} {scheme.help}" for scheme in SCHEMES.values()]
+    formats = [f"  {format:<11} {', '.join(quantizations_of(format))}" for format in EXPORT_FORMATS]
+    return "\n".join(["quantizations:", *rows, "", "formats and what they take:", *formats])
 
 
-def _main(arguments) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(_named, build_parser(), argv, distribution="vitsd-export", renamed=_RENAMED)
+
+
+def _named(arguments: argparse.Namespace) -> int:
+    with options_named(arguments):
+        return _main(arguments)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What an export has left."""
+
+    artifacts: list[Artifact]
+    comparisons: list[Comparison]
+    failure: ParityError | None
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    formats = _names("--format", arguments.format or ["tflite"])
+    quantizations = _names("--quantization", arguments.quantization or ["none"])
     wheels = [DevicePlatform.parse(text) for text in arguments.wheels or ()]
-    if arguments.deploy:
-        if (
-            len({*arguments.format}) > 1
-            or "all" in arguments.format
-            or len({*arguments.quantize}) > 1
-        ):
-            raise UsageError("--deploy takes one file: give one --format and one --quantize.")
-        check_folder(Path(arguments.deploy), arguments.overwrite)
-        if (
-            arguments.output
-            and Path(arguments.output).resolve() == Path(arguments.deploy).resolve()
-        ):
-            raise UsageError(
-                "--output and --deploy are two folders: the deployment gets a copy of the file."
-            )
-    elif wheels:
-        raise UsageError("--wheels are for a deployment: say where with --deploy DIR.")
+    _check_deployment(arguments, formats, quantizations)
     load_keras()
-
-    def report(message):
-        if not arguments.json:
-            print(message, flush=True)
-
     model = arguments.model
     if model is None:
-        model = newest_model()
-        report(f"Exporting the newest run: {model}")
-    failure = None
+        model = newest_run(containing=MODEL_FILE) / MODEL_FILE
+        _log.info("Exporting the newest run: %s", model)
+    result = _export(model, formats, quantizations, arguments)
+    deployed = None
+    if arguments.deploy and result.failure is None:
+        path = result.artifacts[0].path
+        deployed = deploy(path, arguments.deploy, wheels, overwrite=arguments.overwrite)
+    if arguments.json:
+        print(json.dumps(_report(model, result, deployed), indent=1))
+    else:
+        _print(model, result, deployed)
+    if result.failure is not None:
+        raise result.failure
+    return 0 if all(comparison.passed for comparison in result.comparisons) else 1
+
+
+def _names(flag: str, words: Sequence[str]) -> list[str]:
+    """The names in the words that followed a flag, which may be separated by commas too."""
+    names = [name for word in words for name in word.split(",") if name]
+    for name in names:
+        # argparse can't tell a model from one more name.
+        if name.endswith(".keras") or "/" in name:
+            raise UsageError(
+                f"{name} was taken for one of the names of {flag}: put the model before {flag}."
+            )
+    return names
+
+
+def _check_deployment(
+    arguments: argparse.Namespace, formats: Sequence[str], quantizations: Sequence[str]
+) -> None:
+    if not arguments.deploy:
+        if arguments.wheels:
+            raise UsageError("--wheels are for a deployment: say where with --deploy DIR.")
+        return
+    if len({*formats}) > 1 or ALL in formats or len({*quantizations}) > 1:
+        raise UsageError("--deploy takes one file: give one --format and one --quantization.")
+    check_folder(Path(arguments.deploy), arguments.overwrite)
+    output = arguments.output
+    if output and Path(output).resolve() == Path(arguments.deploy).resolve():
+        raise UsageError(
+            "--output and --deploy are two folders: the deployment gets a copy of the file."
+        )
+
+
+def _export(
+    model: str | Path,
+    formats: Sequence[str],
+    quantizations: Sequence[str],
+    arguments: argparse.Namespace,
+) -> _Result:
+    keywords: dict[str, Any] = {
+        name: getattr(arguments, name) for name, _ in options(ExportOptions)
+    }
+    keywords["recipe"] = arguments.recipe
     try:
         artifacts = export(
-            model,
-            arguments.format,
-            arguments.quantize,
-            arguments.output,
-            arguments.data,
-            embed_preprocessing=arguments.embed_preprocessing,
-            io=arguments.io,
-            opset=arguments.opset,
-            target=arguments.target,
-            max_drop=arguments.max_drop,
-            recipe=arguments.recipe,
-            calibration_images=arguments.calibration_images,
-            overwrite=arguments.overwrite,
-            keep_failing=arguments.keep_failing,
-            report=report,
+            model, formats, quantizations, arguments.output, arguments.data, **keywords
         )
-        comparisons = [artifact.comparison for artifact in artifacts]
     except ParityError as error:
-        failure, comparisons = error, error.comparisons
-        artifacts = error.artifacts
-    deployed = None
-    if arguments.deploy and not failure:
-        deployed = deploy(
-            artifacts[0].path, arguments.deploy, wheels, overwrite=arguments.overwrite
-        )
-    found = {str(a.path): a.found for a in artifacts if a.found}
-    if arguments.json:
-        rows = [
-            {
-                **c.to_dict(),
-                **({"quantization_search": found[c.path].measured()} if c.path in found else {}),
-            }
-            for c in comparisons
-        ]
-        folder = {"deployed": str(deployed)} if deployed else {}
-        print(json.dumps({"model": str(model), "artifacts": rows, **folder}, indent=1))
-    else:
-        for artifact in artifacts:
-            if artifact.found and artifact.found.divergence:
-                _print_choices(artifact)
-        print_comparisons(comparisons)
-        print(
-            f"Compared with {model} on {comparisons[0].images} test images. Files: {Path(comparisons[0].path).parent}/"
-        )
-        if deployed:
-            print(f"Copy {deployed}/ to the device; there: ./install.sh, then ./run.sh IMAGE")
-    if failure:
-        raise failure
-    return 0 if all(comparison.passed for comparison in comparisons) else 1
+        return _Result(error.artifacts, error.comparisons, error)
+    return _Result(artifacts, [artifact.comparison for artifact in artifacts], None)
 
 
-def _print_choices(artifact: Artifact) -> None:
-    from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
+def _report(model: str | Path, result: _Result, deployed: Path | None) -> dict[str, Any]:
+    measured = {
+        artifact.comparison.path: {"quantization_search": artifact.search.measured()}
+        for artifact in result.artifacts
+        if artifact.search
+    }
+    rows = [{**c.to_dict(), **measured.get(c.path, {})} for c in result.comparisons]
+    folder = {"deployed": str(deployed)} if deployed else {}
+    return {"model": str(model), "artifacts": rows, **folder}
 
-    recipe, picture = companions(artifact.path)
-    print(
-        f"\n{artifact.path.name}, layer by layer (again with --recipe {recipe}; picture: {picture}):"
-    )
-    print(table(describe_choices(artifact.found), CHOICE_HEADERS) + "\n")
+
+def _print(model: str | Path, result: _Result, deployed: Path | None) -> None:
+    for artifact in result.artifacts:
+        if artifact.search and artifact.search.sensitivity:
+            recipe, picture = sidecar_paths(artifact.path)
+            print(
+                f"\n{artifact.path.name}, layer by layer (again with --recipe {recipe}; picture: "
+                f"{picture}):"
+            )
+            print(table(describe_choices(artifact.search), CHOICE_HEADERS) + "\n")
+    print_comparisons(result.comparisons)
+    first = result.comparisons[0]
+    print(f"Compared with {model} on {first.images} test images. Files: {Path(first.path).parent}/")
+    if deployed:
+        print(f"Copy {deployed}/ to the device; there: ./install.sh, then ./run.sh IMAGE")
 
 
 if __name__ == "__main__":

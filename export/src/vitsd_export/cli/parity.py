@@ -5,18 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from vitsd.cli import add_data_options, load_keras
+from vitsd.backend import load_keras
+from vitsd.cli.options import add_data_options
+from vitsd.data.dataset import Split
+from vitsd.evaluation.evaluate import labeled_images, load_matching
+from vitsd.evaluation.predict import model_logits
+from vitsd.hub.pretrained import locate_any
 from vitsd_export.cli import print_comparisons
+from vitsd_export.gate import Comparison, compare
 from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.formats import require_spec
+from vitsd_runtime.spec import ModelSpec
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
     parser = argparse.ArgumentParser(
         prog="vitsd-parity",
-        description="Compare models on labelled images; the first is the reference. Exit code 1 if one is beyond the "
-        "tolerance of its quantisation.",
+        description="Compare models on labeled images; the first is the reference. Exit code 1 if "
+        "one is beyond the tolerance of its quantization.",
     )
     parser.add_argument(
         "models",
@@ -29,44 +40,48 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return app.run(_main, build_parser(), argv, distribution="vitsd-export")
 
 
-def _main(arguments) -> int:
+def _main(arguments: argparse.Namespace) -> int:
     if len(arguments.models) < 2:
         raise UsageError("Give at least two models: the reference first.")
     load_keras()
-    from vitsd.evaluation.evaluate import labelled_images, load_matching, model_logits, require_spec
-    from vitsd.hub.pretrained import locate_any
-    from vitsd_export.gate import compare
-
     models = [locate_any(model) for model in arguments.models]
     specs = [require_spec(model) for model in models]
-    for model, spec in zip(models, specs, strict=True):
-        if (spec.class_names, spec.input_size) != (specs[0].class_names, specs[0].input_size):
-            raise UsageError(f"{model} has other classes or another input size than {models[0]}.")
-    images = labelled_images(
-        load_matching(arguments.data, specs[0]), specs[0], arguments.split, arguments.limit
-    )
-    reference = model_logits(models[0], images.images)
-    comparisons = [
-        compare(model, spec, images.images, images.labels, reference, reference if i == 0 else None)
-        for i, (model, spec) in enumerate(zip(models, specs, strict=True))
-    ]
+    _check_same_task(models, specs)
+    dataset = load_matching(arguments.data, specs[0])
+    images = labeled_images(dataset, specs[0], arguments.split, arguments.limit)
+    comparisons = _compare_all(models, specs, images, dataset.name)
+    reference = arguments.models[0]
     if arguments.json:
-        print(
-            json.dumps(
-                {"reference": arguments.models[0], "models": [c.to_dict() for c in comparisons]},
-                indent=1,
-            )
-        )
+        rows = [comparison.to_dict() for comparison in comparisons]
+        print(json.dumps({"reference": reference, "models": rows}, indent=1))
     else:
         print_comparisons(comparisons)
-        print(
-            f"Reference: {arguments.models[0]}; {len(images)} {arguments.split} images of {arguments.data}"
-        )
-    return 0 if all(c.passed for c in comparisons) else 1
+        described = f"{len(images)} {arguments.split} images of {arguments.data}"
+        print(f"Reference: {reference}; {described}")
+    return 0 if all(comparison.passed for comparison in comparisons) else 1
+
+
+def _check_same_task(models: Sequence[Path], specs: Sequence[ModelSpec]) -> None:
+    first = specs[0]
+    for model, spec in zip(models, specs, strict=True):
+        if (spec.class_names, spec.input_size) != (first.class_names, first.input_size):
+            raise UsageError(f"{model} has other classes or another input size than {models[0]}.")
+
+
+def _compare_all(
+    models: Sequence[Path], specs: Sequence[ModelSpec], images: Split, data: str
+) -> list[Comparison]:
+    reference = model_logits(models[0], images.images)
+    logits = [reference, *(model_logits(model, images.images) for model in models[1:])]
+    return [
+        compare(model, spec, images.images, images.labels, reference, own, data)
+        for model, spec, own in zip(models, specs, logits, strict=True)
+    ]
 
 
 if __name__ == "__main__":

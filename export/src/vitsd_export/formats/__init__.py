@@ -1,1 +1,1 @@
-"""From the inference graph to files: SavedModel, TFLite, ONNX."""
+"""From the inference graph to files, one converter for each format, and what is done to them."""

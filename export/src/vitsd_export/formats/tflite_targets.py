@@ -4,37 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.types import Quantization
+
+TargetName = Literal["litert", "tflite-runtime-2.14"]
+TARGET_NAMES: tuple[TargetName, ...] = get_args(TargetName)
 
 
 @dataclass(frozen=True)
 class Target:
     """A runtime that files are made for."""
 
-    name: str
-    quantizations: tuple[str, ...]
-    """What its kernels can run."""
+    name: TargetName
+    excluded: tuple[Quantization, ...]
+    """What its kernels can't run."""
     dynamic_per_channel: bool
-    """Whether it knows one scale per output in layers that quantise their activations at run time."""
+    """Whether it knows one scale per output in layers that quantize their activations at run
+    time."""
     exp_attention: bool
-    """Whether :class:`vitsd_export.graph.build.Style`'s form of softmax may be used."""
+    """Whether :attr:`vitsd_export.graph.options.GraphOptions.exp_attention` may be used."""
     versions: Mapping[str, int] | None = None
     """Newest version of each operation that it accepts; None: not limited."""
 
 
-TARGETS = {
-    "litert": Target(
-        "litert", ("none", "float16", "dynamic", "int8", "int8-full", "int4"), True, True
-    ),
-    # Found by loading files with raised version numbers in tflite-runtime 2.14.0. With 4-bit weights it does not refuse but
-    # crash. Its XNNPACK has no EXP.
+TARGETS: dict[TargetName, Target] = {
+    "litert": Target("litert", (), dynamic_per_channel=True, exp_attention=True),
+    # Found by loading files with raised version numbers in tflite-runtime 2.14.0. With 4-bit
+    # weights it does not refuse but crash. Its XNNPACK has no EXP.
     "tflite-runtime-2.14": Target(
         "tflite-runtime-2.14",
-        ("none", "float16", "dynamic", "int8", "int8-full"),
-        False,
-        False,
-        {
+        ("int4",),
+        dynamic_per_channel=False,
+        exp_attention=False,
+        versions={
             "ADD": 5,
             "BATCH_MATMUL": 4,
             "CAST": 1,
@@ -62,40 +66,33 @@ TARGETS = {
 
 
 def get_target(name: str) -> Target:
-    """Raises UsageError for an unknown name."""
+    """A target by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     if name not in TARGETS:
         raise UsageError(f"Unknown target {name!r}; use {', '.join(TARGETS)}.")
     return TARGETS[name]
 
 
-def operation_versions(content: bytes) -> dict[str, int]:
-    """``{"FULLY_CONNECTED": 12, ...}``: the operations of a ``.tflite`` and their newest version."""
-    from ai_edge_litert.tools import flatbuffer_utils
+def check_versions(versions: Mapping[str, int], target: Target) -> None:
+    """Check that a target knows the operations of a file.
 
-    from vitsd_export.quantization.tflite import operation_name
-
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    found: dict[str, int] = {}
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            name = operation_name(model, operator)
-            found[name] = max(found.get(name, 1), model.operatorCodes[operator.opcodeIndex].version)
-    return found
-
-
-def check_operations(content: bytes, target: Target) -> dict[str, int]:
-    """The operations of a ``.tflite``, all of which the target knows.
+    Args:
+        versions: of :func:`vitsd_export.formats.tflite_schema.operation_versions`.
+        target: the runtime.
 
     Raises:
-        VitsdError: the target would refuse an operation; names it.
+        VitsdError: it would refuse an operation; names it.
     """
-    found = operation_versions(content)
-    if target.versions is not None:
-        for name, version in found.items():
-            if version > target.versions.get(name, 1):
-                newest = target.versions.get(name)
-                raise VitsdError(
-                    f"{target.name} would refuse the file: {name} version {version} "
-                    f"({f'it knows up to {newest}' if newest else 'not known to work there'}). Use --target litert."
-                )
-    return found
+    if target.versions is None:
+        return
+    for name, version in versions.items():
+        newest = target.versions.get(name)
+        if version > (newest or 1):
+            known = f"it knows up to {newest}" if newest else "not known to work there"
+            raise VitsdError(
+                f"{target.name} would refuse the file: {name} version {version} ({known}). Use "
+                "`target=litert`."
+            )

@@ -1,43 +1,48 @@
 """Fold a trained model into the smaller, algebraically equal weights of its inference graph.
 
-Everything here is NumPy in float64; :mod:`vitsd_export.graph.build` casts the result to float32. Below, ``n(x)`` is
-``(x - mean(x)) / sqrt(var(x) + eps)``, a LayerNorm without its scale ``g`` and shift ``beta``.
+Everything here is NumPy in float64; :mod:`vitsd_export.graph.ops` casts the result to float32.
+Below, ``n(x)`` is ``(x - mean(x)) / sqrt(var(x) + eps)``, a LayerNorm without its scale ``g`` and
+shift ``beta``.
 
 The steps, each exact in real arithmetic:
 
-1. **Scale and shift of a LayerNorm** move into the linear map that follows: ``(g n + beta) W + b = n (diag(g) W) +
-   (b + beta W)``.
-2. **Mean removal.** Only LayerNorms read the residual stream, so its mean per token is irrelevant. A linear map that
-   writes the stream has its output centred once, here, and the LayerNorm after it needs no mean. An activation stands
-   between the MLP's last dense layer and the stream, so that mean remains.
-3. **Softmax** ignores what is constant along a row, so the key bias vanishes. Its rows sum to one, so the value bias
-   passes through attention unchanged and joins the output bias.
-4. **Query-key and value-output merge**, per head: ``(n Wq + bq)(n Wk)^T = (n A + c) n^T`` with ``A = Wq Wk^T`` and
-   ``c = bq Wk^T``, and ``weights (n Wv) Wo = (weights n) B`` with ``B = Wv Wo``: keys and values are then ``n`` itself,
-   shared by all heads.
+1. **Scale and shift of a LayerNorm** move into the linear map that follows:
+   ``(g n + beta) W + b = n (diag(g) W) + (b + beta W)``.
+2. **Mean removal.** Only LayerNorms read the residual stream, so its mean per token is irrelevant.
+   A linear map that writes the stream has its output centered once, here, and the LayerNorm after
+   it needs no mean. An activation stands between the MLP's last dense layer and the stream, so
+   that mean remains.
+3. **Softmax** ignores what is constant along a row, so the key bias vanishes. Its rows sum to one,
+   so the value bias passes through attention unchanged and joins the output bias.
+4. **Query-key and value-output merge**, per head: ``(n Wq + bq)(n Wk)^T = (n A + c) n^T`` with
+   ``A = Wq Wk^T`` and ``c = bq Wk^T``, and ``weights (n Wv) Wo = (weights n) B`` with
+   ``B = Wv Wo``: keys and values are then ``n`` itself, shared by all heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vitsd.config import VitConfig
+from vitsd.model import names
+from vitsd_runtime.types import AnyArray, FloatArray
 
 
 @dataclass(frozen=True)
 class Dense:
     """``x @ kernel + bias``; kernel ``(inputs, outputs)``, bias ``(outputs,)``, float64."""
 
-    kernel: np.ndarray
-    bias: np.ndarray
+    kernel: FloatArray
+    bias: FloatArray
 
-    def after_norm(self, scale: np.ndarray, shift: np.ndarray) -> Dense:
+    def after_norm(self, scale: FloatArray, shift: FloatArray) -> Dense:
         """The same map on ``n`` instead of ``scale * n + shift``."""
         return Dense(scale[:, None] * self.kernel, self.bias + shift @ self.kernel)
 
-    def centred(self) -> Dense:
+    def centered(self) -> Dense:
         """The same map with every output vector's mean removed."""
         return Dense(
             self.kernel - self.kernel.mean(axis=1, keepdims=True), self.bias - self.bias.mean()
@@ -46,22 +51,26 @@ class Dense:
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention over normalised tokens ``n``; heads side by side in the columns of ``query``.
+    """Attention over normalized tokens ``n``; heads side by side in the columns of ``query``.
 
-    With ``key`` and ``value`` None the products are merged (step 4): keys and values are ``n`` itself.
+    With ``key`` and ``value`` None the products are merged (step 4): keys and values are ``n``
+    itself.
     """
 
     query: Dense
-    """``(hidden_dim, heads * d)``, the temperature divided in; d is ``hidden_dim`` if merged, else ``key_dim``."""
+    """``(hidden_dim, heads * d)``, the temperature divided in; d is ``hidden_dim`` if merged, else
+    ``key_dim``."""
     key: Dense | None
     """``(hidden_dim, heads * key_dim)``; its bias is zero, as is that of the value."""
     value: Dense | None
     output: Dense
-    """``(heads * d, hidden_dim)``, centred."""
+    """``(heads * d, hidden_dim)``, centered."""
 
 
 @dataclass(frozen=True)
 class Block:
+    """One transformer block; the scales and shifts of its LayerNorms are folded in."""
+
     attention: Attention
     mlp: list[Dense]
 
@@ -72,24 +81,28 @@ class FoldedVit:
 
     config: VitConfig
     tokenization: Dense
-    """On patches normalised without scale and shift (SPT), or on plain patches; centred."""
-    position_embedding: np.ndarray
-    """``(tokens, hidden_dim)``, centred."""
+    """On patches normalized without scale and shift (SPT), or on plain patches; centered."""
+    position_embedding: FloatArray
+    """``(tokens, hidden_dim)``, centered."""
     blocks: list[Block]
     head: list[Dense] = field(repr=False)
     """Hidden head layers, then the logits; the final LayerNorm folded into the first."""
 
 
 def merging_pays(config: VitConfig) -> bool:
-    """Whether the merged products cost fewer multiplications per token: ``d (d + tokens) < k (2 d + tokens)``."""
+    """Whether the merged products cost fewer multiplications per token.
+
+    ``d (d + tokens) < k (2 d + tokens)``, with d ``hidden_dim`` and k ``key_dim``.
+    """
     hidden_dim, key_dim = config.hidden_dim, config.key_dim
     return hidden_dim * (hidden_dim + config.tokens) < key_dim * (2 * hidden_dim + config.tokens)
 
 
-def score_bounds(attention: Attention, config: VitConfig) -> np.ndarray:
+def score_bounds(attention: Attention, config: VitConfig) -> FloatArray:
     """For each head a bound of the absolute scores that no input can exceed, ``(heads,)``.
 
-    A score is ``n_i A n_j + c n_j`` (see step 4), and a normalised token is no longer than ``sqrt(hidden_dim)``.
+    A score is ``n_i A n_j + c n_j`` (see step 4), and a normalized token is no longer than
+    ``sqrt(hidden_dim)``.
     """
     hidden_dim, heads = config.hidden_dim, config.num_heads
     queries = attention.query.kernel.reshape(hidden_dim, heads, -1).transpose(1, 0, 2)
@@ -97,68 +110,78 @@ def score_bounds(attention: Attention, config: VitConfig) -> np.ndarray:
     if attention.key is not None:
         keys = attention.key.kernel.reshape(hidden_dim, heads, -1).transpose(1, 2, 0)
         queries, offsets = queries @ keys, np.einsum("hk,hkw->hw", offsets, keys)
-    centre = np.eye(hidden_dim) - 1 / hidden_dim  # normalised tokens have no mean
-    largest = np.linalg.norm(centre @ queries @ centre, ord=2, axis=(1, 2))
-    return hidden_dim * largest + np.sqrt(hidden_dim) * np.linalg.norm(offsets @ centre, axis=1)
+    # Normalized tokens have no mean.
+    centering: FloatArray = np.eye(hidden_dim) - 1 / hidden_dim
+    largest = np.linalg.norm(centering @ queries @ centering, ord=2, axis=(1, 2))
+    shifts = np.linalg.norm(offsets @ centering, axis=1)
+    bounds: FloatArray = hidden_dim * largest + np.sqrt(hidden_dim) * shifts
+    return bounds
 
 
-def fold(weights: dict[str, np.ndarray], config: VitConfig, merge: bool | None = None) -> FoldedVit:
+def fold(
+    weights: Mapping[str, AnyArray], config: VitConfig, merge: bool | None = None
+) -> FoldedVit:
     """Fold the weights of a model made by :func:`vitsd.build_vit`.
 
     Args:
-        weights: ``{"layer/variable": array}`` as :func:`vitsd_export.graph.weights.read_weights` gives them.
+        weights: ``{"layer/variable": array}``, as
+            :func:`vitsd_export.graph.weights.read_weights` gives them.
         config: the model's architecture.
         merge: force or forbid step 4; by default it is done where it pays.
 
     Returns:
-        float64 weights for :func:`vitsd_export.graph.build.build_logits`.
+        float64 weights for :func:`vitsd_export.graph.module.build_logits`.
     """
-    weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+    exact = {name: np.asarray(value, np.float64) for name, value in weights.items()}
 
-    def dense(name):
-        return Dense(weights[f"{name}/kernel"], weights[f"{name}/bias"])
+    def dense(name: str) -> Dense:
+        return Dense(exact[f"{name}/kernel"], exact[f"{name}/bias"])
 
-    def norm(name):
-        return weights[f"{name}/gamma"], weights[f"{name}/beta"]
+    def norm(name: str) -> tuple[FloatArray, FloatArray]:
+        return exact[f"{name}/gamma"], exact[f"{name}/beta"]
 
-    tokenization = dense("tokenization/projection")
+    tokenization = dense(f"{names.TOKENIZATION}/projection")
     if config.spt:
-        tokenization = tokenization.after_norm(*norm("tokenization/norm"))
-    positions = weights["position_embedding/embedding"]
+        tokenization = tokenization.after_norm(*norm(f"{names.TOKENIZATION}/norm"))
+    positions = exact[f"{names.POSITION_EMBEDDING}/embedding"]
 
     merge = merging_pays(config) if merge is None else merge
     blocks = []
     for i in range(config.num_layers):
-        mlp = [dense(f"block_{i}_mlp_{j}") for j in range(len(config.mlp_units))]
-        mlp[0] = mlp[0].after_norm(*norm(f"block_{i}_norm_2"))
-        attention = _fold_attention(
-            weights, f"block_{i}_attention", *norm(f"block_{i}_norm_1"), config, merge
-        )
+        mlp = [dense(names.mlp(i, j)) for j in range(len(config.mlp_units))]
+        mlp[0] = mlp[0].after_norm(*norm(names.mlp_norm(i)))
+        attention = _fold_attention(exact, i, norm(names.attention_norm(i)), config, merge)
         blocks.append(Block(attention, mlp))
 
-    head = [dense(f"head_{i}") for i in range(len(config.head_units))] + [dense("logits")]
-    scale, shift = norm("norm")
-    if (
-        config.pooling == "flatten"
-    ):  # the first layer sees every token's features one after the other
+    head = [dense(names.head(i)) for i in range(len(config.head_units))] + [dense(names.LOGITS)]
+    scale, shift = norm(names.FINAL_NORM)
+    if config.pooling == "flatten":
+        # The first layer sees every token's features one after the other.
         scale, shift = np.tile(scale, config.tokens), np.tile(shift, config.tokens)
     head[0] = head[0].after_norm(scale, shift)
 
     return FoldedVit(
         config=config,
-        tokenization=tokenization.centred(),
+        tokenization=tokenization.centered(),
         position_embedding=positions - positions.mean(axis=1, keepdims=True),
         blocks=blocks,
         head=head,
     )
 
 
-def _fold_attention(weights, name, scale, shift, config: VitConfig, merge: bool) -> Attention:
+def _fold_attention(
+    weights: Mapping[str, FloatArray],
+    block: int,
+    norm: tuple[FloatArray, FloatArray],
+    config: VitConfig,
+    merge: bool,
+) -> Attention:
+    name = names.attention(block)
     heads, key_dim, hidden_dim = config.num_heads, config.key_dim, config.hidden_dim
 
-    def projection(part):
+    def projection(part: str) -> Dense:
         kernel = weights[f"{name}/{part}/kernel"].reshape(hidden_dim, heads * key_dim)
-        return Dense(kernel, weights[f"{name}/{part}/bias"].reshape(-1)).after_norm(scale, shift)
+        return Dense(kernel, weights[f"{name}/{part}/bias"].reshape(-1)).after_norm(*norm)
 
     query, key, value = projection("query"), projection("key"), projection("value")
     tau = weights[f"{name}/tau"] if config.lsa else np.sqrt(key_dim)
@@ -167,19 +190,24 @@ def _fold_attention(weights, name, scale, shift, config: VitConfig, merge: bool)
         weights[f"{name}/projection/kernel"].reshape(heads * key_dim, hidden_dim),
         weights[f"{name}/projection/bias"],
     )
-    output = Dense(output.kernel, output.bias + value.bias @ output.kernel).centred()
-    if not merge:
-        none = np.zeros(heads * key_dim)
-        return Attention(query, Dense(key.kernel, none), Dense(value.kernel, none), output)
+    output = Dense(output.kernel, output.bias + value.bias @ output.kernel).centered()
+    if merge:
+        return _merge(query, key, value, output, config)
+    none = np.zeros(heads * key_dim)
+    return Attention(query, Dense(key.kernel, none), Dense(value.kernel, none), output)
 
-    def per_head(matrix):  # (hidden_dim, heads * key_dim) -> (heads, hidden_dim, key_dim)
+
+def _merge(query: Dense, key: Dense, value: Dense, output: Dense, config: VitConfig) -> Attention:
+    """Step 4."""
+    heads, key_dim, hidden_dim = config.num_heads, config.key_dim, config.hidden_dim
+
+    def per_head(matrix: FloatArray) -> FloatArray:
+        """From ``(hidden_dim, heads * key_dim)`` to ``(heads, hidden_dim, key_dim)``."""
         return matrix.reshape(hidden_dim, heads, key_dim).transpose(1, 0, 2)
 
-    key_heads = per_head(key.kernel)
-    products = per_head(query.kernel) @ key_heads.transpose(
-        0, 2, 1
-    )  # (heads, hidden_dim, hidden_dim)
-    offsets = key_heads @ query.bias.reshape(heads, key_dim, 1)  # (heads, hidden_dim, 1)
+    keys = per_head(key.kernel)
+    products = per_head(query.kernel) @ keys.transpose(0, 2, 1)  # (heads, hidden_dim, hidden_dim)
+    offsets = keys @ query.bias.reshape(heads, key_dim, 1)  # (heads, hidden_dim, 1)
     outputs = per_head(value.kernel) @ output.kernel.reshape(heads, key_dim, hidden_dim)
     return Attention(
         query=Dense(

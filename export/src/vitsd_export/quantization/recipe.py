@@ -1,102 +1,149 @@
-"""How each dense layer of a model is quantised: data, found by :mod:`vitsd_export.quantization.search`, that can be replayed."""
+"""How each layer of a model is quantized: data, found by a search, that can be replayed."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from vitsd_export.quantization.ranges import MINMAX, RangeMethod
+from vitsd_export.quantization.schemes import PRECISIONS, Precision
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec import Architecture
+from vitsd_runtime.spec.schema1 import upgrade_architecture
+from vitsd_runtime.types import FORMATS, QUANTIZATIONS, Format, PathLike, Quantization
 
-_SCHEMA = 1
-_LARGEST_FILE = 4_000_000
-PRECISIONS = ("int4", "static", "dynamic", "float")
-"""Of a dense layer, from the coarsest: int4 weights and activations quantised at run time; int8 with ranges fixed by
-calibration; int8 weights and activations quantised at run time; not quantised."""
+SCHEMA_VERSION = 2
+_LARGEST_FILE = 4_000_000  # bytes; a recipe file may be anyone's
+_SCHEMA_1_GROUPS = {"normalised": "normalized", "others": "intermediates"}
+"""Groups of tensors that have another name now."""
 
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Precision of one dense layer, and how its ranges are chosen.
+    """Precision of one dense layer, or group of tensors, and how its range is chosen."""
 
-    ``method``: see :meth:`vitsd_export.quantization.ranges.Distribution.range`; of the activations of ``static`` layers, of the
-    weights of ``int4`` layers, else ``minmax``.
-    """
+    precision: Precision
+    method: RangeMethod = MINMAX
+    """Of the activations of ``static`` layers and of the weights of ``int4`` layers."""
 
-    precision: str
-    method: str = "minmax"
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LayerChoice:
+        """The inverse of :meth:`to_dict`. Raises UsageError."""
+        precision = values["precision"]
+        if precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {precision!r:.60}")
+        if unknown := values.keys() - {"precision", "method"}:
+            raise UsageError(f"unknown entry {min(unknown)!r:.60}")
+        return cls(precision, RangeMethod.parse(values.get("method", str(MINMAX))))
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-able."""
+        return {"precision": self.precision, "method": str(self.method)}
+
+
+Choices = Mapping[str, LayerChoice]
+"""By the name of the dense layer, or of the group of tensors."""
 
 
 @dataclass(frozen=True)
 class QuantizationRecipe:
-    """A quantisation that was found for one architecture, format and target."""
+    """A quantization that was found for one architecture, format and target."""
 
-    quantization: str
-    format: str
+    quantization: Quantization
+    format: Format
     target: str
-    architecture: Mapping
-    layers: Mapping[str, LayerChoice]
-    measured: Mapping = field(default_factory=dict)
+    architecture: Architecture
+    layers: Choices
+    measured: Mapping[str, Any] = field(default_factory=dict)
     """What was found on held-out images: sensitivities, accuracy, images."""
 
-    def to_dict(self) -> dict:
-        layers = {name: dataclasses.asdict(choice) for name, choice in self.layers.items()}
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able object; the inverse of :meth:`from_dict`."""
         return {
-            "schema": _SCHEMA,
-            **dataclasses.asdict(self),
-            "architecture": dict(self.architecture),
-            "layers": layers,
+            "schema": SCHEMA_VERSION,
+            "quantization": self.quantization,
+            "format": self.format,
+            "target": self.target,
+            "architecture": self.architecture.to_dict(),
+            "layers": {name: choice.to_dict() for name, choice in self.layers.items()},
+            "measured": dict(self.measured),
         }
 
     @classmethod
-    def from_dict(cls, values: dict) -> QuantizationRecipe:
-        """Raises UsageError if ``values`` are not what :meth:`to_dict` gives."""
-        try:
-            values = dict(values)
-            if values.pop("schema") != _SCHEMA:
-                raise ValueError("it has another schema version")
-            layers = {
-                str(name): LayerChoice(**choice) for name, choice in values.pop("layers").items()
-            }
-            if unknown := [c.precision for c in layers.values() if c.precision not in PRECISIONS]:
-                raise ValueError(f"unknown precision {unknown[0]!r}")
-            return cls(layers=layers, **values)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"not a quantisation recipe of vitsd-export ({error})") from error
+    def from_dict(cls, values: Mapping[str, Any]) -> QuantizationRecipe:
+        """Read a recipe of any schema version up to :data:`SCHEMA_VERSION`.
 
-    def check(self, quantization: str, format: str, target: str, architecture: Mapping) -> None:
-        """Raises UsageError if the recipe is for something else."""
-        for name, mine, wanted in (
-            ("quantisation", self.quantization, quantization),
+        Raises:
+            UsageError: ``values`` are not what :meth:`to_dict` gives, or gave.
+        """
+        try:
+            values = _upgraded(values)
+            for name, known in (("quantization", QUANTIZATIONS), ("format", FORMATS)):
+                if values[name] not in known:
+                    raise UsageError(f"unknown {name} {values[name]!r:.60}")
+            architecture = Architecture.from_dict(values.pop("architecture"))
+            choices = values.pop("layers").items()
+            layers = {str(name): LayerChoice.from_dict(choice) for name, choice in choices}
+            return cls(architecture=architecture, layers=layers, **values)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"not a quantization recipe of vitsd-export ({error})") from error
+
+    def check(
+        self, quantization: Quantization, format: Format, target: str, architecture: Architecture
+    ) -> None:
+        """Raise UsageError if the recipe is for something else."""
+        for name, own, requested in (
+            ("quantization", self.quantization, quantization),
             ("format", self.format, format),
             ("target", self.target, target),
         ):
-            if mine != wanted:
-                raise UsageError(f"The recipe is for {name} {mine}, not {wanted}.")
-        theirs = dict(self.architecture)
-        if differing := [
-            k for k in {*theirs, *architecture} if theirs.get(k) != architecture.get(k)
-        ]:
+            if own != requested:
+                raise UsageError(f"The recipe is for {name} {own}, not {requested}.")
+        own_architecture, other = self.architecture.to_dict(), architecture.to_dict()
+        if differing := sorted(k for k in own_architecture if own_architecture[k] != other[k]):
             raise UsageError(
-                f"The recipe is for another architecture ({', '.join(sorted(differing)[:4])} differ); "
-                "leave --recipe out to search a new one."
+                f"The recipe is for another architecture ({', '.join(differing[:4])} differ); "
+                "leave `recipe` out to search a new one."
             )
 
 
-def read_recipe(path: str | Path) -> QuantizationRecipe:
-    """Raises UsageError if the file is missing, too large, or no recipe."""
-    path = Path(path)
+def read_recipe(recipe: PathLike | Mapping[str, Any]) -> QuantizationRecipe:
+    """A recipe from a ``.recipe.json`` file, or from a spec's ``export.recipe``.
+
+    Raises:
+        UsageError: the file is missing, too large, or no recipe.
+    """
+    if isinstance(recipe, Mapping):
+        try:
+            return QuantizationRecipe.from_dict(recipe)
+        except UsageError as error:
+            raise UsageError(f"The recipe is {error}.") from error
+    path = Path(recipe)
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise UsageError(f"{path} is too large for a recipe.")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"The recipe can't be read: {error}") from error
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not a recipe: {error}") from error
     try:
         return QuantizationRecipe.from_dict(values)
     except UsageError as error:
         raise UsageError(f"{path} is {error}.") from error
+
+
+def _upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without its schema version, in today's names."""
+    values = dict(values)
+    version = values.pop("schema")
+    if version == 1:
+        values["architecture"] = upgrade_architecture(values["architecture"])
+        layers = values["layers"].items()
+        values["layers"] = {_SCHEMA_1_GROUPS.get(name, name): layer for name, layer in layers}
+    elif version != SCHEMA_VERSION:
+        raise UsageError(f"it has schema version {version!r:.20}")
+    return values

@@ -1,331 +1,445 @@
-"""Search the fastest quantisation that keeps a model's answers, on images that are neither trained nor tested on.
+"""Search the fastest quantization that keeps a model's answers.
 
-Every dense layer has a ladder of precisions. All start on the lowest step; how much each costs alone is measured, and the
-costliest climb until the budget holds. The cost is the Kullback-Leibler divergence of the predicted probabilities from those
-of the float model: accuracy moves in steps of whole images, too coarse to tell layers apart.
+It is judged on images that are neither trained nor tested on. Every dense layer has a ladder of
+precisions. All start on the lowest step; how much each costs alone is measured, and the costliest
+are promoted until the budget holds. The cost is the Kullback-Leibler divergence of the predicted
+probabilities from those of the float model: accuracy moves in steps of whole images, too coarse to
+tell layers apart.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from vitsd.evaluation.metrics import paired_difference, top_k_hits
-from vitsd_export.quantization import ranges as calibration
-from vitsd_export.quantization.recipe import LayerChoice, QuantizationRecipe
+from vitsd.evaluation.metrics import agreement, paired_difference, top_k_hits
+from vitsd_export.quantization.ranges import (
+    MINMAX,
+    USUAL_METHODS,
+    RangeMethod,
+)
+from vitsd_export.quantization.recipe import Choices, LayerChoice, QuantizationRecipe
+from vitsd_export.quantization.schemes import RANGE_METHODS, Ladder, Precision, Scheme
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.signals import check_interrupted
+from vitsd_runtime.types import AnyArray, Float32Array, FloatArray, Quantization
 
-AGREEMENT = {"dynamic": 0.98, "int8": 0.975, "int8-full": 0.95, "int4": 0.93}
-"""Smallest agreement that a search settles for, by quantisation: somewhat above what the parity gate asks."""
-LADDERS = {
-    "dynamic": ("dynamic", "float"),
-    "int8": ("static", "dynamic", "float"),
-    "int4": ("int4", "dynamic", "float"),
-}
-"""Precisions of a dense layer by quantisation, from the fastest (or smallest) to the most exact."""
-WEIGHT_METHODS = ("mse", "minmax")
-METHODS = {"static": calibration.METHODS, "int4": WEIGHT_METHODS}
-"""Ways to choose ranges, for the precisions that have a choice."""
-ONNX_LADDERS = {"dynamic": ("dynamic", "float"), "int8": ("static", "float")}
+_log = logging.getLogger(__name__)
+
 SENSITIVITY_IMAGES = 256
 """Enough to rank layers; the budget itself is checked on all held-out images."""
 RANGE_IMAGES = 512
 """To choose between ranges that differ little."""
 
-Choices = Mapping[str, LayerChoice]
-Run = Callable[[Choices, int], np.ndarray]
-"""Logits of the model quantised in a way, for the first so many held-out images."""
+
+class Candidate(Protocol):
+    """A model that can be quantized in many ways, as a search tries them."""
+
+    def build(self, choices: Choices) -> bytes:
+        """The file quantized as chosen."""
+
+    def logits(self, choices: Choices, count: int) -> Float32Array:
+        """Logits ``(count, classes)`` of that file for the first held-out images."""
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What a quantised model must keep on the held-out images."""
+class AccuracyBudget:
+    """What a quantized model must keep on the held-out images."""
 
     max_drop: float
-    """Largest loss of top-1 accuracy against the float model, as a fraction."""
+    """Largest loss of top-1 accuracy against the float model, in points."""
     agreement: float
     """Smallest fraction of images with the float model's class."""
 
 
 @dataclass(frozen=True)
-class Score:
-    """A quantised model against the float model."""
+class QuantizationError:
+    """How far a quantized model is from the float model."""
 
     images: int
     top1_change: tuple[float, float, float]
-    """With its 95 % interval (paired)."""
+    """As a fraction, with its 95 % interval (paired)."""
     agreement: float
     divergence: float
     """Mean Kullback-Leibler divergence, in nats."""
 
-    def meets(self, goal: Goal) -> bool:
-        return (
-            -self.top1_change[0] <= goal.max_drop + 1e-9 and self.agreement >= goal.agreement - 1e-9
-        )
+    def meets(self, budget: AccuracyBudget) -> bool:
+        """Whether it is within the budget."""
+        drop = -self.top1_change[0]
+        return drop <= budget.max_drop / 100 + 1e-9 and self.agreement >= budget.agreement - 1e-9
 
     def describe(self) -> str:
+        """For people."""
         change, low, high = (100 * value for value in self.top1_change)
         return (
-            f"top-1 {change:+.2f} points (95 %: {low:+.2f} to {high:+.2f}), agreement {100 * self.agreement:.2f} % "
-            f"on {self.images} held-out images"
+            f"top-1 {change:+.2f} points (95 %: {low:+.2f} to {high:+.2f}), agreement "
+            f"{100 * self.agreement:.2f} % on {self.images} held-out images"
         )
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the search found."""
+class SearchResult:
+    """What a search has chosen, and what it measured."""
 
     choices: dict[str, LayerChoice]
-    score: Score
-    divergence: dict[str, dict[str, float]]
-    """By layer and method: of the model with this layer alone on the lowest step and all others on the next."""
+    error: QuantizationError
+    sensitivity: dict[str, dict[RangeMethod, float]]
+    """Divergence by layer and method: of the model with this layer alone on the lowest step and
+    all others on the next. Empty if nothing had to be measured."""
     baseline: float
-    """Of the model with all layers on the second step."""
+    """Divergence of the model with all layers on the second step."""
 
     def added(self, layer: str) -> list[float]:
-        """Divergence that ``layer`` alone adds on the lowest step, from best to worst ranges; empty if not measured.
+        """Divergence that ``layer`` alone adds on the lowest step, from best to worst ranges.
 
-        Below 0 where that step is nearer to the float model than the next one.
+        Empty if not measured; below 0 where that step is nearer to the float model than the next.
         """
-        return sorted(value - self.baseline for value in self.divergence.get(layer, {}).values())
+        values = self.sensitivity.get(layer, {}).values()
+        return sorted(value - self.baseline for value in values)
 
-    def measured(self) -> dict:
-        """For a recipe."""
+    def measured(self) -> dict[str, Any]:
+        """For a recipe; JSON-able."""
         return {
-            "images": self.score.images,
-            "top1_change": self.score.top1_change,
-            "agreement": self.score.agreement,
-            "divergence": self.score.divergence,
-            "divergence_alone": self.divergence,
+            "images": self.error.images,
+            "top1_change": self.error.top1_change,
+            "agreement": self.error.agreement,
+            "divergence": self.error.divergence,
+            "divergence_alone": {
+                name: {str(method): value for method, value in values.items()}
+                for name, values in self.sensitivity.items()
+            },
             "divergence_baseline": self.baseline,
         }
 
 
 class BudgetError(VitsdError):
-    """No quantisation within the budget was found."""
+    """No quantization within the budget was found."""
 
-    def __init__(self, quantization: str, goal: Goal, best: Score):
+    def __init__(
+        self, quantization: Quantization, budget: AccuracyBudget, best: QuantizationError
+    ) -> None:
         super().__init__(
-            f"No {quantization} model within the budget (top-1 at most -{100 * goal.max_drop:g} points, agreement at least "
-            f"{100 * goal.agreement:g} %) was found; the best has {best.describe()}. Allow more with --max-drop, or choose "
-            "another --quantize."
+            f"No {quantization} model within the budget (top-1 at most -{budget.max_drop:g} "
+            f"points, agreement at least {100 * budget.agreement:g} %) was found; the best has "
+            f"{best.describe()}. Allow more with `max_drop`, or choose another `quantization`."
         )
 
 
-def score(logits: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> Score:
-    """Compare ``(n, classes)`` logits with those of the float model."""
+def quantization_error(
+    logits: AnyArray, labels: AnyArray, reference: AnyArray
+) -> QuantizationError:
+    """Compare logits with those of the float model.
+
+    Args:
+        logits: ``(n, classes)``, of the first n images.
+        labels: ``(m,)``, ``m >= n``.
+        reference: ``(m, classes)``, the float model's.
+    """
     count = len(logits)
     labels, reference = labels[:count], reference[:count]
     ours, theirs = _log_softmax(logits), _log_softmax(reference)
-    return Score(
+    return QuantizationError(
         images=count,
         top1_change=paired_difference(
             top_k_hits(reference, labels, 1), top_k_hits(logits, labels, 1)
         ),
-        agreement=float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        agreement=agreement(logits, reference),
         divergence=float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean()),
     )
 
 
-def replay(
-    run: Run,
-    recipe: QuantizationRecipe,
-    layers: Sequence[str],
-    labels: np.ndarray,
-    reference: np.ndarray,
-    goal: Goal,
-) -> Found:
+class Evaluator:
+    """Measures candidates against the float model on held-out images.
+
+    Args:
+        candidate: what is quantized.
+        labels: ``(n,)``, of the held-out images.
+        reference: float32 ``(n, classes)``, the float model's logits for them.
+        budget: what a quantized model must keep.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        labels: AnyArray,
+        reference: AnyArray,
+        budget: AccuracyBudget,
+    ) -> None:
+        self.budget = budget
+        self._candidate, self._labels, self._reference = candidate, labels, reference
+
+    def error(self, choices: Choices) -> QuantizationError:
+        """On all held-out images."""
+        return self._error(choices, len(self._labels))
+
+    def divergence(self, choices: Choices, images: int) -> float:
+        """On at most so many images."""
+        return self._error(choices, min(images, len(self._labels))).divergence
+
+    def _error(self, choices: Choices, count: int) -> QuantizationError:
+        check_interrupted()
+        logits = self._candidate.logits(choices, count)
+        return quantization_error(logits, self._labels, self._reference)
+
+
+def replay(evaluator: Evaluator, recipe: QuantizationRecipe, names: Sequence[str]) -> SearchResult:
     """Take a recipe's choices instead of searching.
 
+    Args:
+        evaluator: measures them.
+        recipe: the choices.
+        names: of the dense layers, or of the groups of tensors.
+
     Raises:
-        UsageError: the recipe is not for these layers, or for other precisions than its quantisation has.
-        BudgetError: its choices don't meet ``goal``.
+        UsageError: the recipe is not for these names.
+        BudgetError: its choices don't meet the budget.
     """
     choices = dict(recipe.layers)
-    if list(choices) != list(layers):
+    if list(choices) != list(names):
         raise UsageError(
-            "The recipe names other layers than the model has; leave --recipe out to search a new one."
+            "The recipe names other layers than the model has; leave `recipe` out to search a new "
+            "one."
         )
-    for name, choice in choices.items():
-        if not re.fullmatch(calibration.METHOD_PATTERN, choice.method):
-            raise UsageError(f"The recipe has the unknown method {choice.method!r} for {name}.")
-    found = score(run(choices, len(labels)), labels, reference)
-    if not found.meets(goal):
-        raise BudgetError(recipe.quantization, goal, found)
-    return Found(choices, found, {}, 0.0)
+    error = evaluator.error(choices)
+    if not error.meets(evaluator.budget):
+        raise BudgetError(recipe.quantization, evaluator.budget, error)
+    return SearchResult(choices, error, {}, 0.0)
 
 
-def search(
-    run: Run,
-    layers: Mapping[str, int],
-    quantization: str,
-    ladder: Sequence[str],
-    labels: np.ndarray,
-    reference: np.ndarray,
-    goal: Goal,
-    report: Callable[[str], None],
-) -> Found:
-    """Find the lowest precisions that meet ``goal``.
+class PrecisionSearch:
+    """Finds the lowest precisions that meet the budget.
+
+    What it rests on is measured when it is asked for: :attr:`baseline`, :attr:`sensitivity` and,
+    from these, :attr:`order` and :attr:`methods`. They give the candidates (:meth:`choices_at`),
+    among which :meth:`find_fewest_promotions` looks.
 
     Args:
-        run: runs a candidate.
-        layers: names of the dense layers and how many weights each has.
-        quantization: its name.
-        ladder: precisions, one of :data:`LADDERS` or :data:`ONNX_LADDERS`.
-        labels: of the held-out images.
-        reference: the float model's logits for them.
-        report: called with a line of text about each step.
-
-    Raises:
-        BudgetError: no layer can be quantised within the goal.
-    """
-    names, images = list(layers), len(labels)
-    if quantization == "dynamic":  # nearly always good enough as it is
-        found = score(run(dict.fromkeys(names, LayerChoice("dynamic")), images), labels, reference)
-        report(f"all dynamic: {found.describe()}")
-        if found.meets(goal):
-            return Found(dict.fromkeys(names, LayerChoice("dynamic")), found, {}, 0.0)
-    second = {name: LayerChoice(ladder[1]) for name in names}
-    few = min(SENSITIVITY_IMAGES, images)
-    baseline = (
-        score(run(second, few), labels, reference).divergence if ladder[1] != "float" else 0.0
-    )
-    alone: dict[str, dict[str, float]] = {}
-    for name in tqdm(names, "sensitivity", leave=False, disable=None):
-        alone[name] = {}
-        for method in METHODS.get(ladder[0], ("minmax",)):
-            check_interrupted()
-            candidate = {**second, name: LayerChoice(ladder[0], method)}
-            alone[name][method] = score(run(candidate, few), labels, reference).divergence
-    methods = {name: min(found, key=found.__getitem__) for name, found in alone.items()}
-
-    def cost(name):
-        """What the layer loses alone; where weights are cut for size, per weight."""
-        lost = max(alone[name][methods[name]] - baseline, 0.0)
-        return lost / layers[name] if quantization == "int4" else lost
-
-    order = sorted(names, key=cost, reverse=True)
-
-    def choices(climbed: int) -> dict[str, LayerChoice]:
-        """After so many single steps: everyone's first before anyone's second."""
-        result = {}
-        for rank, name in enumerate(order):
-            step = ladder[(climbed + len(order) - 1 - rank) // len(order)]
-            result[name] = LayerChoice(step, methods[name] if step in METHODS else "minmax")
-        return {name: result[name] for name in names}
-
-    def attempt(climbed: int) -> tuple[dict[str, LayerChoice], Score]:
-        check_interrupted()
-        chosen = choices(climbed)
-        found = score(run(chosen, images), labels, reference)
-        report(f"{_summary(chosen, ladder)}: {found.describe()}")
-        return chosen, found
-
-    # With more layers climbed the model only gets better, but for noise: bisect, then keep what was really measured.
-    low, high = 0, (len(ladder) - 1) * len(names) - 1
-    best = attempt(low)
-    if not best[1].meets(goal):
-        best = attempt(high)
-        if not best[1].meets(goal):
-            raise BudgetError(quantization, goal, best[1])
-        # First see whether the second step suffices for all: from there on, files are slower.
-        middle = len(names)
-        if middle < high and (tried := attempt(middle))[1].meets(goal):
-            best, high = tried, middle
-        elif middle < high:
-            low = middle
-        while high - low > 1:
-            middle = (low + high) // 2
-            tried = attempt(middle)
-            if tried[1].meets(goal):
-                best, high = tried, middle
-            else:
-                low = middle
-    return Found(*best, alone, baseline)
-
-
-def search_methods(
-    run: Run,
-    groups: Mapping[str, Sequence[str]],
-    labels: np.ndarray,
-    reference: np.ndarray,
-    goal: Goal,
-    report: Callable[[str], None],
-) -> Found:
-    """For integer-only models, where every tensor is int8: choose how the ranges of each group of tensors are found.
-
-    First one way for all that know it, then group by group whether another is better.
-
-    Args:
-        groups: names, and the ways to try for each.
-
-    Raises:
-        BudgetError: the best does not meet ``goal``.
+        evaluator: measures candidates.
+        layers: names of the dense layers, and how many weights each has.
+        scheme: the quantization.
+        ladder: precisions that layers may get, from the fastest.
     """
 
-    def divergence(chosen):
-        check_interrupted()
-        return score(run(chosen, min(RANGE_IMAGES, len(labels))), labels, reference).divergence
+    def __init__(
+        self, evaluator: Evaluator, layers: Mapping[str, int], scheme: Scheme, ladder: Ladder
+    ) -> None:
+        self._evaluator, self._layers = evaluator, layers
+        self._scheme, self._ladder = scheme, ladder
 
-    def uniform(method):
+    def run(self) -> SearchResult:
+        """Search.
+
+        Raises:
+            BudgetError: no layer can be quantized within the budget.
+        """
+        lowest = self._ladder[0]
+        if lowest not in RANGE_METHODS:
+            # There are no ranges to choose, and it is nearly always good as it is.
+            choices = self._all(lowest)
+            error = self._try(choices)
+            if error.meets(self._evaluator.budget):
+                return SearchResult(choices, error, {}, 0.0)
+        choices, error = self.find_fewest_promotions()
+        return SearchResult(choices, error, self.sensitivity, self.baseline)
+
+    @cached_property
+    def baseline(self) -> float:
+        """Divergence with all layers on the second step."""
+        second = self._ladder[1]
+        if second == "float":
+            return 0.0
+        return self._evaluator.divergence(self._all(second), SENSITIVITY_IMAGES)
+
+    @cached_property
+    def sensitivity(self) -> dict[str, dict[RangeMethod, float]]:
+        """Divergence with one layer on the lowest step and all others on the second, by method."""
+        lowest, second = self._ladder[:2]
         return {
-            name: LayerChoice("static", method if method in methods else methods[0])
-            for name, methods in groups.items()
+            name: {
+                method: self._evaluator.divergence(
+                    {**self._all(second), name: LayerChoice(lowest, method)}, SENSITIVITY_IMAGES
+                )
+                for method in RANGE_METHODS.get(lowest, (MINMAX,))
+            }
+            for name in tqdm(self._layers, "sensitivity", leave=False, disable=None)
         }
 
-    starts = {method: divergence(uniform(method)) for method in calibration.METHODS}
-    for method, value in starts.items():
-        report(f"ranges by {method}: divergence {value:.5f}")
-    start = min(starts, key=starts.__getitem__)
-    chosen, lowest = uniform(start), starts[start]
-    alone: dict[str, dict[str, float]] = {}
-    for group in tqdm(
-        [*groups, *groups], "ranges", leave=False, disable=None
-    ):  # twice, because the groups depend on each other
-        alone[group] = {}
-        for method in groups[group]:
-            candidate = {**chosen, group: LayerChoice("static", method)}
-            alone[group][method] = lowest if candidate == chosen else divergence(candidate)
-        best = min(alone[group], key=alone[group].__getitem__)
-        chosen[group], lowest = LayerChoice("static", best), alone[group][best]
-    found = score(run(chosen, len(labels)), labels, reference)
-    report(f"ranges chosen group by group: divergence {found.divergence:.5f}, {found.describe()}")
-    if not found.meets(goal):
-        raise BudgetError("int8-full", goal, found)
-    return Found(chosen, found, alone, starts[start])
+    @cached_property
+    def methods(self) -> dict[str, RangeMethod]:
+        """The best way to choose each layer's ranges."""
+        return {name: min(by, key=by.__getitem__) for name, by in self.sensitivity.items()}
+
+    @cached_property
+    def order(self) -> list[str]:
+        """The layers in the order of promotion: those first that cost most.
+
+        A layer's cost is the divergence that it adds alone; per weight where the scheme says so.
+        """
+
+        def cost(name: str) -> float:
+            added = max(min(self.sensitivity[name].values()) - self.baseline, 0.0)
+            return added / self._layers[name] if self._scheme.cost_per_weight else added
+
+        return sorted(self._layers, key=cost, reverse=True)
+
+    def choices_at(self, promotions: int) -> dict[str, LayerChoice]:
+        """Layer precisions after so many promotions of one layer by one step.
+
+        Round-robin by cost: each layer's first promotion comes before any layer's second.
+        """
+        everyone, some = divmod(promotions, len(self.order))
+        step = {name: everyone + (i < some) for i, name in enumerate(self.order)}
+        return {name: self._choice(name, self._ladder[step[name]]) for name in self._layers}
+
+    def find_fewest_promotions(self) -> tuple[dict[str, LayerChoice], QuantizationError]:
+        """The fewest promotions that meet the budget, by bisection.
+
+        With more promotions the model only gets better, but for noise: what is returned was
+        really measured.
+
+        Raises:
+            BudgetError: not even the most do.
+        """
+        layers = len(self._layers)
+        low, high = 0, (len(self._ladder) - 1) * layers - 1
+        choices, error = self._attempt(low)
+        if self._meets(error):
+            return choices, error
+        best = self._attempt(high)
+        if not self._meets(best[1]):
+            raise BudgetError(self._scheme.name, self._evaluator.budget, best[1])
+        # First see whether the second step suffices for all: from there on, files are slower.
+        middle = layers
+        while high - low > 1:
+            if low < middle < high:
+                attempt = self._attempt(middle)
+                if self._meets(attempt[1]):
+                    best, high = attempt, middle
+                else:
+                    low = middle
+            middle = (low + high) // 2
+        return best
+
+    def _attempt(self, promotions: int) -> tuple[dict[str, LayerChoice], QuantizationError]:
+        choices = self.choices_at(promotions)
+        return choices, self._try(choices)
+
+    def _try(self, choices: Choices) -> QuantizationError:
+        error = self._evaluator.error(choices)
+        _log.info("%s: %s", _summary(choices, self._ladder), error.describe())
+        return error
+
+    def _meets(self, error: QuantizationError) -> bool:
+        return error.meets(self._evaluator.budget)
+
+    def _all(self, precision: Precision) -> dict[str, LayerChoice]:
+        return dict.fromkeys(self._layers, LayerChoice(precision))
+
+    def _choice(self, name: str, precision: Precision) -> LayerChoice:
+        return LayerChoice(precision, self.methods[name] if precision in RANGE_METHODS else MINMAX)
 
 
-def describe_choices(found: Found) -> list[list[str]]:
+class RangeSearch:
+    """Finds ranges for integer-only models, where every tensor is int8.
+
+    The steps, each a method: one method for all groups of tensors (:meth:`choose_start`), then
+    group by group whether another is better (:meth:`refine`).
+
+    Args:
+        evaluator: measures candidates.
+        groups: names of the groups of tensors, and the methods to try for each.
+        scheme: the quantization.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        groups: Mapping[str, Sequence[RangeMethod]],
+        scheme: Scheme,
+    ) -> None:
+        self._evaluator, self._groups, self._scheme = evaluator, groups, scheme
+
+    def run(self) -> SearchResult:
+        """Search.
+
+        Raises:
+            BudgetError: the best does not meet the budget.
+        """
+        start, divergence = self.choose_start()
+        choices, sensitivity = self.refine(start, divergence)
+        error = self._evaluator.error(choices)
+        _log.info(
+            "ranges chosen group by group: divergence %.5f, %s", error.divergence, error.describe()
+        )
+        if not error.meets(self._evaluator.budget):
+            raise BudgetError(self._scheme.name, self._evaluator.budget, error)
+        return SearchResult(choices, error, sensitivity, divergence)
+
+    def choose_start(self) -> tuple[dict[str, LayerChoice], float]:
+        """The best choice of one method for all groups that know it, and its divergence."""
+        divergences = {method: self._divergence(self._uniform(method)) for method in USUAL_METHODS}
+        for method, value in divergences.items():
+            _log.info("ranges by %s: divergence %.5f", method, value)
+        best = min(divergences, key=divergences.__getitem__)
+        return self._uniform(best), divergences[best]
+
+    def refine(
+        self, start: Choices, divergence: float
+    ) -> tuple[dict[str, LayerChoice], dict[str, dict[RangeMethod, float]]]:
+        """The best method group by group, and what was measured for each.
+
+        Twice, because the groups depend on each other.
+        """
+        choices, lowest = dict(start), divergence
+        sensitivity: dict[str, dict[RangeMethod, float]] = {}
+        for group in tqdm([*self._groups, *self._groups], "ranges", leave=False, disable=None):
+            measured = {}
+            for method in self._groups[group]:
+                candidate = {**choices, group: LayerChoice("static", method)}
+                known = candidate == choices
+                measured[method] = lowest if known else self._divergence(candidate)
+            best = min(measured, key=measured.__getitem__)
+            choices[group], lowest = LayerChoice("static", best), measured[best]
+            sensitivity[group] = measured
+        return choices, sensitivity
+
+    def _uniform(self, method: RangeMethod) -> dict[str, LayerChoice]:
+        return {
+            name: LayerChoice("static", method if method in methods else methods[0])
+            for name, methods in self._groups.items()
+        }
+
+    def _divergence(self, choices: Choices) -> float:
+        return self._evaluator.divergence(choices, RANGE_IMAGES)
+
+
+def describe_choices(result: SearchResult) -> list[list[str]]:
     """Rows of a table, see :data:`CHOICE_HEADERS`."""
     rows = []
-    for name, choice in found.choices.items():
-        added = found.added(name)
-        method = choice.method if choice.precision in METHODS else ""
-        rows.append(
-            [
-                name,
-                choice.precision,
-                method,
-                *(f"{added[i]:+.1e}" if added else "" for i in (0, -1)),
-            ]
-        )
+    for name, choice in result.choices.items():
+        added = result.added(name)
+        method = str(choice.method) if choice.precision in RANGE_METHODS else ""
+        extremes = [f"{added[i]:+.1e}" if added else "" for i in (0, -1)]
+        rows.append([name, choice.precision, method, *extremes])
     return rows
 
 
 CHOICE_HEADERS = ["layer", "precision", "ranges", "added divergence, best", "worst ranges"]
-"""Name, what was chosen, and :meth:`Found.added` by the best and worst ranges."""
+"""Name, what was chosen, and :meth:`SearchResult.added` by the best and worst ranges."""
 
 
-def _summary(chosen: Choices, ladder: Sequence[str]) -> str:
-    counts = {step: sum(c.precision == step for c in chosen.values()) for step in ladder}
+def _summary(choices: Choices, ladder: Ladder) -> str:
+    counts = {step: sum(c.precision == step for c in choices.values()) for step in ladder}
     return ", ".join(f"{count} {step}" for step, count in counts.items() if count)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def _log_softmax(logits: AnyArray) -> FloatArray:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    result: FloatArray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

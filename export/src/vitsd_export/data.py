@@ -1,0 +1,108 @@
+"""The images that an export is decided on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vitsd.data.dataset import Dataset, Split
+from vitsd.evaluation.evaluate import labeled_images
+from vitsd.evaluation.predict import predict_logits
+from vitsd_export.options import FEWEST_IMAGES, ExportOptions
+from vitsd_export.quantization.schemes import SCHEMES
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
+
+HELD_OUT_IMAGES = 2000
+PARITY_IMAGES = 1000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ParityData:
+    """What files pass the parity gate with."""
+
+    name: str
+    """Of the dataset."""
+    images: UInt8Array
+    """``(n, *input_size)``."""
+    labels: AnyArray
+    """``(n,)``, indices of the model's classes."""
+    reference: Float32Array
+    """``(n, classes)``, the Keras model's logits."""
+
+    @classmethod
+    def load(cls, model: Any, spec: ModelSpec, dataset: Dataset) -> ParityData:
+        """At most :data:`PARITY_IMAGES` test images.
+
+        Raises:
+            UsageError: the dataset has classes that the model does not know.
+        """
+        test = labeled_images(dataset, spec, "test", PARITY_IMAGES)
+        return cls(dataset.name, test.images, test.labels, predict_logits(model, test.images))
+
+
+@dataclass(frozen=True)
+class HeldOutData:
+    """Images that quantization is decided on.
+
+    Neither trained nor tested on, but for ``calibration``.
+    """
+
+    calibration: UInt8Array
+    """Training images ``(n, *input_size)``: ranges of activations."""
+    images: UInt8Array
+    """Held-out images ``(m, *input_size)``: the budget."""
+    labels: AnyArray
+    """``(m,)``."""
+    reference: Float32Array
+    """``(m, classes)``, the Keras model's logits for ``images``."""
+
+
+def load_held_out(
+    model: Any, spec: ModelSpec, dataset: Dataset, options: ExportOptions
+) -> HeldOutData | None:
+    """What the searched quantizations need; None if there are none, or too few images for them.
+
+    Args:
+        model: the Keras model.
+        spec: its spec.
+        dataset: labeled images.
+        options: what is exported.
+
+    Raises:
+        UsageError: there are too few images, and a quantization can't do without.
+    """
+    if not options.searched:
+        return None
+    calibration = labeled_images(dataset, spec, "train", options.calibration_images)
+    held_out = _validation_images(dataset, spec)
+    if shortage := _shortage(dataset.name, calibration, held_out):
+        if any(SCHEMES[quantization].needs_calibration for quantization in options.searched):
+            raise UsageError(
+                f"{shortage}: too few to quantize on. Give more with `data`, train with a larger "
+                "validation fraction, or use `quantization=dynamic`."
+            )
+        _log.info("%s, so no budget can be checked: all layers become dynamic.", shortage)
+        return None
+    reference = predict_logits(model, held_out.images)
+    return HeldOutData(calibration.images, held_out.images, held_out.labels, reference)
+
+
+def _validation_images(dataset: Dataset, spec: ModelSpec) -> Split:
+    try:
+        return labeled_images(dataset, spec, "val", HELD_OUT_IMAGES)
+    except UsageError:  # trained without a validation split
+        return dataset.train.take(np.arange(0))
+
+
+def _shortage(name: str, calibration: Split, held_out: Split) -> str | None:
+    for split, images in (("training", calibration), ("validation", held_out)):
+        if len(images) < FEWEST_IMAGES:
+            return f"{name} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"
+    return None

@@ -1,0 +1,141 @@
+"""Read and patch ``.tflite`` files as the flatbuffers that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from vitsd_export.graph.layer_names import scope_of
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.types import AnyArray, FloatArray
+
+_OPERATION_NAMES = {
+    value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
+}
+_PER_CHANNEL_VERSION = 12
+"""Of FULLY_CONNECTED: the first that knows one scale per output with float inputs (the rule of
+TensorFlow Lite's own converter, tensorflow/lite/tools/versioning/op_version.cc)."""
+
+
+@dataclass(frozen=True)
+class DenseOperation:
+    """The tensors of a FULLY_CONNECTED operation with constant weights, by name."""
+
+    inputs: str
+    outputs: str
+    weights: str
+
+
+def operation_versions(content: bytes) -> dict[str, int]:
+    """``{"FULLY_CONNECTED": 12, ...}``: the operations of a file and their newest version."""
+    model = _parse(content)
+    versions: dict[str, int] = {}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            name = _operation_name(model, operator)
+            version = model.operatorCodes[operator.opcodeIndex].version
+            versions[name] = max(versions.get(name, 1), version)
+    return versions
+
+
+def find_dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, DenseOperation]:
+    """The dense layers' operations, found by the scope of their weights.
+
+    Args:
+        content: a file.
+        layers: the layers' names.
+
+    Raises:
+        VitsdError: a layer is not there.
+    """
+    model = _parse(content)
+    (graph,) = model.subgraphs
+    operations = {}
+    for operator in _fully_connected(model, graph):
+        weights = graph.tensors[operator.inputs[1]]
+        scope = scope_of(_name(weights))
+        if scope in layers and model.buffers[weights.buffer].data is not None:
+            inputs, outputs = (graph.tensors[i] for i in (operator.inputs[0], operator.outputs[0]))
+            operations[scope] = DenseOperation(_name(inputs), _name(outputs), _name(weights))
+    if missing := [name for name in layers if name not in operations]:
+        raise VitsdError(f"The converter did not keep {missing[0]} as a FULLY_CONNECTED operation.")
+    return {name: operations[name] for name in layers}
+
+
+def read_constants(content: bytes) -> dict[str, AnyArray]:
+    """Float32 constants by name; those of other types without elements."""
+    model = _parse(content)
+    constants: dict[str, AnyArray] = {}
+    for tensor in model.subgraphs[0].tensors:
+        data = model.buffers[tensor.buffer].data
+        if data is not None:
+            values: AnyArray = np.empty(0)
+            if tensor.type == schema.TensorType.FLOAT32:
+                values = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
+            constants[_name(tensor)] = values
+    return constants
+
+
+def fix_dense_layers(content: bytes) -> bytes:
+    """Work around two outputs of ai-edge-quantizer that tflite-runtime 2.14 mishandles.
+
+    It accepts dynamic layers with one scale per output, whose version ai-edge-quantizer leaves
+    too low, and can't run them; and on Arm it reads the bias of integer layers whether there is
+    one or not, and crashes (``make arm64``).
+    """
+    model = _parse(content)
+    (graph,) = model.subgraphs
+    for operator in _fully_connected(model, graph):
+        inputs, weights = (graph.tensors[i] for i in operator.inputs[:2])
+        scales = weights.quantization.scale if weights.quantization else None
+        per_channel = scales is not None and len(scales) > 1
+        has_bias = len(operator.inputs) > 2 and operator.inputs[2] >= 0
+        if inputs.type == schema.TensorType.FLOAT32 and per_channel:
+            code = model.operatorCodes[operator.opcodeIndex]
+            code.version = max(code.version, _PER_CHANNEL_VERSION)
+        elif inputs.type == schema.TensorType.INT8 and not has_bias:
+            products = inputs.quantization.scale[0] * np.asarray(scales, np.float64)
+            bias = _add_zero_bias(model, graph, weights, products)
+            operator.inputs = np.array([*operator.inputs[:2], bias], np.int32)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _add_zero_bias(model: Any, graph: Any, weights: Any, scales: FloatArray) -> int:
+    """Add an int32 bias of zeros for weights ``(outputs, inputs)``; returns its tensor's number."""
+    outputs = int(weights.shape[-2])
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    quantization = schema.QuantizationParametersT()
+    buffer.data = np.zeros(4 * outputs, np.uint8)
+    model.buffers.append(buffer)
+    quantization.scale = scales.astype(np.float32)
+    quantization.zeroPoint = np.zeros(len(scales), np.int64)
+    tensor.name = weights.name + b"_bias"
+    tensor.type, tensor.shape = schema.TensorType.INT32, np.array([outputs], np.int32)
+    tensor.buffer, tensor.quantization = len(model.buffers) - 1, quantization
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def _parse(content: bytes) -> Any:
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+def _fully_connected(model: Any, graph: Any) -> Iterator[Any]:
+    for operator in graph.operators:
+        if _operation_name(model, operator) == "FULLY_CONNECTED":
+            yield operator
+
+
+def _operation_name(model: Any, operator: Any) -> str:
+    code = model.operatorCodes[operator.opcodeIndex]
+    name: str = _OPERATION_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return name
+
+
+def _name(tensor: Any) -> str:
+    return str(tensor.name.decode())

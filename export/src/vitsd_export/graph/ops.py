@@ -1,0 +1,52 @@
+"""Operations that both graphs are written in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vitsd_export.graph.folding import Dense
+from vitsd_runtime.types import AnyArray
+
+Tensor = Any
+"""A ``tf.Tensor``, eager or of a graph; TensorFlow comes without types."""
+
+
+def constant(array: AnyArray) -> Tensor:
+    """A float32 constant."""
+    return tf.constant(np.asarray(array, np.float32))
+
+
+def dense(inputs: Tensor, layer: Dense, name: str) -> Tensor:
+    """A dense layer in the scope ``name``; a bias of zeros is left out."""
+    with tf.name_scope(name):
+        outputs = tf.matmul(inputs, constant(layer.kernel))
+        return outputs + constant(layer.bias) if layer.bias.any() else outputs
+
+
+def mean(values: Tensor) -> Tensor:
+    """Along the last axis, which stays with length 1."""
+    return tf.reduce_mean(values, axis=-1, keepdims=True)
+
+
+def unit_variance(centered: Tensor, epsilon: float) -> Tensor:
+    """LayerNorm without scale and shift, of values whose mean is zero already."""
+    return centered * inverse_deviation(centered, epsilon)
+
+
+def inverse_deviation(centered: Tensor, epsilon: float) -> Tensor:
+    """``1 / sqrt(variance + epsilon)`` of values whose mean is zero already."""
+    # Not tf.square: TFLite's SQUARE and SQUARED_DIFFERENCE have no fast int8 kernels, and MUL is
+    # as fast in float.
+    return tf.math.rsqrt(mean(centered * centered) + epsilon)
+
+
+def activate(values: Tensor, activation: str) -> Tensor:
+    """ReLU, or GELU in its exact form."""
+    if activation == "relu":
+        return tf.nn.relu(values)
+    # The erf form: TFLite's converter and onnxruntime recognize it and fuse it to their GELU.
+    # tf.nn.gelu itself now lowers to Erfc, which tf2onnx 1.17 can't convert.
+    return 0.5 * values * (1.0 + tf.math.erf(values * np.float32(np.sqrt(0.5))))

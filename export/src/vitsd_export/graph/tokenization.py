@@ -1,0 +1,59 @@
+"""Images to patches; with Shifted Patch Tokenization, of the image and its four shifted copies."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from vitsd.config import VitConfig
+from vitsd_export.graph.folding import FoldedVit
+from vitsd_export.graph.ops import Tensor
+from vitsd_runtime.types import FloatArray
+
+
+def cut_patches(images: Tensor, folded: FoldedVit) -> tuple[Tensor, FloatArray]:
+    """Flattened patches, and the projection's kernel with its rows in their order.
+
+    Args:
+        images: preprocessed float32 ``(batch, image_size, image_size, channels)``.
+        folded: the weights.
+
+    Returns:
+        float32 ``(batch, tokens, features)``, and float64 ``(features, hidden_dim)``.
+    """
+    config, kernel = folded.config, folded.tokenization.kernel
+    if not config.spt:
+        # Flattens a patch in (row, column, channel) order, the order of the projection's rows.
+        patches = _space_to_depth(images, config.patch_size)
+    elif config.patch_size % 2 == 0:
+        patches = _shifted_by_half_a_patch(images, config.patch_size)
+        kernel = _image_by_image(kernel, config)
+    else:
+        patches = _shifted(images, config)
+    return tf.reshape(patches, (-1, config.tokens, kernel.shape[0])), kernel
+
+
+def _shifted_by_half_a_patch(images: Tensor, patch: int) -> Tensor:
+    """For even sizes: the copies' patches are the same, on a grid with one row and column more."""
+    half = patch // 2
+    grid = _space_to_depth(tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0))), patch)
+    corners = (grid[:, 1:, 1:], grid[:, :-1, 1:], grid[:, 1:, :-1], grid[:, :-1, :-1])
+    return tf.concat([_space_to_depth(images, patch), *corners], axis=3)
+
+
+def _image_by_image(kernel: FloatArray, config: VitConfig) -> FloatArray:
+    """The projection's rows, which have the five images within a pixel, image by image."""
+    pixels = config.patch_size**2
+    per_pixel = kernel.reshape(pixels, 5, config.input_size[2], config.hidden_dim)
+    return per_pixel.transpose(1, 0, 2, 3).reshape(kernel.shape)
+
+
+def _shifted(images: Tensor, config: VitConfig) -> Tensor:
+    half, size = config.patch_size // 2, config.image_size
+    padded = tf.pad(images, ((0, 0), (half, half), (half, half), (0, 0)))
+    offsets = ((2 * half, 2 * half), (0, 2 * half), (2 * half, 0), (0, 0))
+    shifted = [padded[:, top : top + size, left : left + size, :] for top, left in offsets]
+    return _space_to_depth(tf.concat([images, *shifted], axis=3), config.patch_size)
+
+
+def _space_to_depth(images: Tensor, block: int) -> Tensor:
+    return tf.nn.space_to_depth(images, block) if block > 1 else images

@@ -1,0 +1,227 @@
+"""What an export is asked for: one frozen dataclass that checks itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+from vitsd_export.formats.tflite_targets import TARGET_NAMES, TargetName, get_target
+from vitsd_export.quantization.recipe import QuantizationRecipe, read_recipe
+from vitsd_export.quantization.schemes import EXPORT_FORMATS, SCHEMES, SEARCHED, quantizations_of
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec import Architecture
+from vitsd_runtime.types import QUANTIZATIONS, Format, PathLike, Quantization
+from vitsd_runtime.validation import option, validate
+
+FORMAT_ALIASES: Mapping[str, Format] = {"tf_saved_model": "saved_model", "litert": "tflite"}
+"""Keras' own names of the formats."""
+ALL = "all"
+"""As a format: all of them."""
+OPSETS = range(13, 19)
+"""ONNX operator sets that the graph can be written in: Softmax over one axis came with 13, tf2onnx
+ends at 18."""
+FEWEST_IMAGES = 32
+"""With fewer, neither ranges nor accuracy mean anything."""
+
+IoType = Literal["float32", "int8"]
+Artifacts = Sequence[tuple[Format, Quantization]]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Which files to write, and how.
+
+    Raises:
+        UsageError: a value is out of its range, or values don't go together.
+    """
+
+    format: str | Sequence[str] = "tflite"
+    """One or several of ``saved_model``, ``tflite``, ``onnx``, ``all``, or Keras' names of them."""
+    quantization: str | Sequence[str] = "none"
+    """One or several of :data:`vitsd_runtime.types.QUANTIZATIONS`; a format gets those that it
+    takes."""
+    embed_preprocessing: bool = option(
+        False, "the graph takes uint8 images and normalizes and resizes them"
+    )
+    io: str = option("float32", "input and output of int8 TFLite", choices=("float32", "int8"))
+    # Opset 17 runs in onnxruntime 1.12 and newer; nothing in the graph needs a later one.
+    opset: int = option(
+        17,
+        f"of ONNX, {OPSETS.start} to {OPSETS.stop - 1}",
+        at_least=OPSETS.start,
+        at_most=OPSETS.stop - 1,
+    )
+    target: str = option("litert", "runtime of .tflite files", choices=TARGET_NAMES)
+    max_drop: float = option(
+        0.5,
+        "top-1 accuracy, in points, that quantization may cost on validation images; layers that "
+        "cost more stay more exact",
+        at_least=0,
+        at_most=100,
+    )
+    recipe: PathLike | Mapping[str, Any] | None = None
+    """A ``.recipe.json`` of an earlier export, or the recipe in a spec, to be replayed instead of
+    a search."""
+    calibration_images: int = option(
+        256, "training images that give the ranges of activations", at_least=FEWEST_IMAGES
+    )
+    overwrite: bool = option(False, "replace files that are there")
+    keep_failing: bool = option(False, "keep files that fail the parity gate")
+
+    def __post_init__(self) -> None:
+        """Check each option and how they fit together."""
+        validate(self)
+        artifacts = self.artifacts
+        self._check_io(artifacts)
+        self._check_embedding(artifacts)
+        self._check_target(artifacts)
+        self._check_recipe(artifacts)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The combinations of format and quantization that exist, in order.
+
+        Raises:
+            UsageError: an unknown name, or one that would be left out altogether.
+        """
+        formats, quantizations = self._formats(), self._quantizations()
+        pairs = list(_combinations(formats, quantizations))
+        for name in quantizations:
+            if not any(quantization == name for _, quantization in pairs):
+                raise UsageError(f"None of {', '.join(formats)} can be quantized as {name}.")
+        return pairs
+
+    @property
+    def searched(self) -> list[Quantization]:
+        """The quantizations asked for that are searched within a budget."""
+        return [q for _, q in self.artifacts if SCHEMES[q].searched]
+
+    def integer_io(self, quantization: Quantization) -> bool:
+        """Whether TFLite files of this quantization take int8 inputs and give int8 outputs."""
+        return self.io == "int8" and SCHEMES[quantization].optional_integer_io
+
+    def load_recipe(self, architecture: Architecture) -> QuantizationRecipe | None:
+        """The recipe to be replayed, for a model of this architecture.
+
+        Raises:
+            UsageError: it can't be read, or is for something else.
+        """
+        if self.recipe is None:
+            return None
+        ((format, quantization),) = self.artifacts
+        recipe = read_recipe(self.recipe)
+        target = "onnxruntime" if format == "onnx" else self.target
+        recipe.check(quantization, format, target, architecture)
+        return recipe
+
+    def _formats(self) -> list[Format]:
+        formats: list[Format] = []
+        for name in _as_list(self.format):
+            name = FORMAT_ALIASES.get(name, name)
+            if name != ALL and name not in EXPORT_FORMATS:
+                known = ", ".join([*EXPORT_FORMATS, *FORMAT_ALIASES, ALL])
+                raise UsageError(f"Unknown format {name!r}; use {known}.")
+            formats += EXPORT_FORMATS if name == ALL else [cast(Format, name)]
+        return list(dict.fromkeys(formats))
+
+    def _quantizations(self) -> list[Quantization]:
+        names = _as_list(self.quantization)
+        if unknown := [name for name in names if name not in QUANTIZATIONS]:
+            known = ", ".join(QUANTIZATIONS)
+            raise UsageError(f"Unknown quantization {unknown[0]!r}; use {known}.")
+        return [cast(Quantization, name) for name in dict.fromkeys(names)]
+
+    def _check_io(self, artifacts: Artifacts) -> None:
+        if self.io != "int8":
+            return
+        if not any(f == "tflite" and SCHEMES[q].optional_integer_io for f, q in artifacts):
+            raise UsageError(
+                "`io=int8` needs `format=tflite` and `quantization=int8` (int8-full has int8 "
+                "input and output anyway)."
+            )
+        if self.embed_preprocessing:
+            raise UsageError(
+                "A graph with embedded preprocessing takes uint8 pixels: leave out `io=int8`."
+            )
+
+    def _check_embedding(self, artifacts: Artifacts) -> None:
+        integer = [q for _, q in artifacts if SCHEMES[q].integer_only]
+        if self.embed_preprocessing and integer:
+            raise UsageError(
+                f"An {integer[0]} graph takes int8 inputs, so it can't embed the preprocessing of "
+                "uint8 pixels."
+            )
+
+    def _check_target(self, artifacts: Artifacts) -> None:
+        excluded = get_target(self.target).excluded
+        if refused := [q for f, q in artifacts if f == "tflite" and q in excluded]:
+            known = [q for q in quantizations_of("tflite") if q not in excluded]
+            raise UsageError(
+                f"{self.target} can't run {refused[0]} files; it takes {', '.join(known)}."
+            )
+
+    def _check_recipe(self, artifacts: Artifacts) -> None:
+        (_, quantization), *others = artifacts
+        if self.recipe is not None and (others or quantization not in SEARCHED):
+            raise UsageError(
+                f"`recipe` needs a single `format` and one `quantization` of {', '.join(SEARCHED)}."
+            )
+
+
+class ExportKeywords(TypedDict, total=False):
+    """The options of :class:`ExportOptions` that :func:`vitsd_export.export` takes by name."""
+
+    embed_preprocessing: bool
+    io: IoType
+    opset: int
+    target: TargetName
+    max_drop: float
+    recipe: PathLike | Mapping[str, Any] | None
+    calibration_images: int
+    overwrite: bool
+    keep_failing: bool
+
+
+def output_paths(
+    artifacts: Artifacts, name: str, folder: Path
+) -> dict[tuple[Format, Quantization], Path]:
+    """Where each file goes."""
+    return {
+        (format, quantization): folder / artifact_name(name, format, quantization)
+        for format, quantization in artifacts
+    }
+
+
+def artifact_name(name: str, format: Format, quantization: Quantization) -> str:
+    """``NAME-int8.tflite``, ``NAME.onnx``, ``NAME_saved_model`` ..."""
+    if format == "saved_model":
+        return f"{name}_saved_model"
+    if format == "onnx":
+        return f"{name}.onnx" if quantization == "none" else f"{name}-{quantization}.onnx"
+    return f"{name}-{'float32' if quantization == 'none' else quantization}.tflite"
+
+
+def sidecar_paths(path: Path) -> tuple[Path, Path]:
+    """Where the recipe and the picture of a quantized file go."""
+    recipe = path.with_name(f"{path.name}.recipe.json")
+    return recipe, path.with_name(f"{path.name}.sensitivity.png")
+
+
+def _combinations(
+    formats: Sequence[Format], quantizations: Sequence[Quantization]
+) -> Iterator[tuple[Format, Quantization]]:
+    for format in formats:
+        taken = [q for q in quantizations if format in SCHEMES[q].ladders]
+        if not taken:
+            raise UsageError(
+                f"{format} can't be quantized as {', '.join(quantizations)}; it takes "
+                f"{', '.join(quantizations_of(format))}."
+            )
+        for quantization in taken:
+            yield format, quantization
+
+
+def _as_list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,105 @@
+"""Every tensor of an integer graph is in the group that its scope names, whatever the model."""
+
+import collections
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+from vitsd import VitConfig, build_vit
+from vitsd_export.formats.saved_model import write_saved_model
+from vitsd_export.formats.tflite import to_tflite
+from vitsd_export.formats.tflite_schema import read_constants
+from vitsd_export.graph.folding import fold
+from vitsd_export.graph.integer_graph import TensorGroup
+from vitsd_export.graph.layer_names import dense_layers
+from vitsd_export.graph.module import inference_module
+from vitsd_export.graph.options import GraphOptions
+from vitsd_export.graph.weights import read_weights
+from vitsd_export.quantization.ranges import MINMAX
+from vitsd_export.quantization.recipe import LayerChoice
+from vitsd_export.quantization.tflite import GROUP_METHODS, TFLiteQuantizer
+from vitsd_runtime import ModelSpec, VitsdError
+from vitsd_runtime.engines import load_engine
+
+SMALL = {
+    "input_size": (8, 8, 1),
+    "num_classes": 3,
+    "image_size": 8,
+    "patch_size": 4,
+    "hidden_dim": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "mlp_units": (24, 16),
+    "head_units": (),
+    "pooling": "gap",
+}
+CONFIGS = {
+    "as tiny": {"key_dim": 8},
+    "merged, flatten, hidden head layer": {
+        "key_dim": 40,
+        "pooling": "flatten",
+        "head_units": (12,),
+    },
+    "odd patches, relu": {"key_dim": 8, "patch_size": 3, "image_size": 9, "activation": "relu"},
+    "no shifts, no mask": {"key_dim": 8, "spt": False, "lsa": False},
+}
+
+
+def make_quantizer(folder, **options):
+    config = VitConfig(**{**SMALL, **options})
+    spec = ModelSpec(
+        name="example",
+        class_names=("cat", "dog", "owl"),
+        input_size=config.input_size,
+        image_size=config.image_size,
+        mean=(100.0,),
+        variance=(4000.0,),
+        architecture=config.architecture,
+    )
+    folded = fold(read_weights(build_vit(config), config), config)
+    options = GraphOptions(integer_masks=(-20.0,))
+    write_saved_model(inference_module(folded, spec, options=options), folder)
+    layers = [name for name, _ in dense_layers(folded)]
+    side = config.image_size
+    images = np.random.default_rng(0).normal(size=(4, side, side, 1)).astype(np.float32)
+    return TFLiteQuantizer(to_tflite(folder), layers, images), images
+
+
+def tensors(content):
+    """Names of the float tensors that are computed."""
+    constants = read_constants(content)
+    details = Interpreter(model_content=content).get_tensor_details()
+    return [
+        tensor["name"]
+        for tensor in details
+        if tensor["dtype"] == np.float32 and tensor["name"] and tensor["name"] not in constants
+    ]
+
+
+@pytest.mark.parametrize("options", CONFIGS.values(), ids=list(CONFIGS))
+def test_every_tensor_is_in_a_group(options, tmp_path):
+    quantizer, images = make_quantizer(tmp_path / "model", **options)
+    minmax = {name: LayerChoice("static", MINMAX) for name in GROUP_METHODS}
+    content = quantizer.build_integer(minmax)  # raises where a tensor is in none
+    assert np.isfinite(load_engine(content, "tflite").run(images)).all()
+    groups = collections.Counter(map(quantizer.tensor_group, tensors(quantizer.float_model)))
+    absent = set(GROUP_METHODS) - set(groups)
+    assert absent <= {"first norm", "second norm", "activations"}
+    if options.get("spt", True):
+        assert groups["first norm"] == 1
+    if options.get("activation") != "relu":  # a ReLU is a part of its dense layer
+        assert groups["activations"] == 2 + len(options.get("head_units", ()))
+
+
+def test_a_tensor_that_nobody_named_is_an_error(tmp_path):
+    quantizer, _ = make_quantizer(tmp_path / "model", **CONFIGS["as tiny"])
+    assert quantizer.tensor_group("residual_stream/add_3") == "residual stream"
+    assert quantizer.tensor_group("block_0_query/MatMul;block_0_query/add") == "dense outputs"
+    for name in ("add", "Mean_4", "others/add", "mul_6;;mul_4;mul_5;Erf;add_4"):
+        with pytest.raises(VitsdError, match="is in no group"):
+            quantizer.tensor_group(name)
+
+
+def test_every_group_has_methods_to_try():
+    assert set(GROUP_METHODS) == {group.value for group in TensorGroup}
