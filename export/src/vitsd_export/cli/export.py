@@ -127,15 +127,12 @@ class _Result:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    formats = _names("--format", arguments.format or ["tflite"])
-    quantizations = _names("--quantization", arguments.quantization or ["none"])
+    formats = _names("--format", arguments.format) or ["tflite"]
+    quantizations = _names("--quantization", arguments.quantization) or ["none"]
     wheels = [DevicePlatform.parse(text) for text in arguments.wheels or ()]
     _check_deployment(arguments, formats, quantizations)
     load_keras()
-    model = arguments.model
-    if model is None:
-        model = newest_run(containing=MODEL_FILE) / MODEL_FILE
-        _log.info("Exporting the newest run: %s", model)
+    model = arguments.model or _newest_model()
     result = _export(model, formats, quantizations, arguments)
     deployed = None
     if arguments.deploy and result.failure is None:
@@ -145,14 +142,25 @@ def _main(arguments: argparse.Namespace) -> int:
         print(json.dumps(_report(model, result, deployed), indent=1))
     else:
         _print(model, result, deployed)
+    return _exit_code(result)
+
+
+def _exit_code(result: _Result) -> int:
+    """1 if a file that failed was kept; raises the failure if it was not."""
     if result.failure is not None:
         raise result.failure
     return 0 if all(comparison.passed for comparison in result.comparisons) else 1
 
 
-def _names(flag: str, words: Sequence[str]) -> list[str]:
+def _newest_model() -> Path:
+    model = newest_run(containing=MODEL_FILE) / MODEL_FILE
+    _log.info("Exporting the newest run: %s", model)
+    return model
+
+
+def _names(flag: str, words: Sequence[str] | None) -> list[str]:
     """The names in the words that followed a flag, which may be separated by commas too."""
-    names = [name for word in words for name in word.split(",") if name]
+    names = [name for word in words or () for name in word.split(",") if name]
     for name in names:
         # argparse can't tell a model from one more name.
         if name.endswith(".keras") or "/" in name:

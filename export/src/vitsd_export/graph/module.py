@@ -42,7 +42,6 @@ def inference_module(
     """
     options = options or GraphOptions()
 
-    @tf.function(input_signature=[_signature(folded, embed_preprocessing, options)])  # type: ignore[untyped-decorator]
     def serve(images: Tensor) -> dict[str, Tensor]:
         if embed_preprocessing:
             images = preprocess(images, spec)
@@ -50,7 +49,8 @@ def inference_module(
         return {OUTPUT_NAME: tf.identity(logits, name=OUTPUT_NAME)}
 
     module = tf.Module()
-    module.serve = serve
+    signature = _signature(folded, embed_preprocessing, options)
+    module.serve = tf.function(serve, input_signature=[signature])
     return module
 
 
