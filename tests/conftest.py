@@ -1,7 +1,8 @@
 """Shared fixtures: one really trained model, exported once with the real converters.
 
-On a device there is neither trainer nor exporter: the runtime's tests run there with what was made elsewhere, in the folder
-that VITSD_TEST_ARTIFACTS names (see tools/arm64), and skip what no engine there can run.
+On a device there is neither trainer nor exporter: the runtime's tests run there with what was made
+elsewhere, in the folder that VITSD_TEST_ARTIFACTS names (see tools/arm64), and skip what no engine
+there can run.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def exported(trained) -> Path:
 
 @pytest.fixture(scope="session")
 def exported_model(exported):
-    """A function from the ends of exported models' names to the path of the first that can be run here."""
+    """Find the first exported model that runs here, by the ends of their names."""
 
     def find(*endings: str) -> Path:
         for ending in endings:

@@ -1,7 +1,8 @@
-"""``make demo``: the whole path on real images, with the commands that a person would type.
+"""``make demo``: the whole pipeline on real images, with the commands that a person would type.
 
-Trains preset `tiny` on scikit-learn's handwritten digits, exports every format, checks that all give the same answers,
-classifies held-out images, and closes with one table. Everything goes to runs/demo.
+Trains preset ``tiny`` on scikit-learn's handwritten digits, exports every format, checks that all
+give the same answers, classifies held-out images, and closes with one table. Everything goes to
+runs/demo.
 """
 
 from __future__ import annotations
@@ -13,32 +14,65 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from vitsd.data.dataset import load_dataset
+from vitsd.data.sources import load_dataset
 from vitsd_runtime.system.text import table
 
 RUN = Path("runs/demo")
-SOURCE = "digits"
+DATA = "digits"
+LEAST_TOP1 = 0.95
+"""A model that is less accurate fails the demo."""
+HEADERS = ["artifact", "size MB", "top-1 %", "agreement %", "max |logit diff|", "median ms"]
 
 
 def main() -> int:
+    """Run the demo; returns its exit code."""
     start = time.perf_counter()
     shutil.rmtree(RUN, ignore_errors=True)
-    run(f"vitsd-train --preset tiny --data {SOURCE} --output {RUN}")
-    run(f"vitsd-export {RUN}/model.keras --format all --quantize none dynamic int8")
-    artifacts = [
-        f"{RUN}/demo_saved_model",
-        *sorted(map(str, [*RUN.glob("*.tflite"), *RUN.glob("*.onnx")])),
-    ]
-    parity = capture(f"vitsd-parity {RUN}/model.keras {' '.join(artifacts)} --data {SOURCE} --json")
+    run(f"vitsd-train --preset tiny --data {DATA} --output {RUN}")
+    run(f"vitsd-export {RUN}/model.keras --format all --quantization none dynamic int8")
+    files = sorted(map(str, [*RUN.glob("*.tflite"), *RUN.glob("*.onnx")]))
+    artifacts = " ".join([f"{RUN}/demo_saved_model", *files])
+    parity = capture(f"vitsd-parity {RUN}/model.keras {artifacts} --data {DATA} --json")
     save_held_out_images(RUN / "images", 8)
     run(f"vitsd-predict {RUN}/demo-int8.tflite {RUN}/images --top-k 2")
-    bench = capture(
-        f"vitsd-bench {' '.join(artifacts)} --threads 1 --batch-sizes 1 --seconds 0.5 --json"
-    )
+    bench = capture(f"vitsd-bench {artifacts} --num-threads 1 --batch-sizes 1 --seconds 0.5 --json")
+    print_summary(parity["models"], bench)
+    print(f"Done in {time.perf_counter() - start:.0f} s.")
+    if min(row["top1"] for row in parity["models"]) < LEAST_TOP1:
+        print(f"A model is below {LEAST_TOP1:.0%} top-1: something is wrong.", file=sys.stderr)
+        return 1
+    return 0
 
+
+def run(command: str) -> None:
+    """Print a command and run it."""
+    print(f"\n$ {command}", flush=True)
+    subprocess.run(shlex.split(command), check=True)
+
+
+def capture(command: str) -> dict[str, Any]:
+    """Print a command and run it; returns the JSON object that it prints."""
+    print(f"\n$ {command}", flush=True)
+    done = subprocess.run(shlex.split(command), check=True, stdout=subprocess.PIPE)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def save_held_out_images(folder: Path, count: int) -> None:
+    """One PNG per image, named after its true class."""
+    folder.mkdir(parents=True)
+    dataset = load_dataset(DATA)
+    images, labels = dataset.test.images[:count], dataset.test.labels[:count]
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Image.fromarray(image[..., 0]).save(folder / f"{i}-is-a-{dataset.class_names[label]}.png")
+
+
+def print_summary(models: list[dict[str, Any]], bench: dict[str, Any]) -> None:
+    """One table of what ``vitsd-parity`` and ``vitsd-bench`` measured."""
     latency = {row["model"]: f"{row['p50_ms']:.2f}" for row in bench["results"]}
     rows = [
         [
@@ -49,49 +83,18 @@ def main() -> int:
             f"{row['max_difference']:.1e}",
             latency.get(Path(row["path"]).name, "n/a"),
         ]
-        for row in parity["models"]
+        for row in models
     ]
-    print()
-    print(
-        table(
-            rows, ["artifact", "size MB", "top-1 %", "agreement %", "max |logit diff|", "median ms"]
-        )
-    )
     machine = bench["machine"]
+    print(f"\n{table(rows, HEADERS)}")
     print(
-        f"{parity['models'][0]['images']} held-out images; agreement and differences against model.keras; latency of one "
-        f"image on one thread of {machine['cpu']}, {machine['cores']} cores."
+        f"{models[0]['images']} held-out images; agreement and differences against model.keras; "
+        f"latency of one image on one thread of {machine['cpu']}, {machine['cores']} cores."
     )
     print(
-        f"Pictures: {RUN}/curves.png (training), {RUN}/confusion.png (errors), {RUN}/images/ (the images above)"
+        f"Pictures: {RUN}/curves.png (training), {RUN}/confusion.png (errors), {RUN}/images/ (the "
+        "images above)"
     )
-    print(f"Done in {time.perf_counter() - start:.0f} s.")
-    if min(row["top1"] for row in parity["models"]) < 0.95:
-        print("A model is below 95 % top-1: something is wrong.", file=sys.stderr)
-        return 1
-    return 0
-
-
-def run(command: str) -> None:
-    print(f"\n$ {command}", flush=True)
-    subprocess.run(shlex.split(command), check=True)
-
-
-def capture(command: str) -> dict:
-    print(f"\n$ {command}", flush=True)
-    return json.loads(
-        subprocess.run(shlex.split(command), check=True, stdout=subprocess.PIPE).stdout
-    )
-
-
-def save_held_out_images(folder: Path, count: int) -> None:
-    """One PNG per image, named after its true class."""
-    folder.mkdir(parents=True)
-    dataset = load_dataset(SOURCE)
-    for i, (image, label) in enumerate(
-        zip(dataset.test.images[:count], dataset.test.labels[:count], strict=True)
-    ):
-        Image.fromarray(image[..., 0]).save(folder / f"{i}-is-a-{dataset.class_names[label]}.png")
 
 
 if __name__ == "__main__":

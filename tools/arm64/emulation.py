@@ -1,171 +1,63 @@
-"""Run programs of a 64-bit Arm root file system on this machine, through qemu's user mode, and leave no trace.
+"""Run programs of a 64-bit Arm root file system on this machine, and leave no trace.
 
-Everything happens in namespaces of its own, so mounts end with the last process however that ends. For the kernel to start
-Arm programs by itself, qemu must be registered in binfmt_misc; since Linux 6.7 that can be done for a user namespace alone.
-Where neither that nor an entry of the system's is to be had, proot calls qemu for each program.
+The kernel starts Arm programs through qemu, which is registered in binfmt_misc. Since Linux 6.7
+that can be done for a user namespace alone, so nothing changes for the rest of the system.
+Everything happens in such namespaces, so mounts end with the last process, however it ends.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.types import PathLike
 
 QEMU = "qemu-aarch64-static"
+TIMED_OUT = 124
+"""Exit code of a program that was ended because it took too long."""
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
-_MAGIC = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
+_REGISTRATION = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
 """Debian's registration of qemu: what Arm programs begin with."""
 _CPU_INFO = {
     "cortex-a72": ("0xd08", "fp asimd evtstrm crc32 cpuid"),
     "cortex-a76": (
         "0xd0b",
-        "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
+        "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc "
+        "dcpop asimddp",
     ),
 }
-"""Part number and features of the models, as their kernels show them."""
-_SEES_ONLY_ITSELF = (
-    "setpriv --pdeathsig KILL unshare --mount --pid --net --ipc --fork --kill-child".split()
+"""Part number and features of the CPU models, as their kernels show them."""
+_SHOWN_CPU = "run/cpuinfo"
+"""File in the root file system that is shown as /proc/cpuinfo."""
+_ISOLATED = (
+    "setpriv",
+    "--pdeathsig=KILL",
+    "unshare",
+    "--mount",
+    "--pid",
+    "--net",
+    "--ipc",
+    "--fork",
+    "--kill-child",
 )
-"""Ends with the process that starts it, even if that is killed."""
-
-
-class Unavailable(VitsdError):
-    """Arm programs can't be run here; the message says why."""
-
-
-@dataclass(frozen=True)
-class Emulator:
-    """How Arm programs are started.
-
-    ``private``: qemu registered for a user namespace of its own; ``system``: by the entry that the system has; ``explicit``:
-    through proot.
-    """
-
-    mode: str
-
-    @classmethod
-    def find(cls, wanted: str | None = None) -> Emulator:
-        """The first mode that works here, or the wanted one.
-
-        Raises:
-            Unavailable: none does.
-        """
-        if platform.system() != "Linux" or os.geteuid() != 0:
-            raise Unavailable("it needs Linux, and root (for a root file system of its own)")
-        if platform.machine() == "aarch64":
-            raise Unavailable(
-                "this machine is a 64-bit Arm machine already: make test says more than an emulator"
-            )
-        for tool, package in ((QEMU, "qemu-user-static"), ("unshare", "util-linux")):
-            if not shutil.which(tool):
-                raise Unavailable(f"it needs Debian's {package}: apt install {package}")
-        if subprocess.run([*_SEES_ONLY_ITSELF, "true"], capture_output=True).returncode:
-            raise Unavailable(
-                "the kernel refuses namespaces (in a container: it needs --privileged)"
-            )
-        modes = {
-            "private": _can_register_privately,
-            "system": _is_registered,
-            "explicit": _has_proot,
-        }
-        for mode, works in modes.items():
-            if wanted in (None, mode) and works():
-                return cls(mode)
-        reason = "Linux is older than 6.7, has no binfmt_misc entry for qemu-aarch64, and proot is not installed"
-        raise Unavailable(
-            f"the way {wanted!r} of starting Arm programs does not work here" if wanted else reason
-        )
-
-    def run(
-        self,
-        root: Path,
-        command: Sequence[str | os.PathLike],
-        *,
-        cpu: str = "max",
-        folder: str = "/",
-        binds: Mapping[str, Path] | None = None,
-        environment: Mapping[str, str] | None = None,
-        timeout: float = 600,
-    ) -> subprocess.CompletedProcess:
-        """Run a program of the root file system, without network, and wait for it.
-
-        Args:
-            root: the root file system.
-            command: the program in it, and its arguments.
-            cpu: model for qemu, e.g. ``cortex-a72``.
-            folder: to start in.
-            binds: folders of this machine that are shown in the root file system, where a folder is made for them.
-            environment: in addition to PATH, HOME and the like; nothing is inherited.
-            timeout: in seconds.
-
-        Returns:
-            Exit code and text of stdout and stderr; exit code 124 if it took too long and was ended. (qemu does not always
-            pass a crash on, but may hang.)
-        """
-        for inside in binds or {}:
-            (root / inside.lstrip("/")).mkdir(parents=True, exist_ok=True)
-        _show_cpu(root, cpu)
-        variables = {
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": "/root",
-            "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "QEMU_CPU": cpu,
-            **(environment or {}),
-        }
-        start = getattr(self, f"_start_{self.mode}")
-        process = start(root, [str(word) for word in command], folder, binds or {}, variables)
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except BaseException as error:
-            os.killpg(
-                process.pid, signal.SIGKILL
-            )  # the first process in its namespace too, and with it all others
-            stdout, stderr = process.communicate()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            return subprocess.CompletedProcess(
-                command, 124, stdout, f"{stderr}\nno end after {timeout:.0f} s"
-            )
-        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
-
-    def _start_private(self, root, command, folder, binds, variables):
-        script = f"read go && {_REGISTER} && {_ENTER}"
-        return _in_user_namespace([*_shell(script, root, folder, binds), *command], variables)
-
-    def _start_system(self, root, command, folder, binds, variables):
-        words = [*_SEES_ONLY_ITSELF, *_shell(_ENTER, root, folder, binds), *command]
-        return _popen(words, variables)
-
-    def _start_explicit(self, root, command, folder, binds, variables):
-        shown = {
-            "/proc": "/proc",
-            "/proc/cpuinfo": root / _SHOWN_CPU,
-            "/dev": "/dev",
-            "/sys": "/sys",
-            **binds,
-        }
-        words = ["proot", "-q", QEMU, "-r", str(root), "-w", folder]
-        words += [
-            word for inside, outside in shown.items() for word in ("-b", f"{outside}:{inside}")
-        ]
-        variables = {**variables, "PROOT_TMP_DIR": tempfile.gettempdir()}
-        return _popen([*_SEES_ONLY_ITSELF, "--mount-proc", *words, *command], variables)
-
-
-_REGISTER = f"mount -t binfmt_misc binfmt_misc {_BINFMT} && cat {_MAGIC} > {_BINFMT}/register"
+"""Starts a program in namespaces of its own. It ends with the process that starts it, even if that
+is killed."""
+_SHELL = ("/bin/sh", "-p", "-c")
+"""-p: the user ids may be mapped between the shell's two questions for its real and its effective
+user. Without it, the shell would take the different answers for a setuid program's, and give up its
+rights (one time in a thousand)."""
+_REGISTER = (
+    f"mount -t binfmt_misc binfmt_misc {_BINFMT} && cat {_REGISTRATION} > {_BINFMT}/register"
+)
 _ENTER = """set -e
 root=$1 folder=$2 binds=$3; shift 3
 mount --make-rprivate /
@@ -176,112 +68,190 @@ mount --rbind /sys "$root/sys"
 while [ "$binds" -gt 0 ]; do mount --bind "$1" "$root/$2"; shift 2; binds=$((binds - 1)); done
 exec chroot "$root" /bin/sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
 """
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 
-_SHOWN_CPU = "run/cpuinfo"
-_SHELL = ("/bin/sh", "-p", "-c")
-"""-p: the ids may be mapped between the shell's two questions for its real and its effective user. Without, it would take
-the different answers for a setuid program's, and give up its rights (one time in a thousand)."""
+class UnavailableError(VitsdError):
+    """Arm programs can't be run here; the message says why."""
+
+
+def check_available() -> None:
+    """Check that Arm programs can be run here.
+
+    Raises:
+        UnavailableError: they can't.
+    """
+    if platform.system() != "Linux" or os.geteuid() != 0:
+        raise UnavailableError("it needs Linux, and root (for a root file system of its own)")
+    if platform.machine() == "aarch64":
+        raise UnavailableError(
+            "this machine is a 64-bit Arm machine already: make test says more than an emulator"
+        )
+    for tool, package in ((QEMU, "qemu-user-static"), ("unshare", "util-linux")):
+        if not shutil.which(tool):
+            raise UnavailableError(f"it needs Debian's {package}: apt install {package}")
+    if subprocess.run([*_ISOLATED, "true"], capture_output=True).returncode:
+        raise UnavailableError(
+            "the kernel refuses namespaces (in a container: it needs --privileged)"
+        )
+    if not _can_register():
+        raise UnavailableError(
+            "qemu can't be registered for a user namespace: it needs Linux 6.7 or newer with "
+            "binfmt_misc, and Debian's qemu-user-static"
+        )
+
+
+def cpu_models() -> set[str]:
+    """The CPU models that this qemu knows."""
+    done = subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A 64-bit Arm root file system whose programs can be run."""
+
+    root: Path
+    """On this machine."""
+    binds: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of this machine by the path under which the guest sees them."""
+
+    def run(
+        self,
+        command: Sequence[PathLike],
+        *,
+        cpu: str = "max",
+        folder: str = "/",
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 600,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program of the guest, without network, and wait for it.
+
+        Args:
+            command: the program, and its arguments.
+            cpu: model for qemu, e.g. ``cortex-a72``.
+            folder: to start in.
+            environment: in addition to PATH, HOME and the like; nothing is inherited.
+            timeout: in seconds. qemu does not always pass a crash on, but may hang.
+
+        Returns:
+            Exit code and text of stdout and stderr; exit code :data:`TIMED_OUT` if it took too
+            long and was ended.
+
+        Raises:
+            UnavailableError: the kernel refuses the namespaces.
+        """
+        for inside in self.binds:
+            (self.root / inside.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        _show_cpu(self.root, cpu)
+        process = _start_in_user_namespace(
+            [*self._enter(folder), *map(str, command)],
+            {**_ENVIRONMENT, "QEMU_CPU": cpu, **(environment or {})},
+        )
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except BaseException as error:
+            # Kills the first process of the namespace too, and with it all others.
+            os.killpg(process.pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            stderr += f"\nno end after {timeout:.0f} s"
+            return subprocess.CompletedProcess(command, TIMED_OUT, stdout, stderr)
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def _enter(self, folder: str) -> Iterator[str]:
+        """Words that register qemu and start what follows in the root file system."""
+        yield from (*_SHELL, f"read go && {_REGISTER} && {_ENTER}", "enter")
+        yield from (str(self.root), folder, str(len(self.binds)))
+        for inside, outside in self.binds.items():
+            yield from (str(outside), inside)
 
 
 def _show_cpu(root: Path, cpu: str) -> None:
-    """Engines choose their kernels by /proc/cpuinfo. Shown the host's, they crash; shown none, they use the plainest."""
+    """Write what the guest sees as /proc/cpuinfo.
+
+    Engines choose their kernels by it. Shown the host's, they crash; shown none, they use the
+    plainest.
+    """
     part, features = _CPU_INFO.get(cpu, _CPU_INFO["cortex-a72"])
-    core = f"Features\t: {features}\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}"
-    cores = "".join(
-        f"processor\t: {i}\n{core}\nCPU revision\t: 3\n\n" for i in range(os.cpu_count() or 1)
+    core = (
+        f"Features\t: {features}\nCPU implementer\t: 0x41\nCPU architecture: 8\n"
+        f"CPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 3\n\n"
     )
+    cores = "".join(f"processor\t: {i}\n{core}" for i in range(os.cpu_count() or 1))
     path = root / _SHOWN_CPU
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"{cores}Model\t\t: QEMU user mode\n")
 
 
-def _shell(script: str, root: Path, folder: str, binds: Mapping[str, Path]) -> list[str]:
-    pairs = [word for inside, outside in binds.items() for word in (str(outside), inside)]
-    return [*_SHELL, script, "enter", str(root), folder, str(len(binds)), *pairs]
+def _can_register() -> bool:
+    if not (_BINFMT.is_dir() and _REGISTRATION.exists()):
+        return False
+    script = f"read go && {_REGISTER} && mount -t proc proc /proc"
+    try:
+        probe = _start_in_user_namespace([*_SHELL, script], os.environ)
+    except UnavailableError:
+        return False
+    probe.communicate()
+    return probe.returncode == 0
 
 
-def _popen(words, variables, stdin=subprocess.DEVNULL):
-    # A process group of its own: Ctrl-C reaches us alone, and we end it.
-    return subprocess.Popen(
-        words,
-        stdin=stdin,
+def _start_in_user_namespace(
+    words: Sequence[str], variables: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start a program as root of a user namespace of its own.
+
+    The program first reads a line from stdin, which it gets when it may act as root there.
+
+    Raises:
+        UnavailableError: the kernel refuses the namespace.
+    """
+    process = subprocess.Popen(
+        # The capabilities must outlast the exec that comes before the user ids are mapped.
+        [*_ISOLATED, "--user", "--keep-caps", *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         env=dict(variables),
+        # A process group of its own: Ctrl-C reaches us alone, and we end it.
         start_new_session=True,
-    )
-
-
-def _in_user_namespace(words: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen:
-    """Start a program that first reads a line, which it gets when it may act as root in a user namespace of its own."""
-    # The capabilities must outlast the exec that comes before the user ids are mapped.
-    process = _popen(
-        [*_SEES_ONLY_ITSELF, "--user", "--keep-caps", *words], variables, stdin=subprocess.PIPE
     )
     try:
         _map_user_ids(process)
+        assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.close()
     except BaseException as error:
         process.kill()
         process.wait()
         if isinstance(error, OSError):
-            raise Unavailable(f"the kernel refused a user namespace: {error}") from error
+            raise UnavailableError(f"the kernel refused a user namespace: {error}") from error
         raise
     process.stdin = None
     return process
 
 
-def _map_user_ids(process: subprocess.Popen) -> None:
-    """Give the process' new user namespace the ids of this one, because files of the root file system have many owners."""
+def _map_user_ids(process: subprocess.Popen[str]) -> None:
+    """Give the process's user namespace the ids of this one: files of the root have many owners."""
     ours, theirs = os.readlink("/proc/self/ns/user"), f"/proc/{process.pid}/ns/user"
     while os.readlink(theirs) == ours:
         if process.poll() is not None:
-            raise Unavailable(f"unshare failed: {process.stderr.read().strip()}")
+            assert process.stderr is not None
+            raise UnavailableError(f"unshare failed: {process.stderr.read().strip()}")
         time.sleep(0.005)
     for ids in ("uid_map", "gid_map"):
         Path(f"/proc/{process.pid}/{ids}").write_text("0 0 65536\n")
 
 
-def _can_register_privately() -> bool:
-    if not (_BINFMT.is_dir() and _MAGIC.exists()):
-        return False
-    try:
-        probe = _in_user_namespace(
-            [*_SHELL, f"read go && {_REGISTER} && mount -t proc proc /proc"], os.environ
-        )
-    except Unavailable:
-        return False
-    probe.communicate()
-    return probe.returncode == 0
-
-
-def _is_registered() -> bool:
-    with contextlib.suppress(OSError):
-        entry = (_BINFMT / "qemu-aarch64").read_text()
-        # F: the interpreter was opened when it was registered, so it is found from within another root.
-        return (
-            entry.startswith("enabled")
-            and re.search(r"^flags: .*F", entry, re.MULTILINE) is not None
-        )
-    return False
-
-
-def _has_proot() -> bool:
-    return shutil.which("proot") is not None
-
-
-def cpu_models() -> set[str]:
-    """The models that this qemu knows."""
-    return set(
-        subprocess.run([QEMU, "-cpu", "help"], capture_output=True, text=True).stdout.split()
-    )
-
-
-if __name__ == "__main__":  # a shell: python emulation.py ROOT COMMAND ...
-    done = Emulator.find().run(Path(sys.argv[1]), sys.argv[2:])
+if __name__ == "__main__":  # a shell: python -m tools.arm64.emulation ROOT COMMAND ...
+    done = Guest(Path(sys.argv[1])).run(sys.argv[2:])
     print(done.stdout, done.stderr, sep="", end="")
     sys.exit(done.returncode)

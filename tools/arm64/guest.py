@@ -1,4 +1,4 @@
-"""Runs on the emulated machine and on this one: logits of every model in a folder, for the same images."""
+"""Runs on the emulated machine: logits of every model in a folder, for the same images."""
 
 import sys
 from pathlib import Path

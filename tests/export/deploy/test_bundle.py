@@ -1,19 +1,24 @@
-"""A deployment installs and runs where there is nothing but Python (here: this machine; on arm64: make arm64)."""
+"""A deployment installs and runs where there is only Python (here; for arm64: make arm64)."""
 
+import dataclasses
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from vitsd_export.deploy.bundle import Wheels, deploy, pack_runtime
+import vitsd_runtime
+from vitsd_export.deploy import DevicePlatform, deploy
+from vitsd_export.deploy.wheels import pack_runtime
 from vitsd_runtime import UsageError, VitsdError
+from vitsd_runtime.formats import read_spec, write_spec
 
-HERE = Wheels(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
+HERE = DevicePlatform(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
@@ -103,8 +108,13 @@ def test_the_packed_wheel_is_a_valid_one(tmp_path):
         tmp_path / "site",
     ]
     subprocess.run([*install, wheel], check=True)
+    package = Path(vitsd_runtime.__file__).parent
+    files = {p.relative_to(package.parent).as_posix() for p in package.rglob("*") if p.is_file()}
     with zipfile.ZipFile(wheel) as archive:
-        assert not any("__pycache__" in name for name in archive.namelist())
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert packed == {name for name in files if "__pycache__" not in name}
+    assert {"vitsd_runtime/py.typed", "vitsd_runtime/engines/tflite.py"} <= packed
+    assert any(name.endswith(".tflite") for name in packed)  # the shipped model
     code = "import vitsd_runtime; print(vitsd_runtime.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -133,7 +143,7 @@ def test_what_stands_in_the_way_is_kept(exported, tmp_path):
     assert {p.name for p in folder.iterdir()} == {"notes.txt", "install.sh"}
     shutil.rmtree(folder)
     deploy(model, folder)
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="`overwrite`"):
         deploy(model, folder)
     deploy(exported / "digits.onnx", folder, overwrite=True)
     assert (folder / "digits.onnx").exists()
@@ -141,16 +151,41 @@ def test_what_stands_in_the_way_is_kept(exported, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "extra"),
+    [
+        ("digits-int8.tflite", "litert", "tflite"),
+        ("digits-int8.tflite", "tflite-runtime-2.14", "tflite-runtime"),
+        ("digits.onnx", "onnxruntime", "onnx"),
+        ("digits_saved_model", "tensorflow", "tensorflow"),
+    ],
+)
+def test_the_engine_is_that_of_the_files_target(artifact, tmp_path, name, target, extra):
+    model = artifact(name.removeprefix("digits"))
+    spec = read_spec(model)
+    write_spec(model, spec.replace(export=dataclasses.replace(spec.export, target=target)))
+    folder = deploy(model, tmp_path / "out")
+    assert f".whl[{extra}]'" in (folder / "install.sh").read_text()
+
+
+def test_a_trained_model_is_refused(trained, tmp_path):
+    with pytest.raises(UsageError, match="export it first"):
+        deploy(trained / "model.keras", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wheels_that_do_not_exist_leave_nothing(exported, tmp_path):
     with pytest.raises(VitsdError, match=r"no wheels for Python 3\.99 on aarch64"):
-        deploy(exported / "digits-int8.tflite", tmp_path / "out", [Wheels("aarch64", "3.99")])
+        deploy(
+            exported / "digits-int8.tflite", tmp_path / "out", [DevicePlatform("aarch64", "3.99")]
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["aarch64", "armv7l,3.11", "aarch64,4", "aarch64,3.11.2", ""])
 def test_impossible_devices_are_refused(text):
     with pytest.raises(UsageError):
-        Wheels.parse(text)
+        DevicePlatform.parse(text)
 
 
 def test_the_command_exports_and_deploys(command, trained, tmp_path):

@@ -1,16 +1,19 @@
-"""The public example's model in legacy Keras 2, as its SavedModels were made: for importing genuine ones."""
+"""The public example's model in legacy Keras 2, saved as it saves its SavedModels."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
 
 class Tokenization(layers.Layer):
-    """Shifted patches (or, ``vanilla``, plain ones) to tokens; also returns the patches, as the example does."""
+    """Shifted (or, ``vanilla``, plain) patches to tokens; like the example, returns patches too."""
 
     def __init__(self, image_size, patch_size, width, vanilla):
         super().__init__()
@@ -61,71 +64,76 @@ class LocalAttention(layers.MultiHeadAttention):
         return tf.einsum(self._combine_equation, weights, value), weights
 
 
-def build(
-    image_size=24,
-    patch_size=4,
-    width=32,
-    depth=2,
-    heads=4,
-    classes=10,
-    units=(64, 32),
-    head=(64, 48),
-    channels=1,
-    tau_is_variable=True,
-    vanilla=False,
-    raw_images=None,
-    activation=tf.nn.gelu,
-    final_bias=True,
-):
-    """The model. With ``raw_images`` (uint8), it normalises them by their own statistics and resizes them."""
-    tokens = (image_size // patch_size) ** 2
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of the model; the defaults make a small one."""
+
+    image_size: int = 24
+    patch_size: int = 4
+    width: int = 32
+    depth: int = 2
+    heads: int = 4
+    classes: int = 10
+    units: tuple[int, ...] = (64, 32)
+    head: tuple[int, ...] = (64, 48)
+    channels: int = 1
+    tau_is_variable: bool = True
+    vanilla: bool = False
+    raw_images: np.ndarray | None = None
+    """uint8; the model normalizes them by their own statistics and resizes them."""
+    activation: Callable[[tf.Tensor], tf.Tensor] = tf.nn.gelu
+    final_bias: bool = True
+
+
+def build(options: Options) -> tf_keras.Model:
+    tokens = (options.image_size // options.patch_size) ** 2
     mask = tf.cast([1 - tf.eye(tokens)], tf.int8)
 
     def mlp(stream, sizes, rate):
         for size in sizes:
-            stream = layers.Dropout(rate)(layers.Dense(size, activation=activation)(stream))
+            stream = layers.Dropout(rate)(layers.Dense(size, activation=options.activation)(stream))
         return stream
 
-    if raw_images is None:
-        inputs = stream = tf_keras.Input((image_size, image_size, channels))
+    if options.raw_images is None:
+        inputs = stream = tf_keras.Input((options.image_size, options.image_size, options.channels))
     else:
-        inputs = tf_keras.Input(raw_images.shape[1:])
+        inputs = tf_keras.Input(options.raw_images.shape[1:])
         normalization = layers.Normalization()
-        normalization.adapt(raw_images)
+        normalization.adapt(options.raw_images)
         preprocessing = tf_keras.Sequential(
             [
                 normalization,
-                layers.Resizing(image_size, image_size),
+                layers.Resizing(options.image_size, options.image_size),
                 layers.RandomFlip("horizontal"),
             ]
         )
         stream = preprocessing(inputs)
-    stream, _ = Tokenization(image_size, patch_size, width, vanilla)(stream)
-    stream = Positions(tokens, width)(stream)
-    for _ in range(depth):
+    size, patch_size = options.image_size, options.patch_size
+    stream, _ = Tokenization(size, patch_size, options.width, options.vanilla)(stream)
+    stream = Positions(tokens, options.width)(stream)
+    for _ in range(options.depth):
         normed = layers.LayerNormalization(epsilon=1e-6)(stream)
-        options = {"num_heads": heads, "key_dim": width, "dropout": 0.1}
-        if vanilla:
-            attended = layers.MultiHeadAttention(**options)(normed, normed)
+        sizes = {"num_heads": options.heads, "key_dim": options.width, "dropout": 0.1}
+        if options.vanilla:
+            attended = layers.MultiHeadAttention(**sizes)(normed, normed)
         else:
-            attended = LocalAttention(tau_is_variable, **options)(
+            attended = LocalAttention(options.tau_is_variable, **sizes)(
                 normed, normed, attention_mask=mask
             )
         middle = layers.Add()([attended, stream])
-        branch = mlp(layers.LayerNormalization(epsilon=1e-6)(middle), units, 0.1)
+        branch = mlp(layers.LayerNormalization(epsilon=1e-6)(middle), options.units, 0.1)
         stream = layers.Add()([branch, middle])
     features = layers.Dropout(0.5)(
         layers.Flatten()(layers.LayerNormalization(epsilon=1e-6)(stream))
     )
-    return tf_keras.Model(
-        inputs, layers.Dense(classes, use_bias=final_bias)(mlp(features, head, 0.5))
-    )
+    logits = layers.Dense(options.classes, use_bias=options.final_bias)
+    return tf_keras.Model(inputs, logits(mlp(features, options.head, 0.5)))
 
 
 def save(folder, seed=0, **options):
-    """Build it, move every weight away from its initial value, take a training step, and save it as a SavedModel."""
+    """Build it with weights unlike their initial values, train a step, and save it."""
     tf_keras.utils.set_random_seed(seed)
-    model = build(**options)
+    model = build(Options(**options))
     generator = tf.random.Generator.from_seed(seed)
     for variable in model.trainable_variables:
         if len(variable.shape):

@@ -1,4 +1,4 @@
-"""Genuine Keras 2 SavedModels become models of ours that give the same logits; others are refused."""
+"""Genuine Keras 2 SavedModels are imported with the same logits; others are refused."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import keras2_example  # noqa: E402
 from vitsd import load_dataset, load_model  # noqa: E402
 from vitsd.evaluation.predict import predict_logits  # noqa: E402
 from vitsd_export import export  # noqa: E402
-from vitsd_export.keras2.importer import import_saved_model  # noqa: E402
+from vitsd_export.keras2 import import_saved_model  # noqa: E402
 from vitsd_runtime import Classifier, UsageError, VitsdError  # noqa: E402
 from vitsd_runtime.images.preprocessing import preprocess  # noqa: E402
 
@@ -41,8 +41,8 @@ def signature_logits(folder, images):
 )
 def test_logits_are_those_of_the_saved_model(tmp_path, digits, options):
     folder = keras2_example.save(tmp_path / "saved", **options)
-    spec, found = import_saved_model(folder, tmp_path / "model.keras", data="digits")
-    assert found["real_images"]
+    spec, report = import_saved_model(folder, tmp_path / "model.keras", data="digits")
+    assert report.real_images
     assert spec.input_size == (8, 8, 1)
     assert spec.architecture.lsa is spec.architecture.spt is not options.get("vanilla", False)
     model, spec = load_model(tmp_path / "model.keras")
@@ -147,7 +147,7 @@ def test_misuse(saved, tmp_path):
     with pytest.raises(UsageError, match=r"must end in \.keras"):
         import_saved_model(saved, tmp_path / "model.h5", data="digits")
     output.write_text("mine")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="`overwrite`"):
         import_saved_model(saved, output, data="digits")
     assert output.read_text() == "mine"
 
@@ -160,10 +160,10 @@ def test_drawings_on_a_flat_ground_are_compared_too(saved, tmp_path):
     np.savez(
         tmp_path / "drawings.npz", x_train=images, y_train=labels, x_test=images, y_test=labels
     )
-    _, found = import_saved_model(
+    _, report = import_saved_model(
         saved, tmp_path / "my model.keras", data=str(tmp_path / "drawings.npz")
     )
-    assert found["max_difference"] < 1e-4
+    assert report.max_difference < 1e-4
 
 
 def test_data_of_other_classes_is_refused(saved, tmp_path):

@@ -40,12 +40,12 @@ def add_options(parser: argparse.ArgumentParser, declared_in: Any) -> None:
 
 
 @contextlib.contextmanager
-def options_named(parser: argparse.ArgumentParser) -> Iterator[None]:
+def options_named(arguments: argparse.Namespace) -> Iterator[None]:
     """Say ``--max-drop`` where an error of the library says ```max_drop```."""
     try:
         yield
     except VitsdError as error:
-        known = vars(parser.parse_args([]))
+        known = vars(arguments)
 
         def flag(found: re.Match[str]) -> str:
             if found["name"] not in known:

@@ -15,7 +15,7 @@ from vitsd.backend import load_keras
 from vitsd.hub.saving import MODEL_FILE
 from vitsd.training.run import newest_run
 from vitsd_export.cli import add_options, options_named, print_comparisons
-from vitsd_export.deploy.bundle import Wheels, check_folder, deploy
+from vitsd_export.deploy import DevicePlatform, check_folder, deploy
 from vitsd_export.exporter import Artifact, ParityError, export
 from vitsd_export.gate import Comparison
 from vitsd_export.options import ALL, FORMAT_ALIASES, ExportOptions, sidecar_paths
@@ -109,13 +109,12 @@ def _describe_quantizations() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = build_parser()
+    return app.run(_named, build_parser(), argv, distribution="vitsd-export", renamed=_RENAMED)
 
-    def named(arguments: argparse.Namespace) -> int:
-        with options_named(parser):
-            return _main(arguments)
 
-    return app.run(named, parser, argv, distribution="vitsd-export", renamed=_RENAMED)
+def _named(arguments: argparse.Namespace) -> int:
+    with options_named(arguments):
+        return _main(arguments)
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class _Result:
 def _main(arguments: argparse.Namespace) -> int:
     formats = _names("--format", arguments.format) or ["tflite"]
     quantizations = _names("--quantization", arguments.quantization) or ["none"]
-    wheels = [Wheels.parse(text) for text in arguments.wheels or ()]
+    wheels = [DevicePlatform.parse(text) for text in arguments.wheels or ()]
     _check_deployment(arguments, formats, quantizations)
     load_keras()
     model = arguments.model or _newest_model()

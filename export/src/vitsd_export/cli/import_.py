@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 
 from vitsd.backend import load_keras
 from vitsd.data.sources import BUILT_IN
+from vitsd_export.cli import options_named
 from vitsd_runtime.cli import app
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         prog="vitsd-import",
-        description="Import a Keras 2 SavedModel of the public example (as keras-io/vit-small-ds). The imported model is "
-        "kept only if its logits equal those of the SavedModel.",
+        description="Import a Keras 2 SavedModel of the public example (such as "
+        "keras-io/vit-small-ds). The import is rejected unless the logits match those of the "
+        "SavedModel.",
     )
     parser.add_argument(
         "saved_model",
@@ -26,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         metavar="SOURCE",
-        help="what it was trained on, for class names, statistics and comparison: "
+        help="the data it was trained on, for class names, statistics and comparison: "
         f"{', '.join(BUILT_IN)}, a folder, or an .npz file",
     )
     parser.add_argument(
@@ -38,40 +43,39 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return app.run(_main, build_parser(), argv, distribution="vitsd-export")
 
 
-def _main(arguments) -> int:
+def _main(arguments: argparse.Namespace) -> None:
     load_keras()
-    from vitsd_export.keras2.importer import import_saved_model
+    from vitsd_export.keras2 import import_saved_model
 
-    spec, found = import_saved_model(
-        arguments.saved_model,
-        arguments.output,
-        data=arguments.data,
-        mean=arguments.mean,
-        variance=arguments.variance,
-        overwrite=arguments.overwrite,
-        report=(lambda message: None) if arguments.json else print,
-    )
-    if arguments.json:
-        print(
-            json.dumps(
-                {"model": arguments.output, "architecture": spec.architecture.to_dict(), **found},
-                indent=1,
-            )
+    with options_named(arguments):
+        spec, report = import_saved_model(
+            arguments.saved_model,
+            arguments.output,
+            data=arguments.data,
+            mean=arguments.mean,
+            variance=arguments.variance,
+            overwrite=arguments.overwrite,
         )
-        return 0
-    images = "images of its data" if found["real_images"] else "random images"
+    if arguments.json:
+        architecture = spec.architecture.to_dict() if spec.architecture else {}
+        result = {"model": arguments.output, "architecture": architecture}
+        print(json.dumps({**result, **dataclasses.asdict(report)}, indent=1))
+        return
+    images = "images of its data" if report.real_images else "random images"
     print(
-        f"{arguments.output}: {found['variables']} variables, each used once ({found['training_state']} of the optimizer "
-        f"and the like left out); logits differ by at most {found['max_difference']:.1e} on {found['images']} {images}."
+        f"{arguments.output}: {report.variables} variables, each used once "
+        f"({report.training_state} of the optimizer and the like left out); logits differ by at "
+        f"most {report.max_difference:.1e} on {report.images} {images}."
     )
-    return 0
 
 
 def _numbers(text: str) -> list[float]:
+    """An argparse type: ``1.5,2,3``."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

@@ -1,219 +1,137 @@
-"""Make a folder that is copied to a device: model, runtime wheel, and scripts to install and run it."""
+"""Make a folder to copy to a device: model, runtime wheel, scripts to install and run them."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
+import logging
 import re
 import shutil
-import subprocess
-import sys
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import vitsd_runtime
-from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats import detect_format, read_spec
+from vitsd_export.deploy.wheels import RUNTIME_PACKAGE, DevicePlatform, download, pack_runtime
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.formats import detect_format, require_spec
+from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import atomic_write
+from vitsd_runtime.types import Format, PathLike
 
-PLATFORMS = ("aarch64", "x86_64")
-_GLIBC = range(17, 37)
-"""Minor versions of glibc 2.x that wheels may ask for: up to Debian bookworm's, so that they run there and later."""
-_RUNTIME = "vitsd-runtime"
-_WHEEL = "vitsd_runtime"
+_log = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).with_name("templates")
-
-
-@dataclass(frozen=True)
-class Wheels:
-    """For which device wheels are downloaded.
-
-    Raises:
-        UsageError: no such platform or Python version.
-    """
-
-    platform: str
-    """Machine name, one of :data:`PLATFORMS`."""
-    python: str
-    """``3.11``"""
-
-    def __post_init__(self):
-        if self.platform not in PLATFORMS:
-            hint = (
-                " (32-bit Arm: its wheels are on piwheels, so install on the device)"
-                * self.platform.startswith("arm")
-            )
-            raise UsageError(
-                f"Wheels can be had for {' and '.join(PLATFORMS)}; not for {self.platform!r}{hint}."
-            )
-        if not re.fullmatch(r"3\.\d{1,2}", self.python):
-            raise UsageError(f"A Python version looks like 3.11; got {self.python!r}.")
-
-    @classmethod
-    def parse(cls, text: str) -> Wheels:
-        """``aarch64,3.11``."""
-        platform, comma, python = text.partition(",")
-        if not comma:
-            raise UsageError(
-                f"Say for which platform and Python, as in aarch64,3.11; got {text!r}."
-            )
-        return cls(platform.strip(), python.strip())
-
-
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise UsageError if ``folder`` can't be made, or holds anything but an earlier deployment to be replaced."""
-    folder, here = folder.resolve(), Path.cwd()
-    if folder == here or folder in here.parents:
-        raise UsageError(
-            f"{folder} is the current folder, or above it; give --deploy a folder that can be made anew."
-        )
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    ours = (folder / "run.sh").is_file() and any(folder.glob(f"wheels/{_WHEEL}-*.whl"))
-    if folder.exists() and not (overwrite and ours):
-        raise UsageError(
-            f"{folder} exists; replace an earlier deployment with --overwrite, or choose another folder."
-        )
+_EXTRAS: dict[Format, str] = {"onnx": "onnx", "saved_model": "tensorflow", "tflite": "tflite"}
+"""Extras of the runtime that install the engine for a format."""
+_TFLITE_RUNTIME = "tflite-runtime"
+"""Targets whose names begin like this need the extra of the same name."""
 
 
 def deploy(
-    model: str | os.PathLike,
-    folder: str | os.PathLike,
-    wheels: Sequence[Wheels] = (),
+    model: PathLike,
+    folder: PathLike,
+    wheels: Sequence[DevicePlatform] = (),
     *,
     overwrite: bool = False,
-    report: Callable[[str], None] = lambda message: None,
 ) -> Path:
-    """Write a folder with all that a device needs: ``install.sh`` makes it ready, ``run.sh IMAGE`` classifies.
+    """Write a folder with everything a device needs.
+
+    There, ``install.sh`` makes a Python environment and ``run.sh IMAGE`` classifies.
 
     Args:
         model: an exported file, or a SavedModel folder.
-        folder: to be made.
-        wheels: devices whose engine, NumPy and Pillow are downloaded, so that ``install.sh`` needs no network there.
+        folder: to be created.
+        wheels: devices whose engine, NumPy and Pillow are downloaded, so that ``install.sh`` needs
+            no network there.
         overwrite: replace an earlier deployment.
-        report: called with a line of text about what is being done.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: no exported model, or something is in the way.
-        VitsdError: a wheel can't be had.
+        UsageError: ``model`` is not an exported one, or something is in the way.
+        VitsdError: a wheel was not found.
     """
     model, folder = Path(model), Path(folder).resolve()
-    kind, spec = detect_format(model), read_spec(model)
-    if kind == "keras" or spec is None:
-        raise UsageError(f"{model} is not a file made by vitsd-export.")
+    format = detect_format(model)
+    if format == "keras":
+        raise UsageError(f"{model} is a trained model: export it first.")
+    spec = require_spec(model)
     check_folder(folder, overwrite)
-    target = spec.export.target if spec.export else ""
-    extra = {"onnx": "onnx", "saved_model": "tensorflow", "tflite": "tflite"}[kind]
-    if target.startswith("tflite-runtime"):
-        extra = "tflite-runtime"
+    extra = _engine_extra(format, spec)
     with atomic_write(folder) as temporary:
-        (temporary / "wheels").mkdir(parents=True)
-        # The name goes into shell scripts.
-        name = (
-            model.name
-            if re.fullmatch(r"\w[\w.\-]*", model.name, re.ASCII)
-            else f"model{model.suffix}"
+        wheel_folder = temporary / "wheels"
+        wheel_folder.mkdir(parents=True)
+        name = _copy_model(model, temporary)
+        runtime = pack_runtime(wheel_folder)
+        for platform in wheels:
+            _log.info("Downloading wheels for %s ...", platform)
+            download([f"{runtime}[{extra}]"], platform, wheel_folder)
+        _fill_templates(
+            temporary,
+            {
+                "MODEL": name,
+                "NAME": spec.name,
+                "CLASSES": str(spec.num_classes),
+                # By its path: an index may have another package of this name.
+                "REQUIREMENT": f"./wheels/{runtime.name}[{extra}]",
+                "CONTENTS": _describe_contents(wheels),
+            },
         )
-        (shutil.copytree if model.is_dir() else shutil.copyfile)(model, temporary / name)
-        wheel = pack_runtime(temporary / "wheels")
-        for wanted in wheels:
-            report(f"Wheels for Python {wanted.python} on {wanted.platform} ...")
-            download(f"{wheel}[{extra}]", wanted, temporary / "wheels")
-        values = {
-            "MODEL": name,
-            "NAME": spec.name,
-            "CLASSES": str(spec.num_classes),
-            "REQUIREMENT": f"./wheels/{wheel.name}[{extra}]",  # by its path: an index may have another of its name
-            "FILLED": "holds all that is needed by "
-            + " and ".join(f"Python {w.python} on {w.platform}" for w in wheels)
-            if wheels
-            else "holds the runtime, but no engine",
-        }
-        for template in sorted(_TEMPLATES.iterdir()):
-            text = template.read_text(encoding="utf-8")
-            for key, value in values.items():
-                text = text.replace(f"@{key}@", value)
-            written = temporary / template.name
-            written.write_text(text, encoding="utf-8")
-            written.chmod(0o755 if written.suffix == ".sh" else 0o644)
     return folder
 
 
-def pack_runtime(folder: Path) -> Path:
-    """Write the installed runtime as a wheel, whether it was installed from one or runs from its sources.
-
-    A wheel of pure Python is its files and its metadata in a zip file
-    (https://packaging.python.org/en/latest/specifications/binary-distribution-format/).
-    """
-    distribution = metadata.distribution(_RUNTIME)
-    name = f"{_WHEEL}-{distribution.version}"
-    package = Path(vitsd_runtime.__file__).parent
-    contents = {
-        f"vitsd_runtime/{path.relative_to(package).as_posix()}": path.read_bytes()
-        for path in sorted(package.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    for entry in ("METADATA", "WHEEL", "entry_points.txt"):
-        text = distribution.read_text(entry)
-        if text is None:
-            raise VitsdError(f"The installed {_RUNTIME} has no {entry}: reinstall it.")
-        contents[f"{name}.dist-info/{entry}"] = text.encode()
-    record = f"{name}.dist-info/RECORD"
-    lines = [
-        f"{file},sha256={_digest(content)},{len(content)}" for file, content in contents.items()
-    ]
-    contents[record] = "\n".join([*lines, f"{record},,", ""]).encode()
-    path = folder / f"{name}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file, content in contents.items():
-            # ZipInfo has no clock: equal files from equal contents.
-            archive.writestr(zipfile.ZipInfo(file), content, zipfile.ZIP_DEFLATED)
-    return path
-
-
-def _digest(content: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-
-
-def download(requirement: str, wanted: Wheels, folder: Path, *more: str) -> None:
-    """Download wheels of a requirement, and of all it needs, for another machine; ``more`` are further words for pip.
+def check_folder(folder: PathLike, overwrite: bool) -> None:
+    """Check that a deployment can be written, before the work that leads to it.
 
     Raises:
-        VitsdError: pip can't reach its index, or finds no wheel for that machine.
+        UsageError: ``folder`` is the current one or above it, or holds anything but an earlier
+            deployment that may be replaced.
     """
-    platforms = [f"manylinux_2_{minor}_{wanted.platform}" for minor in reversed(_GLIBC)]
-    platforms += [f"manylinux2014_{wanted.platform}"]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--only-binary=:all:",
-    ]
-    command += [
-        "--implementation",
-        "cp",
-        "--python-version",
-        wanted.python,
-        "--dest",
-        str(folder),
-        requirement,
-        *more,
-    ]
-    command += [word for platform in platforms for word in ("--platform", platform)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        why = errors[-1].removeprefix("ERROR: ") if errors else done.stderr.strip()[-300:]
-        raise VitsdError(
-            f"pip found no wheels for Python {wanted.python} on {wanted.platform}: {why}"
+    folder, here = Path(folder).resolve(), Path.cwd()
+    if folder == here or folder in here.parents:
+        raise UsageError(
+            f"{folder} is the current folder, or above it: a deployment needs a folder of its own."
         )
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not _is_deployment(folder):
+        raise UsageError(f"{folder} exists and is not an earlier deployment: choose another one.")
+    if not overwrite:
+        raise UsageError(f"{folder} exists; replace the earlier deployment with `overwrite`.")
+
+
+def _is_deployment(folder: Path) -> bool:
+    wheel = any(folder.glob(f"wheels/{RUNTIME_PACKAGE}-*.whl"))
+    return wheel and (folder / "run.sh").is_file()
+
+
+def _engine_extra(format: Format, spec: ModelSpec) -> str:
+    """The runtime's extra that installs the engine this file was exported for."""
+    if spec.export is not None and spec.export.target.startswith(_TFLITE_RUNTIME):
+        return _TFLITE_RUNTIME
+    return _EXTRAS[format]
+
+
+def _copy_model(model: Path, folder: Path) -> str:
+    """Copy the model; returns the copy's name, which is safe in a shell script."""
+    safe = re.fullmatch(r"\w[\w.\-]*", model.name, re.ASCII)
+    name = model.name if safe else f"model{model.suffix}"
+    if model.is_dir():
+        shutil.copytree(model, folder / name)
+    else:
+        shutil.copyfile(model, folder / name)
+    return name
+
+
+def _describe_contents(wheels: Sequence[DevicePlatform]) -> str:
+    """What the folder of wheels does, for the end of a sentence."""
+    if not wheels:
+        return "holds the runtime, but no engine"
+    return f"holds all that is needed by {' and '.join(map(str, wheels))}"
+
+
+def _fill_templates(folder: Path, values: Mapping[str, str]) -> None:
+    for template in sorted(_TEMPLATES.iterdir()):
+        text = template.read_text(encoding="utf-8")
+        for key, value in values.items():
+            text = text.replace(f"@{key}@", value)
+        path = folder / template.name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755 if path.suffix == ".sh" else 0o644)

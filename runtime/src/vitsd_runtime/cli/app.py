@@ -120,6 +120,7 @@ def _logging(stream: TextIO) -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.INFO)
+        logger.propagate = False  # TensorFlow adds a handler to the root: all would show twice
         logger.addHandler(progress)
         logger.addHandler(warnings)
     try:
@@ -127,6 +128,7 @@ def _logging(stream: TextIO) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
+            logger.propagate = True
             logger.removeHandler(progress)
             logger.removeHandler(warnings)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the Python environment env/ beside this file. Without network if wheels/ holds what this machine needs.
+# Makes the Python environment env/ beside this file; needs no network if wheels/ holds what this machine needs.
 set -eu
 cd "$(dirname "$0")"
 fail() { echo "install.sh: $1" >&2; exit 1; }
@@ -7,7 +7,7 @@ fail() { echo "install.sh: $1" >&2; exit 1; }
 command -v python3 >/dev/null || fail "python3 is missing: sudo apt install python3 python3-venv"
 rm -rf env.old
 if [ -d env ]; then mv env env.old; fi
-trap 'rm -rf env install.log; if [ -d env.old ]; then mv env.old env; fi' EXIT  # nothing half-made stays
+trap 'rm -rf env install.log; if [ -d env.old ]; then mv env.old env; fi' EXIT  # if it fails, the previous one stays
 trap 'exit 130' INT TERM HUP
 python3 -m venv env >install.log 2>&1 || {
     cat install.log >&2
@@ -18,7 +18,7 @@ if pip install --no-index --find-links wheels '@REQUIREMENT@' 2>install.log; the
     echo "Installed from wheels/."
 else
     machine=$(python3 -c 'import platform; print("Python", platform.python_version(), "on", platform.machine())')
-    echo "wheels/ @FILLED@; this is $machine. Using the network ..."
+    echo "wheels/ @CONTENTS@; this is $machine. Using the network ..."
     pip install --find-links wheels '@REQUIREMENT@' || {
         cat install.log >&2
         fail "no engine could be installed: connect to the network, or export again with --wheels for this machine"

@@ -1,0 +1,1 @@
+"""What is promised about speed, size and accuracy, measured; part of no distribution."""

@@ -1,0 +1,1 @@
+"""Development tools, part of no distribution."""

@@ -1,0 +1,1 @@
+"""``make arm64``: the runtime on an emulated 64-bit Arm Linux."""
