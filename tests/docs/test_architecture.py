@@ -43,25 +43,29 @@ def imports(distribution: str):
     for path in sorted(root.rglob("*.py")):
         room = path.relative_to(root).parts[0].removesuffix(".py")
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for_type_checkers = {
-            inner
-            for node in ast.walk(tree)
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-            for inner in ast.walk(node)
-        }
+        passed_over = for_type_checkers(tree)
         for node in ast.walk(tree):
-            if node in for_type_checkers:
-                continue
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                inside = [f"{node.module}.{alias.name}" for alias in node.names]
-                names = inside if node.module in FOLDERS else [node.module]
-            for name in names:
+            for name in () if node in passed_over else imported_names(node):
                 package, _, rest = name.partition(".")
                 if package in FOLDERS:
                     yield room, package, rest.split(".")[0]
+
+
+def for_type_checkers(tree: ast.AST) -> set[ast.AST]:
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    blocks = [block for block in blocks if ast.unparse(block.test) == "TYPE_CHECKING"]
+    return {inner for block in blocks for inner in ast.walk(block)}
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    """Dotted names of what an import statement imports; of modules where it says so."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom) or not node.module:
+        return []
+    if node.module in FOLDERS:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return [node.module]
 
 
 @pytest.mark.parametrize("distribution", FOLDERS)
