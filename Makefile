@@ -33,8 +33,8 @@ lint: $(VENV)/.installed-tests  ## check style and format
 typecheck: $(VENV)/.installed-tests  ## mypy --strict on the three distributions
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed-docs  ## the documentation site, in site/
-	$(BIN)/mkdocs build --quiet --strict
+docs: $(VENV)/.installed-docs  ## the documentation site, in site/; needs Python 3.11
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
 
 bench: $(VENV)/.installed  ## measure what is promised about speed and size; writes benchmarks/results/
 	$(RUN) benchmarks/run.py $(BENCH_ARGS)
@@ -59,5 +59,5 @@ $(VENV)/.installed-tests: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(PIP) mkdocs-material "mkdocstrings[python]"
+	$(PIP) sphinx furo myst-parser
 	touch $@

@@ -17,7 +17,6 @@ from vitsd_runtime.types import AnyArray, PathLike
 
 if TYPE_CHECKING:
     from vitsd.evaluation.explain import Explanation
-    from vitsd.training.history import Row
 
 _VIEWS = ("image", "left-up", "left-down", "right-up", "right-down")
 """In the order of :attr:`vitsd.evaluation.explain.Explanation.views`."""
@@ -25,7 +24,7 @@ _FEW_CLASSES = 20
 """Up to here a confusion matrix shows its counts."""
 
 
-def plot_curves(history: Sequence[Row], path: PathLike) -> None:
+def plot_curves(history: Sequence[Mapping[str, float | None]], path: PathLike) -> None:
     """Loss, top-1, top-5 and learning rate over the epochs.
 
     Args:
