@@ -13,8 +13,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import dataclasses
+import importlib
 import importlib.util
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,44 +41,66 @@ ENGINES = {
 }
 
 
+_SLOW_FIXTURES = {"command", "trained", "exported", "exported_model", "artifact"}
+"""What takes seconds: commands in processes of their own, training, exports."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests as slow by the fixtures that they use."""
+    for item in items:
+        if _SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
+def made_once(tmp_path_factory, name: str, make) -> Path:
+    """A folder that one of the test processes makes, and all of them read."""
+    import fcntl
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # each process has a folder in it
+    folder, done = root / name, root / f"{name}.done"
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A run folder: preset `tiny`, shortened, trained on handwritten digits."""
+    """A run folder: preset `tiny`, shortened, trained on handwritten digits. Only read it."""
     if MADE_ELSEWHERE:
         return Path(MADE_ELSEWHERE)
+    return made_once(tmp_path_factory, "digits", _train)
+
+
+def _train(output: Path) -> None:
     from vitsd.data.sources import load_dataset
     from vitsd.presets import get_preset
     from vitsd.training.train import train
 
     preset = get_preset("tiny")
-    output = tmp_path_factory.mktemp("runs") / "digits"
     recipe = dataclasses.replace(preset.recipe, epochs=8)
     config = dataclasses.replace(preset.config, num_layers=2)
-    train(
-        config,
-        recipe,
-        load_dataset("digits"),
-        output,
-        origin={"preset": "tiny", "source": "digits"},
-    )
-    return output
+    origin = {"preset": "tiny", "source": "digits"}
+    train(config, recipe, load_dataset("digits"), output, origin=origin)
 
 
 @pytest.fixture(scope="session")
-def exported(trained) -> Path:
-    """A folder with every format and quantisation of the trained model."""
-    output = trained / "exported"
+def exported(trained, tmp_path_factory) -> Path:
+    """A folder with every format and quantization of the trained model. Only read it."""
     if MADE_ELSEWHERE:
-        return output
+        return trained / "exported"
     from vitsd_export import export
 
-    export(
-        trained / "model.keras",
-        ["all"],
-        ["none", "float16", "dynamic", "int8", "int8-full", "int4"],
-        output,
+    names = ["none", "float16", "dynamic", "int8", "int8-full", "int4"]
+    return made_once(
+        tmp_path_factory,
+        "exported",
+        lambda folder: export(trained / "model.keras", "all", names, folder),
     )
-    return output
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +146,7 @@ def digits():
 
 @pytest.fixture
 def spec() -> ModelSpec:
-    """A spec for colour images, with no model."""
+    """A spec for color images, with no model."""
     return ModelSpec(
         name="example",
         class_names=("cat", "dog", "owl"),
@@ -136,7 +160,7 @@ def spec() -> ModelSpec:
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """A smooth uint8 colour image of 60x80 pixels, different in every direction."""
+    """A smooth uint8 color image of 60x80 pixels, different in every direction."""
     y, x = np.mgrid[0:60, 0:80]
     return np.stack([3 * x, 4 * y, x + y], axis=-1).astype(np.uint8)
 
@@ -156,3 +180,35 @@ def command():
         )
 
     return run
+
+
+@pytest.fixture
+def command_here(capsys, monkeypatch):
+    """Like ``command``, in this process: for what ends before it does anything."""
+    main_of = {
+        "vitsd-train": "vitsd.cli.train",
+        "vitsd-evaluate": "vitsd.cli.evaluate",
+        "vitsd-explain": "vitsd.cli.explain",
+        "vitsd-export": "vitsd_export.cli.export",
+        "vitsd-parity": "vitsd_export.cli.parity",
+    }
+
+    def run(name: str, *arguments, cwd=None):
+        main = importlib.import_module(main_of[name]).main
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:  # argparse leaves this way
+            code = error.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        captured = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=captured.out, stderr=captured.err)
+
+    return run
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

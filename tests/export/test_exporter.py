@@ -277,10 +277,10 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
         ([], "no run under runs/"),
     ],
 )
-def test_misuse_ends_with_a_message(command, model, arguments, message):
+def test_misuse_ends_with_a_message(command_here, model, arguments, message):
     (model.parent / "other.tflite").touch()
     before = set(model.parent.iterdir())
-    done = command(
+    done = command_here(
         "vitsd-export", *(model if a == "MODEL" else a for a in arguments), cwd=model.parent
     )
     assert done.returncode == 2, done.stderr

@@ -12,6 +12,7 @@ from vitsd_export import export
 from vitsd_runtime import Classifier
 
 NAME = "vit-edge-cifar100"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

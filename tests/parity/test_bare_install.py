@@ -18,6 +18,8 @@ from vitsd.evaluation.predict import predict_logits
 from vitsd_export import export
 from vitsd_runtime import Classifier, read_spec
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXTRAS = {"ai-edge-litert": "tflite", "tflite-runtime": "tflite-runtime", "onnxruntime": "onnx"}
 needs_tflite_runtime = pytest.mark.skipif(

@@ -109,7 +109,7 @@ def test_a_model_beyond_its_tolerance_ends_with_1(command, trained, exported, tm
         ),
     ],
 )
-def test_misuse_ends_with_a_message(command, exported, tmp_path, arguments, code, message):
+def test_misuse_ends_with_a_message(command_here, exported, tmp_path, arguments, code, message):
     x, y = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4) % 2
     np.savez(
         tmp_path / "fashion.npz",
@@ -120,7 +120,9 @@ def test_misuse_ends_with_a_message(command, exported, tmp_path, arguments, code
         class_names=["shirt", "bag"],
     )
     model = exported / "digits.onnx"
-    done = command("vitsd-parity", *(model if a == "MODEL" else a for a in arguments), cwd=tmp_path)
+    done = command_here(
+        "vitsd-parity", *(model if a == "MODEL" else a for a in arguments), cwd=tmp_path
+    )
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -82,6 +82,7 @@ def test_an_unknown_cpu_model_is_exit_code_2(monkeypatch, arm64_modules):
     assert run.main(["--cpus", "cortex-a72,abacus"]) == 2
 
 
+@pytest.mark.slow
 def test_what_the_guest_gets_is_enough_for_the_runtimes_tests(arm64_modules, tmp_path):
     arm64_modules("artifacts").copy_tests(tmp_path / "repository")
     # No trainer and no exporter, as there; the modules are the copied ones.

@@ -12,7 +12,7 @@ import pytest
 import vitsd
 
 SCRIPT = """
-import contextlib, importlib, json, os, pkgutil, random, sys
+import contextlib, importlib, json, logging, os, pkgutil, random, sys
 
 # What other libraries do when they are imported is theirs.
 for name in sys.argv[2:]:
@@ -32,6 +32,8 @@ def state():
         "Python's generator": random.getstate(),
         "NumPy's generator": (legacy[1].tolist(), *legacy[2:]),
         "environment": dict(os.environ),
+        "root logger": (len(logging.getLogger().handlers), logging.getLogger().level),
+        "tf2onnx's logger": logging.getLogger("tf2onnx").level,
         "open files": {k: v for k, v in files.items() if not v.startswith("/proc/")},
     }
 
@@ -60,10 +62,11 @@ OTHERS = (
     "onnxruntime",
     "tf2onnx",
     "ai_edge_litert.interpreter",
-    "ai_edge_quantizer",
+    "ai_edge_quantizer.quantizer",
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["vitsd_runtime", "vitsd", "vitsd_export"])
 def test_importing_a_module_changes_no_global_state(package):
     pytest.importorskip(package)

@@ -225,10 +225,10 @@ def test_the_command_exports_and_deploys(command, trained, tmp_path):
     ],
 )
 def test_misuse_is_named_before_anything_is_exported(
-    command, trained, tmp_path, arguments, message
+    command_here, trained, tmp_path, arguments, message
 ):
     (tmp_path / "notes.txt").touch()
-    done = command(
+    done = command_here(
         "vitsd-export",
         trained / "model.keras",
         "--output",

@@ -60,6 +60,7 @@ def logits_after_preprocessing(model, images):
     return np.asarray(keras.Model(tokenization.input, model.output)(images, training=False))
 
 
+@pytest.mark.slow
 @given(configs(), st.integers(0, 2**32 - 1), st.sampled_from([None, True, False]))
 @settings(max_examples=40)
 def test_folded_equals_keras(config, seed, merge):

@@ -17,6 +17,8 @@ from vitsd_export.keras2 import import_saved_model  # noqa: E402
 from vitsd_runtime import Classifier, UsageError, VitsdError  # noqa: E402
 from vitsd_runtime.images.preprocessing import preprocess  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):

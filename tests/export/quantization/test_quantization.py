@@ -15,6 +15,8 @@ from vitsd_export.formats.tflite_schema import operation_versions
 from vitsd_export.formats.tflite_targets import TARGETS, check_versions
 from vitsd_runtime import Classifier, VitsdError, read_spec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(trained, tmp_path):
@@ -164,11 +166,11 @@ def test_a_recipe_is_replayed_to_the_same_model(
         ({"unknown": 7}, "not a quantization recipe"),
     ],
 )
-def test_a_recipe_for_something_else_is_refused(command, exported, model, change, message):
+def test_a_recipe_for_something_else_is_refused(command_here, exported, model, change, message):
     recipe = json.loads((exported / "digits-int8.tflite.recipe.json").read_text())
     (model.parent / "r.json").write_text(json.dumps({**recipe, **change}))
     before = set(model.parent.iterdir())
-    done = command(
+    done = command_here(
         "vitsd-export", model, "--quantization", "int8", "--recipe", model.parent / "r.json"
     )
     assert done.returncode == 2, done.stderr
@@ -230,7 +232,7 @@ def _named(split):
     return ("x", split.images), ("y", split.labels)
 
 
-def test_too_few_images_are_refused(command, model, digits, tmp_path):
+def test_too_few_images_are_refused(command_here, model, digits, tmp_path):
     few = tmp_path / "few.npz"
     splits = {"train": slice(0, 100), "test": slice(100, 200)}
     arrays = {
@@ -239,12 +241,12 @@ def test_too_few_images_are_refused(command, model, digits, tmp_path):
         for name, values in _named(digits)
     }
     np.savez(few, class_names=np.array([str(i) for i in range(10)]), **arrays)
-    done = command("vitsd-export", model, "--quantization", "int8", "--data", few)
+    done = command_here("vitsd-export", model, "--quantization", "int8", "--data", few)
     assert done.returncode == 2, done.stderr
     assert "has 10 validation images" in done.stderr
     assert not list(model.parent.glob("*.tflite*"))
     # Dynamic needs no images but those of the gate.
-    done = command(
+    done = command_here(
         "vitsd-export", model, "--format", "tflite", "onnx", "--quantize", "dynamic", "--data", few
     )
     assert done.returncode == 0, done.stderr
@@ -254,13 +256,13 @@ def test_too_few_images_are_refused(command, model, digits, tmp_path):
     )
 
 
-def test_images_of_another_shape_are_refused(command, model, tmp_path):
+def test_images_of_another_shape_are_refused(command_here, model, tmp_path):
     np.savez(
         tmp_path / "color.npz",
         **{f"x_{s}": np.zeros((50, 8, 8, 3), np.uint8) for s in ("train", "test")},
         **{f"y_{s}": np.arange(50) % 10 for s in ("train", "test")},
     )
-    done = command(
+    done = command_here(
         "vitsd-export", model, "--quantization", "int8", "--data", tmp_path / "color.npz"
     )
     assert done.returncode == 2, done.stderr

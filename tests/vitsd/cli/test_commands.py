@@ -207,7 +207,7 @@ def test_every_old_name_is_tested():
         (["vitsd-evaluate", "MODEL", "--data", "digits", "--split", "dev"], "invalid choice"),
     ],
 )
-def test_misuse_ends_with_a_message(command, trained, tmp_path, arguments, message):
+def test_misuse_ends_with_a_message(command_here, trained, tmp_path, arguments, message):
     import numpy as np
 
     (tmp_path / "empty").mkdir()
@@ -215,7 +215,7 @@ def test_misuse_ends_with_a_message(command, trained, tmp_path, arguments, messa
     y = np.arange(20) % 10
     x = np.zeros((20, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "color.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    done = command(
+    done = command_here(
         *(trained / "model.keras" if a == "MODEL" else a for a in arguments), cwd=tmp_path
     )
     assert done.returncode == 2, done.stderr

@@ -106,13 +106,13 @@ def test_ordinary_vits_and_other_depths_are_drawn_too(command, tmp_path, num_lay
     assert (tmp_path / "a.png").exists()
 
 
-def test_misuse(command, trained, tmp_path):
+def test_misuse(command_here, trained, tmp_path):
     for words, message in (
         (("missing.keras", "a.png"), "missing.keras"),
         ((trained / "model.keras", "missing.png"), "no image at"),
         ((trained / "model.keras", "a.png", "--output", "a.txt"), ".png"),
     ):
-        done = command("vitsd-explain", *words, cwd=tmp_path)
+        done = command_here("vitsd-explain", *words, cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert message in done.stderr
         assert "Traceback" not in done.stderr

@@ -160,6 +160,7 @@ def test_layers_survive_their_config_and_old_ones_are_read():
     assert "width" in old  # the caller's dictionary is left alone
 
 
+@pytest.mark.slow
 def test_the_shipped_model_of_the_old_vocabulary_opens_in_keras():
     path = Path(vitsd.__file__).parent / "models" / "vit-edge-cifar100.keras"
     with zipfile.ZipFile(path) as archive:

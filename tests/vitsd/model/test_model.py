@@ -178,6 +178,7 @@ def test_a_plain_keras_file_is_named_as_lacking_a_spec(tmp_path):
         load_model(tmp_path / "a.keras")
 
 
+@pytest.mark.slow
 def test_training_moves_the_temperatures_and_every_other_weight():
     keras.utils.set_random_seed(0)
     model = build_vit(SMALL)

@@ -11,6 +11,8 @@ from vitsd.training.fine_tuning import PretrainedStart, recipe_for
 from vitsd.training.train import train
 from vitsd_runtime import UsageError, read_spec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def even_or_odd():
@@ -101,7 +103,7 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
         (["--pretrained", "MODEL", "--data", "COLOR"], "1 channels"),
     ],
 )
-def test_misuse(command, trained, exported, tmp_path, arguments, message):
+def test_misuse(command_here, trained, exported, tmp_path, arguments, message):
     images, labels = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
     np.savez(tmp_path / "color.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     names = {
@@ -109,7 +111,7 @@ def test_misuse(command, trained, exported, tmp_path, arguments, message):
         "COLOR": tmp_path / "color.npz",
         "EXPORTED": exported / "digits-float32.tflite",
     }
-    done = command(
+    done = command_here(
         "vitsd-train", *(names.get(a, a) for a in arguments), "--output", tmp_path / "run"
     )
     assert done.returncode == 2

@@ -29,6 +29,8 @@ from vitsd.training.train import train
 from vitsd_runtime import UsageError, VitsdError, read_spec
 from vitsd_runtime.spec import AugmentationRanges
 
+pytestmark = pytest.mark.slow
+
 CONFIG = VitConfig(
     image_size=8,
     patch_size=4,
