@@ -109,6 +109,11 @@ def test_a_stream_reads_as_far_ahead_as_its_batch_size(classifier, digits):
     assert [first, *stream] == classifier.predict(digits.images[:10])
 
 
+def test_a_stream_needs_a_batch_size_above_0(classifier, digits):
+    with pytest.raises(UsageError, match="batch_size"):
+        next(classifier.stream(list(digits.images[:2]), batch_size=0))
+
+
 def test_prepare_and_forward_are_what_logits_does(classifier, digits):
     pixels = digits.images[:7]
     prepared = classifier.prepare(pixels)
@@ -143,7 +148,7 @@ def test_random_views_are_seeded_and_do_not_depend_on_the_batch(classifier, digi
     )
 
 
-@pytest.mark.parametrize("tta", ["rotate", 0, -1, 2.5, True])
+@pytest.mark.parametrize("tta", ["rotate", 0, -1, 1.0, 2.5, True])
 def test_unknown_views_are_refused(classifier, digits, tta):
     with pytest.raises(UsageError, match="tta"):
         classifier.predict(digits.images[0], tta=tta)

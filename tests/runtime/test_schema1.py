@@ -88,6 +88,33 @@ def test_a_foreign_model_described_with_schema_1_is_read():
     assert spec.architecture is None
 
 
+@pytest.mark.parametrize(
+    ("section", "value", "left"),
+    [
+        ("architecture", {"type": "mobilenet"}, None),
+        ("provenance", {"dataset": ["a"], "epoch": 3}, {"epoch": 3}),
+        ("export", {"format": "TFLite", "target": None, "opset": 17}, {"opset": 17}),
+    ],
+)
+def test_descriptions_that_nothing_rests_on_may_be_anything(section, value, left):
+    values = json.loads(read_spec(FOLDER / "digits.keras").to_json())
+    old = {"schema_version": 1, section: value, "fit": values.pop("resize_mode")}
+    spec = ModelSpec.from_json(json.dumps({**values, "architecture": {}, **old}))
+    found = getattr(spec, section)
+    if left is None:
+        assert found is None
+    else:
+        (name,) = left
+        assert getattr(found, name) == left[name]
+
+
+def test_what_inference_rests_on_is_checked_in_schema_1_too():
+    values = json.loads(read_spec(FOLDER / "digits.keras").to_json())
+    old = {"schema_version": 1, "architecture": {}, "export": {"quantization": "int3"}}
+    with pytest.raises(VitsdError, match="quantization"):
+        ModelSpec.from_json(json.dumps({**values, **old}))
+
+
 def test_old_names_become_todays():
     old = {"width": 16, "depth": 2, "mlp_units": [16], "image_size": 8, "num_classes": 3}
     today = Architecture.from_dict({**upgrade_architecture(old), "patch_size": 4})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd_runtime import ModelSpec, VitsdError
-from vitsd_runtime.spec import MAX_JSON_BYTES
+from vitsd_runtime.spec import MAX_JSON_BYTES, Architecture
 
 
 def changed(spec, **changes):
@@ -16,6 +16,16 @@ def changed(spec, **changes):
 
 def test_json_round_trip(spec):
     assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+def test_a_subclass_of_the_architecture_is_stored_as_one(spec):
+    class Config(Architecture):
+        pass
+
+    stored = spec.replace(architecture=Config(hidden_dim=64))
+    assert type(stored.architecture) is Architecture
+    assert ModelSpec.from_json(stored.to_json()) == stored
+    assert spec.replace(architecture={}).architecture is None
 
 
 def test_unknown_fields_of_the_same_schema_are_ignored(spec):

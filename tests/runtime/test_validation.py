@@ -36,6 +36,7 @@ def test_lists_and_whole_numbers_are_taken_for_what_they_mean():
         ({"count": 2.0}, "count must be of type int"),
         ({"share": 1}, r"share must be in \[0, 1\); got 1"),
         ({"share": float("nan")}, "share must be of type float"),
+        ({"share": 10**400}, "share must be of type float"),
         ({"rate": 0}, "rate must be above 0"),
         ({"rate": float("inf")}, "rate must be of type float"),
         ({"units": (1, 10)}, r"units must be in \[1, 9\]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from vitsd_export.graph.module import inference_module
 from vitsd_export.graph.options import GraphOptions
 from vitsd_export.graph.weights import read_weights
 from vitsd_export.options import ExportOptions
-from vitsd_export.quantization.candidates import EngineCandidate
+from vitsd_export.quantization.candidates import BATCH_SIZE, EngineCandidate
 from vitsd_export.quantization.onnx import OnnxQuantizer
 from vitsd_export.quantization.recipe import Choices, LayerChoice, QuantizationRecipe
 from vitsd_export.quantization.schemes import SCHEMES, Scheme
@@ -119,55 +120,57 @@ class ArtifactWriter:
             vitsd_export.quantization.search.BudgetError: no quantized model meets the budget.
             VitsdError: a converter refused the graph, or the target would refuse the file.
         """
-        if format == "saved_model":
-            write_saved_model(self._module(GraphOptions()), path)
-            return WrittenArtifact(self._info(format, quantization, "tensorflow"))
-        if format == "onnx":
-            return self._write_onnx(path, quantization)
-        return self._write_tflite(path, quantization)
+        writers: dict[Format, Callable[[Path, Scheme], WrittenArtifact]] = {
+            "saved_model": self._write_saved_model,
+            "tflite": self._write_tflite,
+            "onnx": self._write_onnx,
+        }
+        return writers[format](path, SCHEMES[quantization])
 
     def float_tflite(self) -> bytes:
         """The float ``.tflite`` that quantized ones are made from."""
         return to_tflite(self._saved_model(self._tflite_options))
 
-    def _write_onnx(self, path: Path, quantization: Quantization) -> WrittenArtifact:
+    def _write_saved_model(self, path: Path, scheme: Scheme) -> WrittenArtifact:
+        write_saved_model(self._module(GraphOptions()), path)
+        return WrittenArtifact(self._info("saved_model", scheme))
+
+    def _write_onnx(self, path: Path, scheme: Scheme) -> WrittenArtifact:
         content, search = self._onnx.SerializeToString(), None
-        scheme = SCHEMES[quantization]
+        # onnxruntime quantizes the activations of dynamic layers by the range of the whole batch,
+        # so neighbors would change an image's answer.
+        invariant = "dynamic" not in scheme.ladders["onnx"]
         if scheme.searched:
-            # onnxruntime quantizes the activations of dynamic layers by the range of the whole
-            # batch, so neighbors would change an image's answer.
-            batch_size = 1 if quantization == "dynamic" else 32
-            content, search = self._quantize_onnx(scheme, batch_size)
+            content, search = self._quantize_onnx(scheme, BATCH_SIZE if invariant else 1)
         path.write_bytes(content)
-        info = self._info(
-            "onnx",
-            quantization,
-            "onnxruntime",
-            batch_invariant=quantization != "dynamic",
-            opset=self._options.opset,
-        )
+        opset = self._options.opset
+        info = self._info("onnx", scheme, batch_invariant=invariant, opset=opset)
         return self._with_recipe("onnx", info, search)
 
-    def _write_tflite(self, path: Path, quantization: Quantization) -> WrittenArtifact:
-        scheme, search = SCHEMES[quantization], None
+    def _write_tflite(self, path: Path, scheme: Scheme) -> WrittenArtifact:
+        search = None
         if scheme.integer_only:
             content, search = self._quantize_integer_only(scheme)
         elif scheme.searched:
             content, search = self._quantize_tflite(scheme)
         else:
             saved_model = self._saved_model(self._tflite_options)
-            content = to_tflite(saved_model, float16=quantization == "float16")
+            content = to_tflite(saved_model, float16=scheme.float16_weights)
         versions = operation_versions(content)
         check_versions(versions, self._target)
         path.write_bytes(content)
-        info = self._info("tflite", quantization, self._target.name, operations=versions)
-        return self._with_recipe("tflite", info, search)
+        return self._with_recipe(
+            "tflite", self._info("tflite", scheme, operations=versions), search
+        )
 
-    def _info(
-        self, format: Format, quantization: Quantization, target: str, **more: Any
-    ) -> ExportInfo:
-        embedded = self._options.embed_preprocessing
-        return ExportInfo(format, quantization, target, preprocessing_embedded=embedded, **more)
+    def _info(self, format: Format, scheme: Scheme, **more: Any) -> ExportInfo:
+        return ExportInfo(
+            format,
+            scheme.name,
+            self._options.target_of(format),
+            preprocessing_embedded=self._options.embed_preprocessing,
+            **more,
+        )
 
     def _with_recipe(
         self, format: Format, info: ExportInfo, search: SearchResult | None

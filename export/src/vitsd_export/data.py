@@ -1,4 +1,4 @@
-"""The images that an export is decided on."""
+"""Calibration, validation and test images for an export."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ParityData:
-    """What files pass the parity gate with."""
+    """Test images and reference logits for the parity gate."""
 
     name: str
     """Of the dataset."""

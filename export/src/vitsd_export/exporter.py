@@ -25,7 +25,7 @@ from vitsd_export.options import (
     sidecar_paths,
 )
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats import model_bytes, write_spec
+from vitsd_runtime.formats import model_bytes, require_spec, write_spec
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import atomic_write, check_writable, write_text
 from vitsd_runtime.system.signals import check_interrupted
@@ -73,7 +73,7 @@ class ParityError(VitsdError):
             f"{Path(c.path).name}: {'; '.join(c.failures)}" for c in comparisons if not c.passed
         ]
         super().__init__(
-            "Beyond the tolerance of the parity gate, so not kept (`keep_failing` keeps them): "
+            "Failed the parity gate, so not kept (`keep_failing` keeps them): "
             + " | ".join([*failed, *map(str, over_budget)])
         )
 
@@ -205,7 +205,7 @@ class _Exporter:
             temporary = Path(scratch) / path.name
             try:
                 artifact = self._write_and_compare(temporary, path, format, quantization)
-            except BudgetError as error:  # the other files may meet theirs
+            except BudgetError as error:  # other artifacts may still meet their budget
                 outcomes.over_budget.append(error)
                 return
             check_interrupted()
@@ -228,7 +228,8 @@ class _Exporter:
             logits, self.test.labels, self.test.reference, spec, self.test.name
         )
         info = dataclasses.replace(written.info, parity=figures)
-        spec = write_spec(temporary, spec.replace(export=info))
+        write_spec(temporary, spec.replace(export=info))
+        spec = require_spec(temporary)  # what a device will read
         comparison = Comparison.of(figures, str(path), spec, model_bytes(temporary))
         return Artifact(path, spec, comparison, written.search)
 

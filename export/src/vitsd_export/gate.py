@@ -43,7 +43,7 @@ class Comparison(ParityFigures):
         return cls(**vars(figures), path=path, quantization=quantization, bytes=bytes)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """JSON-serializable."""
         return {**dataclasses.asdict(self), "passed": self.passed}
 
 

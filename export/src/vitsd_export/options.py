@@ -90,7 +90,7 @@ class ExportOptions:
         pairs = list(_combinations(formats, quantizations))
         for name in quantizations:
             if not any(quantization == name for _, quantization in pairs):
-                raise UsageError(f"None of {', '.join(formats)} can be quantized as {name}.")
+                raise UsageError(f"None of {', '.join(formats)} takes the quantization {name}.")
         return pairs
 
     @property
@@ -112,9 +112,12 @@ class ExportOptions:
             return None
         ((format, quantization),) = self.artifacts
         recipe = read_recipe(self.recipe)
-        target = "onnxruntime" if format == "onnx" else self.target
-        recipe.check(quantization, format, target, architecture)
+        recipe.check(quantization, format, self.target_of(format), architecture)
         return recipe
+
+    def target_of(self, format: Format) -> str:
+        """The runtime that files of a format are made for."""
+        return {"onnx": "onnxruntime", "saved_model": "tensorflow"}.get(format, self.target)
 
     def _formats(self) -> list[Format]:
         formats: list[Format] = []
@@ -159,7 +162,7 @@ class ExportOptions:
         if refused := [q for f, q in artifacts if f == "tflite" and q in excluded]:
             known = [q for q in quantizations_of("tflite") if q not in excluded]
             raise UsageError(
-                f"{self.target} can't run {refused[0]} files; it takes {', '.join(known)}."
+                f"{self.target} can't run {refused[0]} files; it supports {', '.join(known)}."
             )
 
     def _check_recipe(self, artifacts: Artifacts) -> None:

@@ -148,6 +148,8 @@ class Classifier:
         """
         if not isinstance(top_k, (int, np.integer)) or top_k < 1:
             raise UsageError(f"top_k must be a whole number from 1; got {top_k!r}.")
+        if batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1; got {batch_size}.")
         views = make_views(tta, self.spec)
         for pixels in self._pixel_batches(images, resize_mode, batch_size):
             for row in self._probabilities(pixels, views):

@@ -105,7 +105,10 @@ def _to_int(value: Any) -> int | None:
 
 def _to_float(value: Any) -> float | None:
     number = value if isinstance(value, float) else _to_int(value)
-    return float(number) if number is not None and math.isfinite(number) else None
+    try:
+        return float(number) if number is not None and math.isfinite(number) else None
+    except OverflowError:  # a whole number with hundreds of digits
+        return None
 
 
 def _to_ints(value: Any) -> tuple[int, ...] | None:

@@ -3,6 +3,9 @@
 import argparse
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -41,6 +44,42 @@ def test_libraries_log_and_commands_show_it(capsys):
     assert (captured.out, captured.err) == ("", "progress\nwarning: something\n")
     logging.getLogger("vitsd_export").info("nobody listens after the command")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "message"), [("closed pipe", 141, ""), ("/dev/full", 1, "disk is full")]
+)
+def test_what_is_logged_ends_a_command_like_what_is_printed(tmp_path, target, code, message):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import argparse, logging, sys\n"
+        "from vitsd_runtime.cli import app\n"
+        "def main(arguments):\n"
+        "    for _ in range(10):\n"
+        "        logging.getLogger('vitsd').info('progress')\n"
+        "parser = argparse.ArgumentParser(prog='program')\n"
+        "sys.exit(app.run(main, parser, [], distribution='vitsd-runtime'))\n"
+    )
+    if target == "closed pipe":
+        read, write = os.pipe()
+        os.close(read)
+    else:
+        write = os.open(target, os.O_WRONLY)
+    with os.fdopen(write, "w") as stdout:
+        command = [sys.executable, program]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_libraries_name_parameters_and_commands_options(capsys):
+    def main(arguments):
+        raise VitsdError("leave out `new=3`, or give `other`")
+
+    assert run(main, []) == 1
+    expected = "vitsd-example: error: leave out --new 3, or give `other`\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_errors_are_one_line_and_an_exit_code(capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vitsd_runtime import Classifier, UsageError, VitsdError, preprocess, read_spec
-from vitsd_runtime.engines import load, load_engine
+from vitsd_runtime.engines import base, load, load_engine
 from vitsd_runtime.formats import detect_format
 
 
@@ -34,6 +34,23 @@ def test_a_saved_model_has_no_content(exported_model):
     exported_model("_saved_model")
     with pytest.raises(UsageError, match="folder"):
         load_engine(b"", "saved_model")
+
+
+def test_the_first_engine_that_is_installed_runs_a_model(exported_model, monkeypatch, prepared):
+    path = exported_model("-float32.tflite", ".onnx")
+    format = detect_format(path)
+    (installed,) = load._ENGINES[format]  # noqa: SLF001 - the table under test
+
+    class Absent(installed):
+        def __init__(self, model, *rest):
+            raise base.not_installed(model, "absent")
+
+    engines = {format: (Absent, installed)}
+    monkeypatch.setattr(load, "_ENGINES", engines)
+    assert load_engine(path, format).run(prepared).shape == (5, 10)
+    monkeypatch.setattr(load, "_ENGINES", {format: (Absent,)})
+    with pytest.raises(VitsdError, match=r"vitsd-runtime\[absent\]"):
+        load_engine(path, format)
 
 
 def test_training_models_have_no_engine(trained):

@@ -80,3 +80,9 @@ def test_remembered_options_are_those_of_the_command(tmp_path):
     folder.start({"origin": {"options": {"epochs": 3, "mlp_units": [8, 4]}}})
     assert json.loads(folder.run_file.read_text())["origin"]["options"]["epochs"] == 3
     assert folder.read_options() == {"epochs": 3, "mlp_units": [8, 4]}
+
+
+def test_a_run_of_0_1_0_is_named_as_one(tmp_path):
+    (tmp_path / "run.json").write_text('{"fit": "stretch", "config": {"width": 64}}')
+    with pytest.raises(UsageError, match=r"vitsd 0\.1\.0"):
+        RunFolder(tmp_path).read()

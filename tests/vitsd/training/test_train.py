@@ -121,6 +121,15 @@ def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
     assert json.loads((tmp_path / "my run" / "results.json").read_text())["top1"] == results["top1"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "message"), [({"commit": "abc"}, "commit"), ({"preset": ["mine"]}, "preset")]
+)
+def test_an_origin_that_does_not_fit_is_refused_before_training(small, tmp_path, origin, message):
+    with pytest.raises(UsageError, match=message):
+        train(CONFIG, RECIPE, small, tmp_path / "run", origin=origin)
+    assert not (tmp_path / "run").exists()
+
+
 def test_interrupted_and_resumed_is_the_same_as_uninterrupted(small, tmp_path, monkeypatch):
     train(CONFIG, RECIPE, small, tmp_path / "whole")
 

@@ -85,5 +85,5 @@ class TrainingRecipe:
         validate(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict."""
+        """A JSON-serializable dict."""
         return dataclasses.asdict(self)

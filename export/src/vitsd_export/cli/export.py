@@ -14,7 +14,7 @@ from typing import Any
 from vitsd.backend import load_keras
 from vitsd.hub.saving import MODEL_FILE
 from vitsd.training.run import newest_run
-from vitsd_export.cli import add_options, options_named, print_comparisons
+from vitsd_export.cli import add_options, print_comparisons
 from vitsd_export.deploy import DevicePlatform, check_folder, deploy
 from vitsd_export.exporter import Artifact, ParityError, export
 from vitsd_export.gate import Comparison
@@ -109,12 +109,7 @@ def _describe_quantizations() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return app.run(_named, build_parser(), argv, distribution="vitsd-export", renamed=_RENAMED)
-
-
-def _named(arguments: argparse.Namespace) -> int:
-    with options_named(arguments):
-        return _main(arguments)
+    return app.run(_main, build_parser(), argv, distribution="vitsd-export", renamed=_RENAMED)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from vitsd.backend import load_keras
 from vitsd.data.sources import BUILT_IN
-from vitsd_export.cli import options_named
 from vitsd_runtime.cli import app
 
 
@@ -52,15 +51,14 @@ def _main(arguments: argparse.Namespace) -> None:
     load_keras()
     from vitsd_export.keras2 import import_saved_model
 
-    with options_named(arguments):
-        spec, report = import_saved_model(
-            arguments.saved_model,
-            arguments.output,
-            data=arguments.data,
-            mean=arguments.mean,
-            variance=arguments.variance,
-            overwrite=arguments.overwrite,
-        )
+    spec, report = import_saved_model(
+        arguments.saved_model,
+        arguments.output,
+        data=arguments.data,
+        mean=arguments.mean,
+        variance=arguments.variance,
+        overwrite=arguments.overwrite,
+    )
     if arguments.json:
         architecture = spec.architecture.to_dict() if spec.architecture else {}
         result = {"model": arguments.output, "architecture": architecture}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitsd_export.deploy.wheels import RUNTIME_PACKAGE, DevicePlatform, download, pack_runtime
+from vitsd_runtime.engines.load import engine_extra
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import detect_format, require_spec
 from vitsd_runtime.spec import ModelSpec
@@ -17,8 +18,6 @@ from vitsd_runtime.types import Format, PathLike
 
 _log = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).with_name("templates")
-_EXTRAS: dict[Format, str] = {"onnx": "onnx", "saved_model": "tensorflow", "tflite": "tflite"}
-"""Extras of the runtime that install the engine for a format."""
 _TFLITE_RUNTIME = "tflite-runtime"
 """Targets whose names begin like this need the extra of the same name."""
 
@@ -106,7 +105,7 @@ def _engine_extra(format: Format, spec: ModelSpec) -> str:
     """The runtime's extra that installs the engine this file was exported for."""
     if spec.export is not None and spec.export.target.startswith(_TFLITE_RUNTIME):
         return _TFLITE_RUNTIME
-    return _EXTRAS[format]
+    return engine_extra(format)
 
 
 def _copy_model(model: Path, folder: Path) -> str:

@@ -32,7 +32,7 @@ class Target:
 TARGETS: dict[TargetName, Target] = {
     "litert": Target("litert", (), dynamic_per_channel=True, exp_attention=True),
     # Found by loading files with raised version numbers in tflite-runtime 2.14.0. With 4-bit
-    # weights it does not refuse but crash. Its XNNPACK has no EXP.
+    # weights it crashes instead of refusing. Its XNNPACK has no EXP.
     "tflite-runtime-2.14": Target(
         "tflite-runtime-2.14",
         ("int4",),

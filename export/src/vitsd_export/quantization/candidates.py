@@ -12,6 +12,9 @@ from vitsd_runtime.engines import load_engine
 from vitsd_runtime.system.cores import physical_cores
 from vitsd_runtime.types import AnyArray, Float32Array, Format
 
+BATCH_SIZE = 32
+"""Images that an engine gets at once."""
+
 
 @dataclass(frozen=True)
 class EngineCandidate:
@@ -22,7 +25,7 @@ class EngineCandidate:
     """The file quantized as chosen; a quantizer's method."""
     inputs: AnyArray
     """Held-out images ``(n, ...)`` as the model takes them."""
-    batch_size: int = 32
+    batch_size: int = BATCH_SIZE
     """Images at once; 1 where neighbors in a batch change an image's answer."""
 
     def logits(self, choices: Choices, count: int) -> Float32Array:

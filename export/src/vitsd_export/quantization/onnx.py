@@ -23,7 +23,7 @@ from vitsd_export.graph.module import INPUT_NAME
 from vitsd_export.quantization.ranges import Distribution, RangeMethod, collect
 from vitsd_export.quantization.recipe import Choices, LayerChoice
 from vitsd_export.quiet import quiet_logger
-from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.errors import VitsdError, first_line
 from vitsd_runtime.types import AnyArray
 
 
@@ -65,8 +65,12 @@ class OnnxQuantizer:
         nodes = {self._dense[name].name: choice for name, choice in chosen.items()}
         if not nodes:
             return bytes(self._model.SerializeToString())
-        dynamic = all(choice.precision == "dynamic" for choice in nodes.values())
-        quantize = self._dynamic if dynamic else self._static
+        precisions = {choice.precision for choice in nodes.values()}
+        if len(precisions) > 1 or not precisions <= {"dynamic", "static"}:
+            raise VitsdError(
+                f"ONNX layers can't be {' and '.join(sorted(precisions))} in one file."
+            )
+        quantize = self._dynamic if precisions == {"dynamic"} else self._static
         # onnxruntime's quantizer gives advice through the root logger.
         with tempfile.TemporaryDirectory(prefix="vitsd-onnx-") as scratch, quiet_logger(None):
             path = Path(scratch) / "model.onnx"
@@ -153,6 +157,9 @@ def _session_with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        raise VitsdError(f"onnxruntime refused the model: {first_line(error)}") from error

@@ -40,7 +40,7 @@ class LayerChoice:
         return cls(precision, RangeMethod.parse(values.get("method", str(MINMAX))))
 
     def to_dict(self) -> dict[str, str]:
-        """JSON-able."""
+        """JSON-serializable."""
         return {"precision": self.precision, "method": str(self.method)}
 
 
@@ -61,7 +61,7 @@ class QuantizationRecipe:
     """What was found on held-out images: sensitivities, accuracy, images."""
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able object; the inverse of :meth:`from_dict`."""
+        """A JSON-serializable object; the inverse of :meth:`from_dict`."""
         return {
             "schema": SCHEMA_VERSION,
             "quantization": self.quantization,

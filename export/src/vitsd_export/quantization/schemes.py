@@ -60,8 +60,17 @@ class Scheme:
     """Every tensor is int8, so the search chooses ranges instead of precisions."""
     optional_integer_io: bool = False
     """Whether TFLite files may take int8 inputs and give int8 outputs."""
+    float16_weights: bool = False
+    """Whether all weights are rounded to float16."""
     cost_per_weight: bool = False
     """Whether the search weighs what a layer costs by its size: for files that are to be small."""
+
+    def __post_init__(self) -> None:
+        """Refuse rows that no search could follow; for whoever adds one."""
+        shortest = min(len(ladder) for ladder in self.ladders.values())
+        steps = 0 if not self.searched else 1 if self.integer_only else 2
+        if shortest < steps:
+            raise ValueError(f"{self.name}: every ladder needs at least {steps} precisions")
 
     @property
     def searched(self) -> bool:
@@ -85,6 +94,7 @@ SCHEMES: dict[Quantization, Scheme] = {
             "weights rounded to float16: half the size",
             ladders={"tflite": ()},
             tolerance=Tolerance(None, 0.995, 0.005),
+            float16_weights=True,
         ),
         Scheme(
             "dynamic",

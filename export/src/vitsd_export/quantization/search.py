@@ -1,4 +1,4 @@
-"""Search the fastest quantization that keeps a model's answers.
+"""Search for the fastest quantization that keeps a model's answers.
 
 It is judged on images that are neither trained nor tested on. Every dense layer has a ladder of
 precisions. All start on the lowest step; how much each costs alone is measured, and the costliest
@@ -59,7 +59,7 @@ class AccuracyBudget:
 
 
 @dataclass(frozen=True)
-class QuantizationError:
+class QuantizationLoss:
     """How far a quantized model is from the float model."""
 
     images: int
@@ -88,7 +88,7 @@ class SearchResult:
     """What a search has chosen, and what it measured."""
 
     choices: dict[str, LayerChoice]
-    error: QuantizationError
+    error: QuantizationLoss
     sensitivity: dict[str, dict[RangeMethod, float]]
     """Divergence by layer and method: of the model with this layer alone on the lowest step and
     all others on the next. Empty if nothing had to be measured."""
@@ -104,7 +104,7 @@ class SearchResult:
         return sorted(value - self.baseline for value in values)
 
     def measured(self) -> dict[str, Any]:
-        """For a recipe; JSON-able."""
+        """For a recipe; JSON-serializable."""
         return {
             "images": self.error.images,
             "top1_change": self.error.top1_change,
@@ -122,7 +122,7 @@ class BudgetError(VitsdError):
     """No quantization within the budget was found."""
 
     def __init__(
-        self, quantization: Quantization, budget: AccuracyBudget, best: QuantizationError
+        self, quantization: Quantization, budget: AccuracyBudget, best: QuantizationLoss
     ) -> None:
         super().__init__(
             f"No {quantization} model within the budget (top-1 at most -{budget.max_drop:g} "
@@ -131,9 +131,7 @@ class BudgetError(VitsdError):
         )
 
 
-def quantization_error(
-    logits: AnyArray, labels: AnyArray, reference: AnyArray
-) -> QuantizationError:
+def quantization_error(logits: AnyArray, labels: AnyArray, reference: AnyArray) -> QuantizationLoss:
     """Compare logits with those of the float model.
 
     Args:
@@ -144,7 +142,7 @@ def quantization_error(
     count = len(logits)
     labels, reference = labels[:count], reference[:count]
     ours, theirs = _log_softmax(logits), _log_softmax(reference)
-    return QuantizationError(
+    return QuantizationLoss(
         images=count,
         top1_change=paired_difference(
             top_k_hits(reference, labels, 1), top_k_hits(logits, labels, 1)
@@ -174,7 +172,7 @@ class Evaluator:
         self.budget = budget
         self._candidate, self._labels, self._reference = candidate, labels, reference
 
-    def error(self, choices: Choices) -> QuantizationError:
+    def error(self, choices: Choices) -> QuantizationLoss:
         """On all held-out images."""
         return self._error(choices, len(self._labels))
 
@@ -182,7 +180,7 @@ class Evaluator:
         """On at most so many images."""
         return self._error(choices, min(images, len(self._labels))).divergence
 
-    def _error(self, choices: Choices, count: int) -> QuantizationError:
+    def _error(self, choices: Choices, count: int) -> QuantizationLoss:
         check_interrupted()
         logits = self._candidate.logits(choices, count)
         return quantization_error(logits, self._labels, self._reference)
@@ -272,7 +270,7 @@ class PrecisionSearch:
 
     @cached_property
     def methods(self) -> dict[str, RangeMethod]:
-        """The best way to choose each layer's ranges."""
+        """Each layer's best range method."""
         return {name: min(by, key=by.__getitem__) for name, by in self.sensitivity.items()}
 
     @cached_property
@@ -297,7 +295,7 @@ class PrecisionSearch:
         step = {name: everyone + (i < some) for i, name in enumerate(self.order)}
         return {name: self._choice(name, self._ladder[step[name]]) for name in self._layers}
 
-    def find_fewest_promotions(self) -> tuple[dict[str, LayerChoice], QuantizationError]:
+    def find_fewest_promotions(self) -> tuple[dict[str, LayerChoice], QuantizationLoss]:
         """The fewest promotions that meet the budget, by bisection.
 
         With more promotions the model only gets better, but for noise: what is returned was
@@ -326,16 +324,16 @@ class PrecisionSearch:
             middle = (low + high) // 2
         return best
 
-    def _attempt(self, promotions: int) -> tuple[dict[str, LayerChoice], QuantizationError]:
+    def _attempt(self, promotions: int) -> tuple[dict[str, LayerChoice], QuantizationLoss]:
         choices = self.choices_at(promotions)
         return choices, self._try(choices)
 
-    def _try(self, choices: Choices) -> QuantizationError:
+    def _try(self, choices: Choices) -> QuantizationLoss:
         error = self._evaluator.error(choices)
         _log.info("%s: %s", _summary(choices, self._ladder), error.describe())
         return error
 
-    def _meets(self, error: QuantizationError) -> bool:
+    def _meets(self, error: QuantizationLoss) -> bool:
         return error.meets(self._evaluator.budget)
 
     def _all(self, precision: Precision) -> dict[str, LayerChoice]:

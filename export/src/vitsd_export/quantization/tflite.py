@@ -114,6 +114,8 @@ class TFLiteQuantizer:
                 if choice.method == MSE:
                     weights = self._dense[name].weights
                     ranges[weights] = self._clipped_weights(weights)
+            elif choice.precision != "float":
+                raise VitsdError(f"TFLite layers can't be {choice.precision} ({name}).")
         if integer_io:
             for end, tensor in zip(("INPUT", "OUTPUT"), self._io_tensors, strict=True):
                 quantizer.add_static_config(".*", end, 8, 8)

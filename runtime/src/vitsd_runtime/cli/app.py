@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,9 @@ from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.signals import catch_signals, check_interrupted
 
 _LOGGERS = ("vitsd_runtime", "vitsd", "vitsd_export")
+
+_PARAMETER = re.compile(r"`(?P<name>\w+)(=(?P<value>[^`]*))?`")
+"""In a library's message: a parameter, maybe with a value."""
 
 Main = Callable[[argparse.Namespace], Optional[int]]
 
@@ -58,18 +62,30 @@ def run(
         sys.stdout.flush()  # here, where a full disk or a closed pipe is still handled
         return code
     except (VitsdError, KeyboardInterrupt, MemoryError, OSError) as error:
-        return _fail(parser.prog, error)
+        return _fail(parser.prog, error, arguments)
 
 
-def _fail(command: str, error: BaseException) -> int:
+def _fail(command: str, error: BaseException, arguments: argparse.Namespace) -> int:
     """Say what happened on stderr; returns the exit code."""
     if isinstance(error, OSError):
         _drop_unwritten_output()
     if isinstance(error, BrokenPipeError):  # `vitsd-predict ... | head`
         return 128 + getattr(signal, "SIGPIPE", 13)
     message, code = _explain(error)
-    print(f"{command}: error: {message}", file=sys.stderr)
+    print(f"{command}: error: {with_flags(message, arguments)}", file=sys.stderr)
     return code
+
+
+def with_flags(message: str, arguments: argparse.Namespace) -> str:
+    """A library's message with ``--max-drop`` where it says ```max_drop```."""
+
+    def flag(found: re.Match[str]) -> str:
+        if found["name"] not in vars(arguments):
+            return found[0]
+        value = f" {found['value']}" if found["value"] else ""
+        return f"--{found['name'].replace('_', '-')}{value}"
+
+    return _PARAMETER.sub(flag, message)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -108,12 +124,22 @@ def _with_new_names(words: Sequence[str], renamed: Mapping[str, str], command: s
     return result
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Lets a closed pipe or a full disk end the command, as it does for what is printed."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Called in the handler of the exception."""
+        if isinstance(sys.exc_info()[1], OSError):
+            raise
+        super().handleError(record)
+
+
 @contextlib.contextmanager
 def _logging(stream: TextIO) -> Iterator[None]:
     """Show what the libraries log: progress on ``stream``, warnings on stderr."""
-    progress = logging.StreamHandler(stream)
+    progress = _Handler(stream)
     progress.addFilter(lambda record: record.levelno < logging.WARNING)
-    warnings = logging.StreamHandler(sys.stderr)
+    warnings = _Handler(sys.stderr)
     warnings.setLevel(logging.WARNING)
     warnings.setFormatter(logging.Formatter("warning: %(message)s"))
     loggers = [logging.getLogger(name) for name in _LOGGERS]

@@ -17,13 +17,13 @@ import numpy as np
 from vitsd_runtime.classifier import Classifier, Prediction
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
 from vitsd_runtime.images.loading import find_images, is_image_file, load_image
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.types import RESIZE_MODES, ResizeMode, UInt8Array
 
 _RENAMED = {**options.RENAMED, "--fit": "--resize-mode"}
-_MODEL_SUFFIXES = (".tflite", ".onnx", ".keras")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -144,7 +144,7 @@ def _read(
             try:
                 batch.pixels.append(load_image(path, spec.input_size, mode))
             except VitsdError as error:
-                # The only image named does not exist: that is misuse.
+                # A single missing image is a usage error.
                 if isinstance(error, UsageError) and len(paths) == 1:
                     raise
                 batch.errors[path] = str(error)
@@ -154,7 +154,7 @@ def _read(
 def _model_and_images(model: str | None, images: list[str]) -> tuple[Path, list[str]]:
     """Tell MODEL IMAGE... from IMAGE...: argparse takes the first of several words for MODEL."""
     if model is None and not _is_image(images[0]):
-        raise UsageError(f"{images[0]} is no image; use vitsd-predict [MODEL] IMAGE ...")
+        raise UsageError(f"{images[0]} is not an image; use vitsd-predict [MODEL] IMAGE ...")
     if model is not None and not _is_image(model):
         return Path(model), images
     print(
@@ -169,7 +169,7 @@ def _is_image(name: str) -> bool:
     path = Path(name)
     if not path.is_dir():
         return is_image_file(path)
-    inside = [file.name for file in sorted(path.iterdir()) if file.suffix in _MODEL_SUFFIXES]
+    inside = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
     if inside:
         raise UsageError(
             f"{path} holds models, such as {inside[0]}: name the exported model itself."

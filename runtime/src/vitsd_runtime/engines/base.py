@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, ClassVar, Union
 
 import numpy as np
 
@@ -17,8 +17,20 @@ Model = Union[Path, bytes]
 
 
 class Engine(ABC):
-    """An inference engine with one model loaded."""
+    """An inference engine with one model loaded.
 
+    Args:
+        model: path of a file or SavedModel folder, or a file's content.
+        num_threads: of the engine.
+        batch_size: images that :meth:`run` will usually get at once.
+
+    Raises:
+        NotInstalledError: the engine is not installed.
+        VitsdError: it refuses the model.
+    """
+
+    extra: ClassVar[str]
+    """The runtime's extra that installs the engine."""
     name: str
     """Package and version."""
     input_shape: tuple[int, ...]
@@ -27,6 +39,9 @@ class Engine(ABC):
     """Of the model's own input tensor. Float batches are quantized to it if it is quantized."""
     num_classes: int | None
     """None where the model does not say."""
+
+    @abstractmethod
+    def __init__(self, model: Model, num_threads: int, batch_size: int) -> None: ...
 
     @abstractmethod
     def run(self, batch: AnyArray) -> Float32Array:
@@ -38,7 +53,7 @@ class Engine(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What is in the model, JSON-able.
+        """What is in the model, JSON-serializable.
 
         ``inputs`` and ``outputs``: lists of ``name``, ``dtype``, ``shape`` (None: any size) and,
         for quantized tensors, ``scale`` and ``zero_point``. Where the engine knows them, also
@@ -69,8 +84,13 @@ def import_optional(module: str) -> Any:
 
 _HINTS = (
     (
-        # ai-edge-litert 2.3, tflite-runtime 2.14; TensorFlow 2.21
-        ("Didn't find op for builtin opcode", "Op type not registered"),
+        # TensorFlow 2.21
+        ("Op type not registered",),
+        "{engine} can't run {model}: {message} Install a newer TensorFlow.",
+    ),
+    (
+        # ai-edge-litert 2.3, tflite-runtime 2.14
+        ("Didn't find op for builtin opcode",),
         "{engine} can't run {model}: {message} The model needs a newer engine: install "
         "ai-edge-litert (64-bit, Python 3.10+), or use the float32 export, which older engines "
         "accept.",
@@ -79,7 +99,7 @@ _HINTS = (
         # onnxruntime 1.23 to 1.31
         ("opset", "Opset", "ONNX Runtime only *guarantees*", "is not a registered function/op"),
         "{engine} can't run {model}: {message} Install a newer onnxruntime, or export for an "
-        "older ONNX operator set (opset).",
+        "older ONNX operator set (`opset`).",
     ),
     (
         # ai-edge-litert 2.3; onnxruntime 1.23 to 1.31
@@ -106,8 +126,12 @@ def model_path(model: Model) -> str:
     return str(model) if isinstance(model, Path) else "the model"
 
 
-def not_installed(model: Model, extra: str, hint: str = "") -> VitsdError:
+class NotInstalledError(VitsdError):
+    """The engine is not installed; the message says how to install it."""
+
+
+def not_installed(model: Model, extra: str, hint: str = "") -> NotInstalledError:
     """The error to raise where no engine for ``model`` is installed."""
-    return VitsdError(
+    return NotInstalledError(
         f'No engine for {label(model)} is installed: pip install "vitsd-runtime[{extra}]"{hint}.'
     )

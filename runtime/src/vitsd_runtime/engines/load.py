@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 
-from vitsd_runtime.engines.base import Engine, Model
+from vitsd_runtime.engines.base import Engine, Model, NotInstalledError
 from vitsd_runtime.engines.onnx import OnnxEngine
 from vitsd_runtime.engines.saved_model import SavedModelEngine
 from vitsd_runtime.engines.tflite import TFLiteEngine
@@ -15,11 +14,12 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.cores import physical_cores
 from vitsd_runtime.types import Format
 
-_ENGINES: dict[Format, Callable[[Model, int, int], Engine]] = {
-    "tflite": TFLiteEngine,
-    "onnx": OnnxEngine,
-    "saved_model": SavedModelEngine,
+_ENGINES: dict[Format, tuple[type[Engine], ...]] = {
+    "tflite": (TFLiteEngine,),
+    "onnx": (OnnxEngine,),
+    "saved_model": (SavedModelEngine,),
 }
+"""The first that is installed runs a model of the format."""
 _TIMED_RUNS = 5
 
 
@@ -38,7 +38,18 @@ def load_engine(model: Model, format: Format, num_threads: int = 1, batch_size: 
     """
     if format not in _ENGINES:
         raise UsageError(f"No engine runs {format} models; use {', '.join(_ENGINES)}.")
-    return _ENGINES[format](model, num_threads, batch_size)
+    missing: NotInstalledError | None = None
+    for engine in _ENGINES[format]:
+        try:
+            return engine(model, num_threads, batch_size)
+        except NotInstalledError as error:
+            missing = missing or error
+    raise missing or UsageError(f"No engine runs {format} models.")
+
+
+def engine_extra(format: Format) -> str:
+    """The runtime's extra that installs the preferred engine of a format."""
+    return _ENGINES[format][0].extra
 
 
 def load_fastest_engine(model: Model, format: Format, batch_size: int) -> tuple[Engine, int]:

@@ -30,10 +30,12 @@ _DTYPES: dict[str, Any] = {
 class OnnxEngine(Engine):
     """onnxruntime; a batch of any size runs at once."""
 
+    extra = "onnx"
+
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
         onnxruntime = import_optional("onnxruntime")
         if not onnxruntime:
-            raise not_installed(model, "onnx")
+            raise not_installed(model, self.extra)
         self.name = f"onnxruntime {onnxruntime.__version__}"
         self._model = model
         options = onnxruntime.SessionOptions()
@@ -71,7 +73,7 @@ class OnnxEngine(Engine):
             "inputs": [_describe_tensor(tensor) for tensor in self._session.get_inputs()],
             "outputs": [_describe_tensor(tensor) for tensor in self._session.get_outputs()],
         }
-        onnx = import_optional("onnx")
+        onnx = _import_onnx()
         if onnx is None:
             hint = "operations are listed where the onnx package is installed (pip install onnx)"
             return {**report, "note": hint}
@@ -92,6 +94,14 @@ class OnnxEngine(Engine):
                 f"{self.name} failed to run {label(self._model)}: {first_line(error)}"
             ) from error
         return logits
+
+
+def _import_onnx() -> Any:
+    """The package that tells operations, if it is there and works."""
+    try:
+        return import_optional("onnx")
+    except VitsdError:
+        return None
 
 
 def _describe_tensor(tensor: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.engines.base import Engine, Model, import_optional, not_installed, refusal
-from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.errors import UsageError, VitsdError, first_line
 from vitsd_runtime.formats.saved_model import find_saved_model
 from vitsd_runtime.system.stderr import quiet_stderr
 from vitsd_runtime.types import AnyArray, Float32Array
@@ -19,6 +19,8 @@ from vitsd_runtime.types import AnyArray, Float32Array
 
 class SavedModelEngine(Engine):
     """TensorFlow, through the ``serving_default`` signature."""
+
+    extra = "tensorflow"
 
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
         if not isinstance(model, Path):
@@ -44,6 +46,12 @@ class SavedModelEngine(Engine):
     def run(self, batch: AnyArray) -> Float32Array:
         """See :meth:`Engine.run`."""
         images = self._tensorflow.constant(batch)
+        try:
+            return self._run(images)
+        except self._tensorflow.errors.OpError as error:
+            raise VitsdError(f"{self.name} failed to run the model: {first_line(error)}") from error
+
+    def _run(self, images: Any) -> Float32Array:
         logits: Float32Array = self._function(**{self._input_name: images})[
             self._output_name
         ].numpy()
@@ -71,7 +79,7 @@ def _start_tensorflow(model: Path, num_threads: int) -> Any:
     with quiet_stderr():
         tensorflow = import_optional("tensorflow")
         if not tensorflow:
-            raise not_installed(model, "tensorflow")
+            raise not_installed(model, SavedModelEngine.extra)
         # TensorFlow's threads are a setting of the process, possible only before its first
         # operation.
         with contextlib.suppress(RuntimeError):

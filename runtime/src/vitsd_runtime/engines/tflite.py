@@ -47,6 +47,8 @@ class TFLiteEngine(Engine):
     where that is less work; nothing is recompiled.
     """
 
+    extra = "tflite"
+
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
         self._model, self._num_threads, self._batch_size = model, num_threads, batch_size
         self._interpreter_class, self.name = _find_interpreter(model)
@@ -145,7 +147,7 @@ def _find_interpreter(model: Model) -> tuple[Any, str]:
             version = getattr(import_optional(package), "__version__", "")
             return found.Interpreter, f"{distribution} {version}".strip()
     hint = ' (on 32-bit Arm or Python 3.9: "vitsd-runtime[tflite-runtime]")'
-    raise not_installed(model, "tflite", hint)
+    raise not_installed(model, TFLiteEngine.extra, hint)
 
 
 def _describe_tensor(details: dict[str, Any]) -> dict[str, Any]:

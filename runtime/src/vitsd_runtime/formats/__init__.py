@@ -15,10 +15,11 @@ In each the spec holds size and SHA-256 of the model itself: what stands before 
 ``.tflite`` and ``.onnx``, ``saved_model.pb``, or the archive's ``model.weights.h5``.
 """
 
-from vitsd_runtime.formats.detect import detect_format, model_bytes
+from vitsd_runtime.formats.detect import SUFFIXES, detect_format, model_bytes
 from vitsd_runtime.formats.spec_io import check_complete, read_spec, require_spec, write_spec
 
 __all__ = [
+    "SUFFIXES",
     "check_complete",
     "detect_format",
     "model_bytes",

@@ -8,7 +8,8 @@ from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.saved_model import find_saved_model
 from vitsd_runtime.types import Format, PathLike
 
-_SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".onnx": "onnx", ".keras": "keras"}
+SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".onnx": "onnx", ".keras": "keras"}
+"""Of model files, in lower case; a SavedModel is a folder."""
 
 
 def detect_format(path: PathLike) -> Format:
@@ -25,14 +26,13 @@ def detect_format(path: PathLike) -> Format:
         find_saved_model(path)
         return "saved_model"
     suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
+    if suffix not in SUFFIXES:
         raise UsageError(
-            f"{path} is not a model: expected a .tflite, .onnx or .keras file or a SavedModel "
-            "folder."
+            f"{path} is not a model: expected a {', '.join(SUFFIXES)} file or a SavedModel folder."
         )
     if path.stat().st_size == 0:
         raise VitsdError(f"{path} is empty (0 bytes): copy or export it again.")
-    return _SUFFIXES[suffix]
+    return SUFFIXES[suffix]
 
 
 def model_bytes(path: PathLike) -> int:

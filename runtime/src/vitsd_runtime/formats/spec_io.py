@@ -102,6 +102,6 @@ def _verify(path: Path, store: _SpecStore, expected: Integrity) -> None:
     if found != expected:
         raise VitsdError(
             f"{path} is damaged or was changed after its export: its SHA-256 is not the one in "
-            "its spec. Copy or export it again; if the change was meant, load it with "
+            "its spec. Copy or export it again; if the change is intentional, load it with "
             "verify=False (--no-verify)."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from vitsd_runtime.errors import VitsdError
@@ -63,14 +64,18 @@ def _is_cut(data: bytes) -> bool:
         return True
 
 
-def _tables(data: bytes, field: int) -> list[int]:
-    """Positions of the tables in a vector of the root table."""
+def _tables(data: bytes, field: int) -> Iterator[int]:
+    """Positions of the tables in a vector of the root table.
+
+    One by one: the vector's length may be a lie, and the first entry outside the data raises.
+    """
     position = _field(data, _u32(data, 0), field)
     if not position:
-        return []
+        return
     vector = position + _u32(data, position)
-    entries = [vector + 4 + 4 * i for i in range(_u32(data, vector))]
-    return [entry + _u32(data, entry) for entry in entries]
+    for i in range(_u32(data, vector)):
+        entry = vector + 4 + 4 * i
+        yield entry + _u32(data, entry)
 
 
 def _fits(data: bytes, table: int, has_payload: bool) -> bool:

@@ -142,7 +142,7 @@ def _from_pil(image: Any, input_size: tuple[int, int, int], resize_mode: ResizeM
 
     _check_pixels(image, "The image")
     height, width, channels = input_size
-    # Broken EXIF data raise many kinds of errors; then the image is taken as it is.
+    # Malformed EXIF can raise anything; it is ignored then.
     with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image)
     image = _to_8_bits(image)

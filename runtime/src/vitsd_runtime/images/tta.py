@@ -24,16 +24,18 @@ def make_views(tta: Tta, spec: ModelSpec) -> Views:
     Raises:
         UsageError: no such way, or the model can't be given such views.
     """
-    if tta is None or (tta == 1 and tta is not True):
+    if tta is None:
         return _unchanged
     if tta == "flip":
         return _flip
     if not isinstance(tta, int) or isinstance(tta, bool) or tta < 1:
         raise UsageError(f'tta must be "flip" or a number of views from 1; got {tta!r}.')
+    if tta == 1:
+        return _unchanged
     if spec.preprocessing_embedded:
         raise UsageError(
             "The model normalizes and resizes by itself, so random views can't be made as in "
-            "training: use the view flip, or export without embedded preprocessing."
+            "training: use the view flip, or export without `embed_preprocessing`."
         )
     return _random_views(tta, spec)
 

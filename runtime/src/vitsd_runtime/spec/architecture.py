@@ -78,12 +78,24 @@ class Architecture:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict; the inverse of :meth:`from_dict`."""
+        """A JSON-serializable dict; the inverse of :meth:`from_dict`."""
         return {
             field.name: list(value) if isinstance(value, tuple) else value
             for field in dataclasses.fields(self)
             for value in (getattr(self, field.name),)
         }
+
+    @classmethod
+    def of(cls, value: Architecture | Mapping[str, Any]) -> Architecture | None:
+        """The architecture alone, of a subclass or of JSON; None for an empty object.
+
+        Raises:
+            UsageError: as for :meth:`from_dict`.
+        """
+        if not isinstance(value, Architecture):
+            return cls.from_dict(value) if value else None
+        names = (field.name for field in dataclasses.fields(Architecture))
+        return Architecture(**{name: getattr(value, name) for name in names})
 
     @classmethod
     def from_dict(cls: type[_Self], values: Mapping[str, Any]) -> _Self:

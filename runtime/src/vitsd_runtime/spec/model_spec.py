@@ -125,8 +125,8 @@ class ModelSpec:
             missing = value is None and name in ("export", "integrity")
             if not (missing or isinstance(value, cls)):
                 self._set(name, from_dict(cls, value, name))
-        if self.architecture is not None and not isinstance(self.architecture, Architecture):
-            self._set("architecture", Architecture.from_dict(self.architecture))
+        if self.architecture is not None and type(self.architecture) is not Architecture:
+            self._set("architecture", Architecture.of(self.architecture))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -156,7 +156,7 @@ class ModelSpec:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able object with its ``schema_version``; absent sections are left out."""
+        """A JSON-serializable object with its ``schema_version``; absent sections are left out."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if self.architecture is not None:
             values["architecture"] = self.architecture.to_dict()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec.architecture import Architecture
+from vitsd_runtime.spec.sections import ExportInfo, Provenance
 
 _SPEC = {"fit": "resize_mode", "resize_method": "interpolation"}
 _ARCHITECTURE = {"width": "hidden_dim", "depth": "num_layers"}
@@ -18,6 +20,8 @@ _TRAINING_RECIPE = {
     "ema": "ema_momentum",
 }
 _FINE_TUNED = {"freeze_body": "freeze_backbone"}
+_NEEDED = ("quantization", "preprocessing_embedded", "batch_invariant")
+"""Entries that inference or the parity gate rests on."""
 _STORED_TWICE = ("input_size", "image_size")
 """Stood in the architecture too."""
 
@@ -25,27 +29,49 @@ _STORED_TWICE = ("input_size", "image_size")
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:
     """The JSON object of a schema 1 spec as one of schema 2.
 
+    Descriptions that schema 1 did not check, and schema 2 would refuse, are left out.
+
     Raises:
-        UsageError: its architecture contradicts the rest.
+        UsageError: the architecture contradicts the rest, or a section is no object.
     """
     values = _renamed(values, _SPEC)
-    for section, names in (
-        ("architecture", _ARCHITECTURE),
-        ("provenance", {}),
-        ("export", {}),
-    ):
-        if section in values:
-            values[section] = _renamed(_object(values[section], section), names)
-    architecture = values.pop("architecture", {})
-    if architecture:
-        _check_agreement(architecture, values)
-        values["architecture"] = upgrade_architecture(architecture)
-    provenance = values.get("provenance", {})
+    architecture = _object(values.pop("architecture", {}), "architecture")
+    _check_agreement(architecture, values)
+    values["architecture"] = _architecture(architecture)
+    values["provenance"] = _provenance(_object(values.get("provenance", {}), "provenance"))
+    values["export"] = _valid_entries(ExportInfo, _object(values.get("export", {}), "export"))
+    return {name: value for name, value in values.items() if value not in ({}, None)}
+
+
+def _architecture(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    today = upgrade_architecture(values)
+    try:
+        Architecture.from_dict(today)
+    except UsageError:  # of another kind of model
+        return None
+    return today
+
+
+def _provenance(values: Mapping[str, Any]) -> dict[str, Any]:
+    provenance = dict(values)
     for name, names in (("recipe", _TRAINING_RECIPE), ("fine_tuned_from", _FINE_TUNED)):
         if name in provenance:
-            renamed = _renamed(_object(provenance[name], f"provenance.{name}"), names)
-            provenance[name] = renamed
-    return {name: value for name, value in values.items() if value != {}}
+            provenance[name] = _renamed(_object(provenance[name], f"provenance.{name}"), names)
+    return _valid_entries(Provenance, provenance)
+
+
+def _valid_entries(section: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that the section takes; all of them are optional."""
+    valid = {}
+    for name, value in values.items():
+        try:
+            section(**{name: value})
+        except (UsageError, TypeError):
+            if name in _NEEDED:
+                raise
+            continue
+        valid[name] = value
+    return valid
 
 
 def upgrade_architecture(values: Mapping[str, Any]) -> dict[str, Any]:

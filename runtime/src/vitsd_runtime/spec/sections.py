@@ -46,7 +46,10 @@ class Integrity:
 
     def __post_init__(self) -> None:
         """Check size and digest."""
-        _check(_is_int(self.size) and 0 <= self.size < _LARGEST_FILE, "integrity.size is not one")
+        _check(
+            _is_int(self.size) and 0 <= self.size < _LARGEST_FILE,
+            "integrity.size must be a non-negative number of bytes",
+        )
         digest = isinstance(self.sha256, str) and re.fullmatch(r"[0-9a-f]{64}", self.sha256)
         _check(bool(digest), "integrity.sha256 must be 64 hexadecimal digits")
 

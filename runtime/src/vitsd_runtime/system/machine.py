@@ -48,7 +48,7 @@ https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
 
 
 def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
-    """CPU, cores, memory (in MB of 10^6 bytes), system and Python, as JSON-able values.
+    """CPU, cores, memory (in MB of 10^6 bytes), system and Python, as JSON-serializable values.
 
     Where they are known, also ``board`` (the device tree's name of it), ``governor`` and
     ``max_mhz`` of the first core's clock, and ``emulated`` (true if these are not the CPU's own

@@ -29,7 +29,8 @@ def accuracy_report(
         class_names: of the model.
 
     Returns:
-        JSON-able: ``images``, ``classes``, ``top1``, ``top1_interval`` (95 %), ``top5``, what
+        JSON-serializable: ``images``, ``classes``, ``top1``, ``top1_interval`` (95 %), ``top5``,
+        what
         :func:`calibration` returns, and ``per_class``: for each class that has images or was
         predicted, ``class``, ``images``, ``recall`` (its top-1), ``precision`` and ``top5``.
         Fractions are in 0..1, None where there is nothing to divide by.

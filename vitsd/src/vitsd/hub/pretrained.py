@@ -9,6 +9,7 @@ from vitsd.hub import huggingface
 from vitsd.hub.huggingface import Repository
 from vitsd.hub.saving import MODEL_FILE, load_model
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
 from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.spec import ModelSpec
@@ -70,7 +71,7 @@ def locate_any(name_or_path: PathLike) -> Path:
         VitsdError: the file can't be downloaded.
     """
     path = Path(name_or_path)
-    exported = path.suffix.lower() in (".tflite", ".onnx") or (
+    exported = SUFFIXES.get(path.suffix.lower()) not in (None, "keras") or (
         path.is_dir() and is_saved_model(path)
     )
     return path if exported else locate(name_or_path)

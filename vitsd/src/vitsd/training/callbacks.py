@@ -103,8 +103,8 @@ class MetricsLog(keras.callbacks.Callback):
         write_history(self._path, self._history)
         if not math.isfinite(loss):
             raise VitsdError(
-                f"The loss became {loss} in epoch {epoch + 1}. Try a lower learning_rate, "
-                "global_clipnorm 1, or precision float32."
+                f"The loss became {loss} in epoch {epoch + 1}. Try a lower `learning_rate`, "
+                "`global_clipnorm=1`, or `precision=float32`."
             )
 
 

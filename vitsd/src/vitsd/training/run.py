@@ -79,8 +79,8 @@ class RunFolder:
         """Raise UsageError if the folder already holds a run."""
         if self.run_file.exists():
             raise UsageError(
-                f"{self} already holds a run: resume it, or choose another output folder (or "
-                "delete it)."
+                f"{self} already holds a run: continue it with `resume`, or choose another "
+                "`output` (or delete it)."
             )
 
     def require_same(self, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
@@ -107,6 +107,10 @@ class RunFolder:
                 raise ValueError("it does not describe a run")
         except (ValueError, AttributeError) as error:
             raise VitsdError(f"{self.run_file} is damaged: {error}") from error
+        if "fit" in run:  # resize_mode since then
+            raise UsageError(
+                f"{self} was started by vitsd 0.1.0, whose runs can't be resumed: start a new run."
+            )
         return run
 
     def read_options(self) -> dict[str, Any]:
@@ -139,7 +143,9 @@ def newest_run(root: PathLike = "runs", containing: str = RUN_FILE) -> Path:
     """
     folders = [RunFolder(file.parent) for file in Path(root).glob(f"*/{containing}")]
     if not folders:
-        raise UsageError(f"There is no run under {root}/ (no {root}/NAME/{containing}).")
+        raise UsageError(
+            f"There is no run under {root}/ (no {root}/NAME/{containing}): train one, or name it."
+        )
     return max(folders, key=lambda folder: folder.last_written).path
 
 

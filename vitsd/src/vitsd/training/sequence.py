@@ -47,16 +47,18 @@ class ImageSequence(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[AnyArray, AnyArray]:
         start = index * self._batch_size
         chosen: slice | AnyArray = slice(start, start + self._batch_size)
+        epoch = self.epoch  # may change while a thread works on this
         if self._seed is not None:
-            chosen = self._epoch_order(self._seed)[chosen]
+            chosen = self._epoch_order(self._seed, epoch)[chosen]
         images: AnyArray = self._split.images[chosen]
         labels = np.eye(self._num_classes, dtype=np.float32)[self._split.labels[chosen]]
         if self._augment is None or self._seed is None:
             return images, labels
-        return self._augment(images, labels, np.random.default_rng((self._seed, self.epoch, index)))
+        return self._augment(images, labels, np.random.default_rng((self._seed, epoch, index)))
 
-    def _epoch_order(self, seed: int) -> AnyArray:
-        if self._order is None or self._order[0] != self.epoch:
-            order = np.random.default_rng((seed, self.epoch)).permutation(len(self._split))
-            self._order = (self.epoch, order)
-        return self._order[1]
+    def _epoch_order(self, seed: int, epoch: int) -> AnyArray:
+        stored = self._order
+        if stored is None or stored[0] != epoch:
+            order = np.random.default_rng((seed, epoch)).permutation(len(self._split))
+            self._order = stored = (epoch, order)
+        return stored[1]

@@ -41,6 +41,8 @@ from vitsd_runtime.system.machine import describe_machine
 from vitsd_runtime.types import PathLike
 
 _log = logging.getLogger(__name__)
+_ORIGIN = ("preset", "source", "options")
+"""Entries of a model's provenance that only the caller knows."""
 
 
 def train(
@@ -67,7 +69,7 @@ def train(
         resume: continue the run in ``output`` after its last complete epoch, with the same
             schedule.
         tensorboard: also write TensorBoard logs to ``output/tensorboard``.
-        origin: entries of the model's provenance, such as ``{"preset": ..., "source": ...}``.
+        origin: ``preset``, ``source`` and ``options``, for the model's provenance.
         pretrained: the model to be fine-tuned; without, training starts from scratch.
 
     Returns:
@@ -138,7 +140,11 @@ class _Run:
             augmentation=augmentation_ranges(recipe),
             architecture=config.architecture,
         )
-        return cls(config, recipe, dataset, folder, spec, pretrained, origin)
+        if unknown := sorted(set(origin) - set(_ORIGIN)):
+            raise UsageError(f"`origin` knows {', '.join(_ORIGIN)}; got {', '.join(unknown)}.")
+        run = cls(config, recipe, dataset, folder, spec, pretrained, origin)
+        run.provenance()  # checks the types
+        return run
 
     def description(self) -> dict[str, Any]:
         """For ``run.json``; a run may be resumed by one with the same description."""
@@ -171,6 +177,7 @@ class _Run:
             "fine_tuned_from": self.pretrained.description if self.pretrained else {},
             "images": self.image_counts(),
             "recipe": self.recipe.to_dict(),
+            "versions": _versions(),
         }
         return section_from_dict(Provenance, entries, "origin")
 
@@ -226,6 +233,7 @@ def _fit(run: _Run, resume: bool, tensorboard: bool) -> list[Row]:
         _log.info("Resuming %s after epoch %d of %d.", folder, len(history), recipe.epochs)
     if len(history) == recipe.epochs:
         return history
+    images.epoch = len(history)  # Keras fetches the first batches before the first epoch begins
     model.fit(
         images,
         validation_data=run.validation_images(),
@@ -296,7 +304,6 @@ def _finish(run: _Run, history: list[Row]) -> dict[str, Any]:
         validation_top1=history[epoch - 1].get("val_top1"),
         test_top1=report["top1"],
         test_top5=report["top5"],
-        versions=_versions(),
         machine=describe_machine()["cpu"],
     )
     save_model(model, folder.model, run.spec.replace(provenance=provenance))
