@@ -5,8 +5,8 @@ VENV ?= .venv$(patsubst python3%,%,$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
-# Two processes: most tests keep one core busy. Each trains its own small model, so more are no gain.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two processes: most tests keep one core busy.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 PROJECTS := pyproject.toml runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help

@@ -135,7 +135,7 @@ def test_embedded_preprocessing_takes_raw_pixels(model, trained, digits, quantiz
         if quantization == "none":
             np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
         assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.95
-        with pytest.raises(UsageError, match="without embedded preprocessing"):
+        with pytest.raises(UsageError, match="without `embed_preprocessing`"):
             classifier.predict(digits.images[0], tta=3)
 
 

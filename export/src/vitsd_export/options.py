@@ -90,7 +90,7 @@ class ExportOptions:
         pairs = list(_combinations(formats, quantizations))
         for name in quantizations:
             if not any(quantization == name for _, quantization in pairs):
-                raise UsageError(f"None of {', '.join(formats)} takes the quantization {name}.")
+                raise UsageError(f"None of {', '.join(formats)} can be quantized as {name}.")
         return pairs
 
     @property
@@ -162,7 +162,7 @@ class ExportOptions:
         if refused := [q for f, q in artifacts if f == "tflite" and q in excluded]:
             known = [q for q in quantizations_of("tflite") if q not in excluded]
             raise UsageError(
-                f"{self.target} can't run {refused[0]} files; it supports {', '.join(known)}."
+                f"{self.target} can't run {refused[0]} files; it takes {', '.join(known)}."
             )
 
     def _check_recipe(self, artifacts: Artifacts) -> None:

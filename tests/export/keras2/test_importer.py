@@ -8,14 +8,14 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tf_keras")
-import keras2_example  # noqa: E402
+import keras2_example
 
-from vitsd import load_dataset, load_model  # noqa: E402
-from vitsd.evaluation.predict import predict_logits  # noqa: E402
-from vitsd_export import export  # noqa: E402
-from vitsd_export.keras2 import import_saved_model  # noqa: E402
-from vitsd_runtime import Classifier, UsageError, VitsdError  # noqa: E402
-from vitsd_runtime.images.preprocessing import preprocess  # noqa: E402
+from vitsd import load_dataset, load_model
+from vitsd.evaluation.predict import predict_logits
+from vitsd_export import export
+from vitsd_export.keras2 import import_saved_model
+from vitsd_runtime import Classifier, UsageError, VitsdError
+from vitsd_runtime.images.preprocessing import preprocess
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,6 @@ options = "--preset tiny --data digits --epochs 2 --num-layers 1 --output run"
 options += " --ema-momentum 0.5 --mixup-alpha 0.1 --flip"
 assert main(options.split()) == 0
 from vitsd import load_model, load_dataset
-
-pytestmark = pytest.mark.slow
 model, _ = load_model(sys.argv[1])
 logits = np.asarray(model.predict(load_dataset("digits").test.images[:20], verbose=0))
 assert "tensorflow" not in sys.modules

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.types import FORMATS, QUANTIZATIONS, Format, Quantization
@@ -182,7 +182,7 @@ def from_dict(cls: type[_T], values: Any, name: str) -> _T:
         UsageError: not an object, an entry is missing or ill-typed.
     """
     _check(isinstance(values, Mapping), f"{name} must be an object")
-    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name for f in dataclasses.fields(cast(Any, cls))}
     try:
         return cls(**{key: value for key, value in values.items() if key in fields})
     except TypeError as error:  # a required entry is missing

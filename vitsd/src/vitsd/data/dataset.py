@@ -149,7 +149,7 @@ def check_dataset(dataset: Dataset) -> None:
             f"{dataset.name} has {dataset.num_classes} class; a classifier needs at least two."
         )
     if len(set(dataset.class_names)) < dataset.num_classes:
-        raise UsageError(f"{dataset.name} has duplicate class names.")
+        raise UsageError(f"{dataset.name} has duplicate class names; they must differ.")
     for name in SPLITS:
         split = getattr(dataset, name)
         if split is not None:
