@@ -20,6 +20,8 @@ from vitsd_runtime.formats import read_spec, write_spec
 
 HERE = DevicePlatform(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+# The device's python3 is the one that the wheels are for.
+CLEAN["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{CLEAN['PATH']}"
 
 
 def sh(folder, *command, **more):
