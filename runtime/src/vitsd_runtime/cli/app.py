@@ -12,10 +12,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import Any, Optional, TextIO
+from typing import TYPE_CHECKING, Any, Optional, TextIO
 
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.signals import catch_signals, check_interrupted
+
+if TYPE_CHECKING:
+    _TextHandler = logging.StreamHandler[TextIO]
+else:  # before Python 3.11 the class takes no parameter
+    _TextHandler = logging.StreamHandler
 
 _LOGGERS = ("vitsd_runtime", "vitsd", "vitsd_export")
 
@@ -124,7 +129,7 @@ def _with_new_names(words: Sequence[str], renamed: Mapping[str, str], command: s
     return result
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(_TextHandler):
     """Lets a closed pipe or a full disk end the command, as it does for what is printed."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
