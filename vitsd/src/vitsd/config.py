@@ -72,8 +72,7 @@ class VitConfig(Architecture):
     @property
     def architecture(self) -> Architecture:
         """The part that a spec stores as such; the rest are fields of the spec itself."""
-        names = (field.name for field in dataclasses.fields(Architecture))
-        return Architecture(**{name: getattr(self, name) for name in names})
+        return self.alone()
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitsd.cli.options import flag_of
+from vitsd_runtime.cli.options import flag_of
 from vitsd_runtime.system.text import table
 from vitsd_runtime.validation import options
 

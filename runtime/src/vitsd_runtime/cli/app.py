@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Optional, TextIO
 
+from vitsd_runtime.cli.options import flag_of
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.signals import catch_signals, check_interrupted
 
@@ -88,7 +89,7 @@ def with_flags(message: str, arguments: argparse.Namespace) -> str:
         if found["name"] not in vars(arguments):
             return found[0]
         value = f" {found['value']}" if found["value"] else ""
-        return f"--{found['name'].replace('_', '-')}{value}"
+        return f"{flag_of(found['name'])}{value}"
 
     return _PARAMETER.sub(flag, message)
 

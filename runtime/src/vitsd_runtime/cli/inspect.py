@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.cli import app
+from vitsd_runtime.cli.options import add_verify_option
 from vitsd_runtime.engines import load_engine
 from vitsd_runtime.formats import detect_format, model_bytes, read_spec
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
@@ -41,12 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=".tflite, .onnx or .keras file, or SavedModel folder (default: "
         f"{BUNDLED}, which comes with the runtime)",
     )
-    parser.add_argument(
-        "--verify",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="check the model's SHA-256 (default)",
-    )
+    add_verify_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

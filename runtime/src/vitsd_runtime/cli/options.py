@@ -38,15 +38,25 @@ def positive_ints(text: str) -> list[int]:
     return [positive_int(part) for part in text.split(",")]
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that loads an exported model."""
-    parser.add_argument("--spec", metavar="FILE", help="JSON spec for a model that carries none")
+def flag_of(name: str) -> str:
+    """``--image-size`` of ``image_size``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def add_verify_option(parser: argparse.ArgumentParser) -> None:
+    """``--verify``, on by default, and ``--no-verify``."""
     parser.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="check the model's SHA-256 (default)",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that loads an exported model."""
+    parser.add_argument("--spec", metavar="FILE", help="JSON spec for a model that carries none")
+    add_verify_option(parser)
 
 
 def read_spec_option(path: str | None) -> ModelSpec | None:

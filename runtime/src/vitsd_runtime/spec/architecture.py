@@ -92,10 +92,14 @@ class Architecture:
         Raises:
             UsageError: as for :meth:`from_dict`.
         """
-        if not isinstance(value, Architecture):
-            return cls.from_dict(value) if value else None
+        if isinstance(value, Architecture):
+            return value.alone()
+        return cls.from_dict(value) if value else None
+
+    def alone(self) -> Architecture:
+        """The architecture without what a subclass adds to it."""
         names = (field.name for field in dataclasses.fields(Architecture))
-        return Architecture(**{name: getattr(value, name) for name in names})
+        return Architecture(**{name: getattr(self, name) for name in names})
 
     @classmethod
     def from_dict(cls: type[_Self], values: Mapping[str, Any]) -> _Self:

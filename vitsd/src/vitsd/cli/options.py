@@ -8,7 +8,7 @@ from typing import Any
 
 from vitsd.data.dataset import SPLITS
 from vitsd.data.sources import BUILT_IN
-from vitsd_runtime.cli.options import positive_int
+from vitsd_runtime.cli.options import flag_of, positive_int
 from vitsd_runtime.validation import options
 
 
@@ -44,11 +44,6 @@ def add_field_options(group: Any, cls: type, left_out: Collection[str] = ()) -> 
         else:
             convert, unit = _NUMBERS[declared.type]
             group.add_argument(flag, type=convert, metavar=unit, help=help_text)
-
-
-def flag_of(name: str) -> str:
-    """``--image-size`` of ``image_size``."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _units(text: str) -> list[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitsd.backend import load_keras
-from vitsd.cli.options import add_field_options, flag_of
+from vitsd.cli.options import add_field_options
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
 from vitsd.data.sources import BUILT_IN, load_dataset
@@ -22,7 +22,7 @@ from vitsd.presets import Preset, get_preset, list_presets
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.run import RunFolder, newest_run
 from vitsd_runtime.cli import app
-from vitsd_runtime.cli.options import positive_int
+from vitsd_runtime.cli.options import flag_of, positive_int
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.spec import MAX_SIDE
