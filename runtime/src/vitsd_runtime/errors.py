@@ -13,11 +13,3 @@ class UsageError(VitsdError, ValueError):
     """The request itself can't be right: a wrong option, path or value. Exit code 2."""
 
     exit_code = 2
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of another library's error message, at most 300 characters.
-
-    The name of the error's type where the message is empty.
-    """
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

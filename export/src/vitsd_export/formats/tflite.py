@@ -8,8 +8,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from vitsd_export.formats.saved_model import VERSION
-from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.stderr import quiet_stderr
+from vitsd_runtime.system.text import first_line
 
 
 def to_tflite(saved_model: Path, float16: bool = False) -> bytes:

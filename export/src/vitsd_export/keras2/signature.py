@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.stderr import quiet_stderr
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray
 
 

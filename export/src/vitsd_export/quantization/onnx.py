@@ -23,7 +23,8 @@ from vitsd_export.graph.module import INPUT_NAME
 from vitsd_export.quantization.ranges import Distribution, RangeMethod, collect
 from vitsd_export.quantization.recipe import Choices, LayerChoice
 from vitsd_export.quiet import quiet_logger
-from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray
 
 

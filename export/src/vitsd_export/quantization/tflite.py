@@ -36,8 +36,9 @@ from vitsd_export.quantization.ranges import (
 )
 from vitsd_export.quantization.recipe import Choices
 from vitsd_export.quiet import quiet_logger
-from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.stderr import quiet_stderr
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
 _FINE = (*USUAL_METHODS, RangeMethod.parse("p99.9"))

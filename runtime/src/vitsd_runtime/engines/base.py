@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Union
 
 import numpy as np
 
-from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
 Model = Union[Path, bytes]

@@ -17,7 +17,8 @@ from vitsd_runtime.engines.base import (
     not_installed,
     refusal,
 )
-from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
 _DTYPES: dict[str, Any] = {

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.engines.base import Engine, Model, import_optional, not_installed, refusal
-from vitsd_runtime.errors import UsageError, VitsdError, first_line
+from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.saved_model import find_saved_model
 from vitsd_runtime.system.stderr import quiet_stderr
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
 

@@ -18,9 +18,10 @@ from vitsd_runtime.engines.base import (
     not_installed,
     refusal,
 )
-from vitsd_runtime.errors import VitsdError, first_line
+from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.formats.spec_io import check_complete
 from vitsd_runtime.system.stderr import quiet_stderr
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
 _PACKAGES = (

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vitsd_runtime.types import PathLike
+
+MAX_PRINTED = 300
+"""Characters of somebody else's text that are worth reading."""
+_ELLIPSIS = "..."
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
@@ -39,9 +42,31 @@ def distinct_names(paths: Iterable[PathLike]) -> list[str]:
     return [own[-1] if plain[own[-1]] == 1 else name for own, name in zip(parts, names)]
 
 
-def printable(name: str) -> str:
-    """A name from an untrusted file, without characters that would steer the terminal."""
-    return json.dumps(name)[1:-1]
+def printable(text: object, limit: int = MAX_PRINTED) -> str:
+    r"""Text of the outside world, safe to show: one line, cut at ``limit`` characters.
+
+    For whatever this program did not write itself: names of files and classes, messages of other
+    libraries, JSON of others. Line ends, escape sequences, characters that reverse the direction
+    of writing, and bytes that are no text appear as escapes (``\n``, ``\x1b``, ``\u202e``).
+    """
+    shown = str(text)
+    cut = len(shown) > limit
+    shown = shown[: limit - len(_ELLIPSIS)] if cut else shown
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else _escape(c) for c in shown)
+    return shown[: limit - len(_ELLIPSIS)] + _ELLIPSIS if cut or len(shown) > limit else shown
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error message, :func:`printable`.
+
+    The name of the error's type where the message is empty.
+    """
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _looks_numeric(cell: str) -> bool:

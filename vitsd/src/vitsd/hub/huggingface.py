@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vitsd.hub.saving import MODEL_FILE
-from vitsd_runtime.errors import UsageError, VitsdError, first_line
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import PathLike
 
 _REPOSITORY = re.compile(r"(?P<id>[\w.\-]+/[\w.\-]+)(@(?P<revision>[\w.\-/]+))?")
