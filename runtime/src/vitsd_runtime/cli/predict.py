@@ -19,7 +19,8 @@ from vitsd_runtime.cli import app, options
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
-from vitsd_runtime.images.loading import find_images, is_image_file, load_image
+from vitsd_runtime.images.files import find_images
+from vitsd_runtime.images.loading import is_image_file, load_image
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.types import RESIZE_MODES, ResizeMode, UInt8Array
 
@@ -86,7 +87,7 @@ def _main(arguments: argparse.Namespace) -> int:
     model, names = _model_and_images(arguments.model, arguments.images)
     paths: list[Path] = []
     for name in names:
-        paths.extend(find_images(name) if Path(name).is_dir() else [Path(name)])
+        paths.extend(find_images(name).files if Path(name).is_dir() else [Path(name)])
     classifier = Classifier.load(
         model,
         num_threads=arguments.num_threads,

@@ -13,21 +13,10 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.images.kinds import ENDINGS
 from vitsd_runtime.images.resizing import center_crop, resize_antialiased
 from vitsd_runtime.types import RESIZE_MODES, AnyArray, PathLike, ResizeMode, UInt8Array
 
-EXTENSIONS = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-)
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to gigabytes."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -80,22 +69,7 @@ def is_pil_image(value: object) -> bool:
 
 def is_image_file(path: PathLike) -> bool:
     """Whether a file name has the ending of an image."""
-    return Path(path).suffix.lower() in EXTENSIONS
-
-
-def find_images(folder: PathLike) -> list[Path]:
-    """Image files below a folder, sorted by path.
-
-    Raises:
-        UsageError: there is none.
-        PermissionError: the folder can't be read.
-    """
-    os.listdir(folder)  # rglob passes over what it may not read
-    files = sorted(path for path in Path(folder).rglob("*") if is_image_file(path))
-    files = [path for path in files if path.is_file()]
-    if not files:
-        raise UsageError(f"No images in {folder} (looked for {', '.join(EXTENSIONS)}).")
-    return files
+    return Path(path).suffix.lower() in ENDINGS
 
 
 def open_image(path: PathLike) -> Any:
