@@ -235,6 +235,7 @@ def test_missing_pillow_is_named(classifier, digits, monkeypatch, tmp_path):
             raise ImportError(name)
         return real(name, *rest, **options)
 
+    (tmp_path / "a.png").write_bytes(b"content")
     monkeypatch.setattr(builtins, "__import__", no_pillow)
     with pytest.raises(VitsdError, match=r"vitsd-runtime\[images\]"):
         classifier.predict(tmp_path / "a.png")

@@ -15,6 +15,9 @@ Quantization = Literal["none", "float16", "dynamic", "int8", "int8-full", "int4"
 ResizeMode = Literal["stretch", "crop"]
 """How a photo of any size becomes the model's input size: the whole image, or its center."""
 
+ValueRange = tuple[float, float]
+"""The values of an image that become 0 and 255."""
+
 FORMATS: tuple[Format, ...] = get_args(Format)
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
@@ -22,5 +25,6 @@ RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
 PathLike = Union[str, "os.PathLike[str]"]
 FloatArray = npt.NDArray[np.floating[Any]]
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
 AnyArray = npt.NDArray[Any]

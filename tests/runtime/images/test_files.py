@@ -7,7 +7,7 @@ from PIL import Image
 
 from vitsd_runtime import UsageError
 from vitsd_runtime.images.files import find_images, is_hidden, scan_images
-from vitsd_runtime.images.kinds import ENDINGS, image_kind, other_kind
+from vitsd_runtime.images.kinds import ENDINGS, image_kind, what_it_is
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_names_of_the_outside_are_made_printable(tmp_path):
 )
 def test_other_kinds_are_named(head, kind):
     assert image_kind(head) is None
-    assert kind in other_kind(head)
+    assert kind in what_it_is(head)
 
 
 def test_avif_is_told_from_heic():

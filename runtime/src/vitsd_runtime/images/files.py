@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.images.kinds import ENDINGS, HEAD_BYTES, image_kind
+from vitsd_runtime.images.kinds import ENDINGS, HEAD_BYTES, HEIC_ADVICE, RAW_ENDINGS, image_kind
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike
 
-ACCEPTED = f"accepted: {', '.join(ENDINGS)}"
+_ACCEPTED = f"accepted: {', '.join(ENDINGS)}"
 _HIDDEN = frozenset(
     (
         *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
@@ -26,15 +26,14 @@ _HIDDEN = frozenset(
 """What systems put into folders, beside names with a dot at their start; lower-case."""
 _NOT_OPENED = frozenset(
     (
-        # A camera's RAW file looks like a TIFF file at its start; only its preview would be read.
-        *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".srf", ".orf", ".pef", ".srw"),
-        *(".rw2", ".rwl", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".mef", ".mos", ".raw"),
+        *RAW_ENDINGS,
         # Half an image, or the copy of one.
         *(".part", ".partial", ".crdownload", ".download", ".tmp", ".temp"),
         *(".bak", ".old", ".orig"),
     )
 )
 """Endings of files that may begin like an image and yet are not meant as one."""
+_HEIC = {".heic", ".heif", ".hif"}
 _NAMED = 3
 """Endings or paths that a message names."""
 
@@ -59,7 +58,8 @@ class ImageScan:
             counted = [f"{count:,} {_ending(ending)}" for ending, count in common]
             if others := sum(self.left_out.values()) - sum(count for _, count in common):
                 counted.append(f"{others:,} others")
-            parts.append(f"{', '.join(counted)} left out ({ACCEPTED})")
+            advice = f"; {HEIC_ADVICE}" if self.left_out.keys() & _HEIC else ""
+            parts.append(f"{', '.join(counted)} left out ({_ACCEPTED}{advice})")
         if self.unreadable:
             named = [printable(path) for path in self.unreadable[:_NAMED]]
             more = ", ..." if len(self.unreadable) > _NAMED else ""
@@ -109,7 +109,7 @@ def find_images(folder: PathLike) -> ImageScan:
     """
     scan = scan_images(folder)
     if not scan.files:
-        there = scan.describe() or f"it holds no files ({ACCEPTED})"
+        there = scan.describe() or f"it holds no files ({_ACCEPTED})"
         raise UsageError(f"No images in {printable(folder)}: {there}.")
     return scan
 

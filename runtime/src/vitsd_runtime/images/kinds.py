@@ -13,6 +13,12 @@ ENDINGS = (
 )
 """Of names of images, lower-case, the usual ones first."""
 
+RAW_ENDINGS = (
+    *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".srf", ".orf", ".pef", ".srw"),
+    *(".rw2", ".rwl", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".mef", ".mos", ".raw"),
+)
+"""Of cameras' RAW files. Many begin like a TIFF file, but hold only a small preview as such."""
+
 # Pillow reads more. Left out is what starts other programs (EPS), what is drawn rather than decoded
 # (WMF), what has no mark at its start and so would be a guess (TGA), and what is so rare that few
 # have tried to break its decoder (JPEG 2000, PSD, FLI, ICNS and the like).
@@ -49,15 +55,22 @@ _OTHERS = {
     "nothing but zero bytes": rb"\x00+\Z",
 }
 
+ACCEPTED = f"accepted: {', '.join(_IMAGES)}"
+HEIC_ADVICE = "convert HEIC photos first, for example with heif-convert photo.heic photo.jpg"
+
 
 def image_kind(head: bytes) -> str | None:
     """The format of an image that is read, as Pillow calls it; None for anything else."""
     return _first_match(_IMAGES, head)
 
 
-def other_kind(head: bytes) -> str | None:
-    """In words, what else it is, as far as that can be told."""
-    return _first_match(_OTHERS, head)
+def what_it_is(head: bytes) -> str:
+    """In words, why a file that is no image is none."""
+    kind = _first_match(_OTHERS, head)
+    if kind is None:
+        return f"its first bytes are those of no known format ({ACCEPTED})"
+    advice = f"; {HEIC_ADVICE}" if "HEIC" in kind else ""
+    return f"it is {kind} ({ACCEPTED}{advice})"
 
 
 def _first_match(patterns: dict[str, bytes], head: bytes) -> str | None:

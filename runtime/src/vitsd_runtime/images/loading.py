@@ -1,44 +1,54 @@
 """Photos of any size and mode to uint8 arrays of a model's input size.
 
-Pillow is needed for files only.
+Pillow is needed for image files and PIL images only.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.images import antialias
+from vitsd_runtime.images.decoding import DecodedImage, check_side, decode
 from vitsd_runtime.images.kinds import ENDINGS
-from vitsd_runtime.images.resizing import center_crop, resize_antialiased
-from vitsd_runtime.types import RESIZE_MODES, AnyArray, PathLike, ResizeMode, UInt8Array
-
-MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded: a small file can unpack to gigabytes."""
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow knows more, some of which start other programs (EPS)."""
-_MAX_SIDE = 100_000
-_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+from vitsd_runtime.images.reading import is_encoded, name_of, read_encoded
+from vitsd_runtime.types import (
+    RESIZE_MODES,
+    AnyArray,
+    PathLike,
+    ResizeMode,
+    UInt8Array,
+    ValueRange,
+)
 
 
 def load_image(
-    source: Any, input_size: tuple[int, int, int], resize_mode: ResizeMode = "stretch"
+    source: Any,
+    input_size: tuple[int, int, int],
+    resize_mode: ResizeMode = "stretch",
+    value_range: ValueRange | None = None,
 ) -> UInt8Array:
     """Bring one image to a model's input size.
 
-    Files and PIL images are turned upright (EXIF), transparent ones laid on white, 16-bit ones
-    scaled to 8, animations represented by their first frame, then converted to RGB (or gray, for
-    a one-channel model). Images of another size are resized with antialiasing.
+    Files and PIL images are turned upright (EXIF), transparent ones laid on white, animations
+    represented by their first frame, then converted to RGB (or gray, for a one-channel model).
+    Values are scaled to 0-255. Images of another size are resized with antialiasing. The same
+    pixels give the same result, to the bit, as a file, a PIL image or an array.
 
     Args:
-        source: a path, a PIL image, or a uint8 array ``(height, width[, channels])``.
+        source: an image file: its path, its content as bytes, or the open file (binary); a PIL
+            image; or an array ``(height, width[, channels])`` of uint8 or uint16 with 1 channel or
+            3. Arrays are RGB: OpenCV's frames are BGR, so turn them,
+            ``cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)``.
         input_size: height, width and channels (1 or 3) of the result.
         resize_mode: ``crop`` takes the central part with the right aspect ratio, ``stretch`` the
             whole image.
+        value_range: the values that become 0 and 255; others linearly, those outside to the nearer
+            one. None: by the type, 0-255 or, for 16 bits, 0-65535. With it, images of any numeric
+            type are taken, such as 12-bit values in 16-bit files, 32-bit ones or fractions.
 
     Returns:
         uint8 array of shape ``input_size``.
@@ -51,20 +61,12 @@ def load_image(
         raise UsageError(
             f"resize_mode must be one of {', '.join(RESIZE_MODES)}; got {resize_mode!r}."
         )
-    if isinstance(source, (str, os.PathLike)):
-        source = open_image(source)
-    if isinstance(source, np.ndarray):
-        return _from_array(source, input_size, resize_mode)
-    if is_pil_image(source):
-        return _from_pil(source, input_size, resize_mode)
-    raise UsageError(
-        f"An image must be a path, a PIL image or a uint8 array; got {type(source).__name__}."
-    )
-
-
-def is_pil_image(value: object) -> bool:
-    """Whether ``value`` is a PIL image, told without importing PIL."""
-    return hasattr(value, "convert") and hasattr(value, "size")
+    try:
+        image = _open(source, input_size[2] == 1, value_range)
+        pixels = _fit(image, input_size, resize_mode, value_range)
+    except MemoryError as error:
+        raise VitsdError(f"{name_of(source)} needs more memory than there is.") from error
+    return pixels if pixels.shape == input_size else np.repeat(pixels, input_size[2], axis=2)
 
 
 def is_image_file(path: PathLike) -> bool:
@@ -72,124 +74,102 @@ def is_image_file(path: PathLike) -> bool:
     return Path(path).suffix.lower() in ENDINGS
 
 
-def open_image(path: PathLike) -> Any:
-    """Open and decode an image file as a PIL image, bounded in size.
-
-    Raises:
-        VitsdError, UsageError: as for :func:`load_image`.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise VitsdError(
-            'Reading image files needs Pillow: pip install "vitsd-runtime[images]".'
-        ) from error
-    path = Path(path)
-    try:
-        if path.stat().st_size == 0:
-            raise VitsdError(f"{path} is empty (0 bytes).")
-        image = Image.open(path, formats=_FORMATS)
-        _check_pixels(image, str(path))
-        image.load()
-    except FileNotFoundError as error:
-        raise UsageError(f"There is no image at {path}.") from error
-    except Image.DecompressionBombError as error:
-        raise VitsdError(
-            f"{path} has too many pixels; more than {MAX_PIXELS:,} are refused."
-        ) from error
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
-        # what Pillow raises for broken files
-        raise VitsdError(f"{path} can't be read as an image: {error}.") from error
-    return image
+def is_single_image(value: Any) -> bool:
+    """Whether ``value`` stands for one image, rather than for several."""
+    return is_encoded(value) or is_pil_image(value)
 
 
-def _check_pixels(image: Any, name: str) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise VitsdError(
-            f"{name} has {width}x{height} pixels; more than {MAX_PIXELS:,} are refused."
-        )
+def is_pil_image(value: Any) -> bool:
+    """Whether ``value`` is a PIL image, told without importing PIL."""
+    return hasattr(value, "convert") and hasattr(value, "size")
 
 
-def _from_pil(image: Any, input_size: tuple[int, int, int], resize_mode: ResizeMode) -> UInt8Array:
-    from PIL import Image, ImageOps
+class _Image(Protocol):
+    height: int
+    width: int
 
-    _check_pixels(image, "The image")
-    height, width, channels = input_size
-    # Malformed EXIF can raise anything; it is ignored then.
-    with contextlib.suppress(Exception):
-        image = ImageOps.exif_transpose(image)
-    image = _to_8_bits(image)
-    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        box: tuple[float, ...] = (0, 0, *image.size)
-        if resize_mode == "crop":
-            box = center_crop(image.size[1], image.size[0], height, width)
-        # Antialiased when shrinking.
-        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(image).reshape(height, width, channels)
+    def rows(self, start: int, stop: int) -> AnyArray:
+        """Rows ``start`` to ``stop`` in the image's own values, ``(rows, width[, channels])``."""
 
 
-def _to_8_bits(image: Any) -> Any:
-    """16 bits a pixel, as ``I;16`` or widened to 32, to 8; Pillow's own conversion would clip."""
-    from PIL import Image
+class _ArrayImage:
+    def __init__(self, array: AnyArray, value_range: ValueRange | None) -> None:
+        numeric = value_range is not None and array.dtype.kind in "uif"
+        if array.dtype not in (np.uint8, np.uint16) and not numeric:
+            raise UsageError(
+                f"Image arrays must be uint8 (0-255) or uint16 (0-65535); got {array.dtype}. "
+                "Fractions in 0..1: numpy.rint(255 * numpy.clip(numpy.nan_to_num(image), 0, 1))"
+                ".astype(numpy.uint8). Other numbers in 0..255: numpy.clip(image, 0, 255)"
+                ".astype(numpy.uint8)."
+            )
+        if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or not array.size:
+            raise UsageError(
+                f"An image array must be (height, width[, 1 or 3]); got shape {array.shape}."
+                + (" The content of a file is passed as bytes." if array.ndim == 1 else "")
+                + (" Drop the transparency: image[..., :3]." if array.shape[2:] == (4,) else "")
+            )
+        self.height, self.width = array.shape[:2]
+        check_side(self.width, self.height, "The image")
+        self._array = array
 
-    if image.mode == "F":
-        raise VitsdError(
-            "Floating-point images are not supported: save the image with 8 or 16 bits per channel."
-        )
-    if not image.mode.startswith("I"):
-        return image
-    array = np.asarray(image).astype(np.int64)
-    if array.min() < 0 or array.max() > 0xFFFF:
-        raise VitsdError(
-            "32-bit integer images are not supported: save the image with 8 or 16 bits per channel."
-        )
-    return Image.fromarray((array >> 8).astype(np.uint8))
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self._array[start:stop]
 
 
-def _from_array(
-    array: AnyArray, input_size: tuple[int, int, int], resize_mode: ResizeMode
+def _open(source: Any, gray: bool, value_range: ValueRange | None) -> _Image:
+    if isinstance(source, np.ndarray):
+        return _ArrayImage(source, value_range)
+    name = name_of(source)
+    if is_encoded(source):
+        source = decode(read_encoded(source), name, all_bits=value_range is not None)
+    if is_pil_image(source):
+        return DecodedImage(source, gray, name)
+    raise UsageError(
+        "An image must be a file (its path, its content as bytes, or open in binary mode), a PIL "
+        f"image or a NumPy array; got {type(source).__name__}."
+    )
+
+
+def _fit(
+    image: _Image,
+    input_size: tuple[int, int, int],
+    resize_mode: ResizeMode,
+    value_range: ValueRange | None,
 ) -> UInt8Array:
-    height, width, channels = input_size
-    array = _checked(array)
-    if array.shape[2] < channels:
-        array = np.repeat(array, channels, axis=2)
-    elif array.shape[2] > channels:
-        array = _to_gray(array)
-    if array.shape[:2] == (height, width):
-        return array
-    box = (0.0, 0.0, float(array.shape[1]), float(array.shape[0]))
+    """uint8 ``(height, width, 1 or 3)``, as many channels as the image has or the model takes."""
+
+    def rows(start: int, stop: int) -> UInt8Array:
+        values = image.rows(start, stop)
+        pixels = _to_8_bits(values.reshape(*values.shape[:2], -1), value_range)
+        return _to_gray(pixels) if input_size[2] < pixels.shape[2] else pixels
+
+    size, new_size = (image.height, image.width), input_size[:2]
+    if size == new_size:
+        return rows(0, image.height)
+    box = (0.0, 0.0, float(image.width), float(image.height))
     if resize_mode == "crop":
-        box = center_crop(array.shape[0], array.shape[1], height, width)
-    return resize_antialiased(array, height, width, box)
+        box = antialias.center_crop(size, new_size)
+    return antialias.resize(rows, size, new_size, box)
 
 
-def _checked(array: AnyArray) -> UInt8Array:
-    if array.dtype != np.uint8:
-        raise UsageError(
-            f"Image arrays must be uint8 with values 0-255; got {array.dtype}. Scale values in "
-            "0..1 by 255, remove NaN, round, and convert with .astype(numpy.uint8)."
-        )
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
-        raise UsageError(
-            f"An image array must be (height, width[, 1 or 3]); got shape {array.shape}."
-        )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS or max(array.shape) > _MAX_SIDE:
+def _to_8_bits(values: AnyArray, value_range: ValueRange | None) -> UInt8Array:
+    if value_range is not None:
+        low, high = value_range
+        clipped = np.nan_to_num(np.clip(values.astype(np.float64), low, high), nan=low)
+        scaled: UInt8Array = np.rint((clipped - low) * (255 / (high - low))).astype(np.uint8)
+        return scaled
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
         raise VitsdError(
-            f"The image has {array.shape[1]}x{array.shape[0]} pixels; that is too many."
+            "Images of 32 bits, whole numbers or fractions, need a `value_range`: train with it, "
+            "or save the image with 8 or 16 bits per channel."
         )
-    return array
+    return (values >> 8).astype(np.uint8)
 
 
-def _to_gray(array: UInt8Array) -> UInt8Array:
+def _to_gray(pixels: UInt8Array) -> UInt8Array:
     """With Pillow's weights (ITU-R 601), in its fixed-point arithmetic."""
-    weighted = array @ np.array([19595, 38470, 7471]) + 0x8000
-    gray: UInt8Array = (weighted >> 16).astype(np.uint8)
-    return gray[:, :, None]
+    red, green, blue = (pixels[..., i].astype(np.int32) for i in range(3))
+    gray: UInt8Array = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+    return gray[..., None]

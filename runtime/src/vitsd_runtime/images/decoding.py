@@ -1,0 +1,210 @@
+"""Image files to pixels, with Pillow, within limits that are checked before anything is decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.images.kinds import HEAD_BYTES, image_kind, what_it_is
+from vitsd_runtime.system.text import first_line
+from vitsd_runtime.types import AnyArray
+
+MAX_SIDE = 100_000
+"""Pixels."""
+MAX_DECODED_BYTES = 512 * 2**20
+"""Of memory, while an image is decoded: 134 million pixels of most formats."""
+MAX_SCAN_PIXELS = 10**9
+"""Of a JPEG, times its scans, each of which goes over all pixels: some seconds. Usual are 10."""
+MAX_SLOW_VALUES = 4 * 10**6
+"""Of an image that Pillow decodes in Python, such as numbers written as text: some seconds."""
+_BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 16}
+"""That decoding takes, where it is not Pillow's 4; measured."""
+_START_OF_SCAN = b"\xff\xda"
+_JPEGS = ("JPEG", "MPO")
+_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_TURNED = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""By EXIF orientation, what brings an image upright, in this order: rows become columns, top and
+bottom are exchanged, left and right are."""
+
+
+def decode(content: bytes, name: str, all_bits: bool = False) -> Any:
+    """A PIL image of the content of a file.
+
+    Args:
+        content: of the file.
+        name: of the image in messages.
+        all_bits: refuse images of whose values Pillow keeps less.
+
+    Raises:
+        VitsdError: it is no image, is damaged, exceeds a limit, or Pillow is missing.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise VitsdError(
+            'Reading image files needs Pillow: pip install "vitsd-runtime[images]".'
+        ) from error
+    kind = image_kind(content[:HEAD_BYTES])
+    if kind is None:
+        raise VitsdError(f"{name} can't be read as an image: {what_it_is(content[:HEAD_BYTES])}.")
+    if kind not in Image.OPEN:
+        Image.init()  # looks for the less usual formats
+        if kind not in Image.OPEN:
+            raise VitsdError(f"{name} can't be read as an image: this Pillow knows no {kind}.")
+    with readable(name):
+        # Only that format: Pillow knows some that start other programs.
+        image = Image.open(io.BytesIO(content), formats=[kind])
+        _check_limits(image, name, content)
+        if all_bits and not _all_bits_kept(image):
+            raise VitsdError(
+                f"{name} has values of more than 8 bits that can't be read in full: save it as a "
+                "gray PNG of 16 bits."
+            )
+        image.load()
+    return image
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises for a broken image into a VitsdError that names it.
+
+    Raises:
+        MemoryError: it is passed on.
+    """
+    try:
+        yield
+    except (VitsdError, MemoryError):
+        raise
+    except Exception as error:  # there is hardly one that no broken file leads to
+        raise VitsdError(f"{name} can't be read as an image: {first_line(error)}.") from error
+
+
+def check_side(width: int, height: int, name: str) -> None:
+    """Refuse images that are very long.
+
+    Raises:
+        VitsdError: a side is above :data:`MAX_SIDE`.
+    """
+    if max(width, height) > MAX_SIDE:
+        raise VitsdError(
+            f"{name} has {width}x{height} pixels; more than {MAX_SIDE:,} on a side are refused."
+        )
+
+
+class DecodedImage:
+    """Rows of a PIL image: upright, transparent ones laid on white.
+
+    Converted when they are read, part by part: of a large photo there is no second copy.
+
+    Args:
+        image: the PIL image.
+        gray: read as gray; else as RGB, but for images without color.
+        name: of the image in messages.
+
+    Raises:
+        VitsdError: it is damaged, or exceeds a limit.
+    """
+
+    def __init__(self, image: Any, gray: bool, name: str) -> None:
+        with readable(name):
+            _check_limits(image, name)
+            image.load()
+            turned = _TURNED.get(_orientation(image), (False, False, False))
+        self._image, self._name = image, name
+        self._swapped, self._upside_down, self._mirrored = turned
+        self._target = "L" if gray or image.mode in ("1", "L", "LA", "La") else "RGB"
+        self.height, self.width = image.size[::-1]
+        if self._swapped:
+            self.height, self.width = image.size
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        """Rows ``start`` to ``stop``, ``(rows, width[, 3])``; uint8, or of the image's own type."""
+        if self._upside_down:
+            start, stop = self.height - stop, self.height - start
+        box = (start, 0, stop, self.width) if self._swapped else (0, start, self.width, stop)
+        with readable(self._name):
+            part = self._converted(self._image.crop(box))
+        if self._swapped:
+            part = part.swapaxes(0, 1)
+        if self._upside_down:
+            part = part[::-1]
+        return part[:, ::-1] if self._mirrored else part
+
+    def _converted(self, part: Any) -> AnyArray:
+        from PIL import Image
+
+        if part.mode.startswith("I") or part.mode == "F":
+            return np.asarray(part)
+        if part.mode in _TRANSPARENT_MODES or "transparency" in part.info:
+            part = part.convert("RGBA")
+            part = Image.alpha_composite(Image.new("RGBA", part.size, "white"), part)
+        return np.asarray(part if part.mode == self._target else part.convert(self._target))
+
+
+def _orientation(image: Any) -> int:
+    with contextlib.suppress(Exception):  # malformed EXIF raises anything; it is ignored then
+        return int(image.getexif().get(0x0112, 1))
+    return 1
+
+
+def _check_limits(image: Any, name: str, content: bytes = b"") -> None:
+    width, height = image.size
+    check_side(width, height, name)
+    what, pixels = f"{name} has {width}x{height} pixels", width * height
+    scans = max(1, content.count(_START_OF_SCAN)) if image.format in _JPEGS else 1
+    if pixels * _bytes_per_pixel(image, content) > MAX_DECODED_BYTES:
+        limit = f"{MAX_DECODED_BYTES // 2**20} MiB"
+        raise VitsdError(f"{what}; images that take more than {limit} of memory are refused.")
+    if pixels * scans > MAX_SCAN_PIXELS:
+        raise VitsdError(f"{what} in {scans} scans, which would take too long: save it anew.")
+    if _decoded_in_python(image):
+        values = max(pixels * len(image.getbands()), len(content) // 4)
+        if values > MAX_SLOW_VALUES:
+            raise VitsdError(f"{what} in an encoding that takes too long to read: save it as PNG.")
+
+
+def _all_bits_kept(image: Any) -> bool:
+    colors = len(image.getbands()) > 1  # of 16 bits each, 8 are kept; and PPM's are rescaled
+    return not any(tile[0] == "ppm" or (colors and ";16" in str(tile)) for tile in image.tile)
+
+
+def _decoded_in_python(image: Any) -> bool:
+    from PIL import Image
+
+    return any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
+
+
+def _bytes_per_pixel(image: Any, content: bytes) -> float:
+    tags = getattr(image, "tag_v2", {})
+    if tags:  # TIFF: strips or tiles are unpacked beside the image, and tiles may be larger than it
+        bits = tags.get(258, 8)
+        sample = sum(bits) if isinstance(bits, tuple) else bits
+        tile = tags.get(322, 0) * tags.get(323, 0) / (image.size[0] * image.size[1])
+        return float(4 + sample / 8 * max(1, tile))
+    if content and image.format in _JPEGS and not _in_one_scan(image, content):
+        return 4 + 2 * len(image.getbands())  # coefficients are kept until all scans are read
+    return _BYTES_PER_PIXEL.get(image.format, 4)
+
+
+def _in_one_scan(image: Any, content: bytes) -> bool:
+    """Whether the first scan of a JPEG has all colors; not, if that can't be told."""
+    place = 2
+    while content[place : place + 1] == b"\xff":
+        if content[place : place + 2] == _START_OF_SCAN:
+            colors = content[place + 4 : place + 5]
+            return colors == bytes([len(image.getbands())]) and "progressive" not in image.info
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return False
