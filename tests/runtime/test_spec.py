@@ -37,9 +37,21 @@ def test_a_newer_schema_is_named_with_the_way_out(spec):
         ModelSpec.from_json(changed(spec, schema_version=99))
 
 
+def test_a_value_range_is_not_passed_over_by_older_runtimes(spec):
+    assert json.loads(spec.to_json())["schema_version"] == 2
+    ranged = spec.replace(value_range=(0, 4095))
+    stored = json.loads(ranged.to_json())
+    assert (stored["schema_version"], stored["value_range"]) == (3, [0.0, 4095.0])
+    assert ModelSpec.from_json(ranged.to_json()) == ranged
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"value_range": [1, 1]},
+        {"value_range": [0, float("inf")]},
+        {"value_range": [0, 1, 2]},
+        {"value_range": 5},
         {"name": "../../etc/passwd"},
         {"name": ""},
         {"class_names": ["only"]},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from vitsd_runtime.engines import Engine, load_engine
 from vitsd_runtime.engines.load import load_fastest_engine
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import detect_format, read_spec
-from vitsd_runtime.images.loading import is_pil_image, load_image
+from vitsd_runtime.images.loading import is_single_image, load_image
 from vitsd_runtime.images.preprocessing import preprocess
-from vitsd_runtime.images.tta import Tta, make_views
+from vitsd_runtime.images.tta import Tta, Views, make_views
 from vitsd_runtime.models.catalog import bundled_model
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.types import AnyArray, Float32Array, Format, PathLike, ResizeMode, UInt8Array
@@ -37,10 +36,15 @@ class Prediction:
 class Classifier:
     """An exported model, ready to classify. Make one with :meth:`load`.
 
-    *Images* below means: a path, a PIL image or a uint8 array ``(height, width[, channels])``; or
-    a list, an iterator or a uint8 array ``(n, height, width, channels)`` of any number of them, of
-    any sizes. Memory does not grow with their number. Results keep the input order and match
-    single-image calls, but for the rounding of float32 sums (about 1e-6 of the logits).
+    *Images* below means: an image file (its path, its content as bytes, or the file, open in binary
+    mode), a PIL image, or a uint8 or uint16 array ``(height, width[, channels])``; or a list, an
+    iterator or an array ``(n, height, width, channels)`` of any number of them, of any sizes.
+    Memory does not grow with their number. Results keep the input order and match single-image
+    calls, but for the rounding of float32 sums (about 1e-6 of the logits). An image that can't be
+    read ends the call; to go on, call once for each image.
+
+    Arrays are RGB. OpenCV's frames are BGR: ``cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)``. picamera2
+    gives RGB arrays for the format it calls ``"BGR888"``.
 
     Threads: calls from several threads at once are safe. Under TFLite they wait for each other;
     for parallel work load one classifier per thread.
@@ -152,7 +156,7 @@ class Classifier:
             raise UsageError(f"batch_size must be at least 1; got {batch_size}.")
         views = make_views(tta, self.spec)
         for pixels in self._pixel_batches(images, resize_mode, batch_size):
-            for row in self._probabilities(pixels, views):
+            for row in self.probabilities(pixels, views):
                 yield self.top(row, top_k)
 
     def predict_proba(
@@ -170,7 +174,7 @@ class Classifier:
         """
         views = make_views(tta, self.spec)
         batches = self._pixel_batches(images, resize_mode, self.batch_size)
-        return self._stack(self._probabilities(pixels, views) for pixels in batches)
+        return self._stack(self.probabilities(pixels, views) for pixels in batches)
 
     def logits(self, images: Any, *, resize_mode: ResizeMode | None = None) -> Float32Array:
         """The model's raw outputs, float32 ``(n, classes)``; a single image gives n = 1.
@@ -212,7 +216,14 @@ class Classifier:
         parts = [self.engine.run(batch[i : i + size]) for i in range(0, len(batch), size)]
         return np.concatenate(parts)
 
-    def _probabilities(self, pixels: UInt8Array, views: Any) -> Float32Array:
+    def probabilities(self, pixels: UInt8Array, views: Views) -> Float32Array:
+        """Class probabilities, float32 ``(n, classes)``, the mean over the views of each image.
+
+        Args:
+            pixels: uint8 ``(n, *input_size)``, as :func:`vitsd_runtime.load_image` gives them:
+                scaled already, where the spec has a ``value_range``.
+            views: see :func:`vitsd_runtime.images.tta.make_views`.
+        """
         prepared = self.prepare(pixels)
         mean: Float32Array = np.mean(
             [softmax(self.forward(view)) for view in views(prepared)], axis=0
@@ -223,15 +234,15 @@ class Classifier:
         self, images: Any, resize_mode: ResizeMode | None, batch_size: int
     ) -> Iterator[UInt8Array]:
         """uint8 ``(n, *input_size)``, n up to ``batch_size``."""
-        size = self.spec.input_size
-        if _is_array_of_size(images, size):  # nothing to do for each image
+        size, value_range = self.spec.input_size, self.spec.value_range
+        if value_range is None and _is_array_of_size(images, size):  # nothing to do for each image
             for start in range(0, len(images), batch_size):
                 yield images[start : start + batch_size]
             return
         remaining = iter(images if _is_many(images) else [images])
         mode = resize_mode or self.spec.resize_mode
         while chunk := list(itertools.islice(remaining, batch_size)):
-            yield np.stack([load_image(image, size, mode) for image in chunk])
+            yield np.stack([load_image(image, size, mode, value_range) for image in chunk])
 
     def _stack(self, batches: Iterable[Float32Array]) -> Float32Array:
         parts = list(batches)
@@ -276,11 +287,12 @@ def _is_array_of_size(images: Any, size: tuple[int, int, int]) -> bool:
 def _is_many(images: Any) -> bool:
     if isinstance(images, np.ndarray):
         return images.ndim == 4
-    if isinstance(images, (str, os.PathLike)) or is_pil_image(images):
+    if is_single_image(images):
         return False
     if not isinstance(images, Iterable):
         raise UsageError(
-            f"Images must be paths, PIL images or uint8 arrays; got {type(images).__name__}."
+            "Images must be files (paths, bytes or open ones), PIL images or NumPy arrays; got "
+            f"{type(images).__name__}."
         )
     return True
 

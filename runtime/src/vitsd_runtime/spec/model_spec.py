@@ -24,9 +24,11 @@ from vitsd_runtime.spec.sections import (
     from_dict,
     to_dict,
 )
-from vitsd_runtime.types import RESIZE_MODES, Float32Array, ResizeMode
+from vitsd_runtime.types import RESIZE_MODES, Float32Array, ResizeMode, ValueRange
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_SCHEMA_WITHOUT_VALUE_RANGE = 2
+"""Still written where it suffices, for runtimes that would pass over the range without a word."""
 MAX_JSON_BYTES = 8 * 2**20  # a spec comes out of an untrusted file
 MAX_SIDE = 8192  # pixels; larger sizes in a spec are an attack or a mistake
 _SECTIONS = {
@@ -61,6 +63,8 @@ class ModelSpec:
     """From ``input_size`` to ``image_size``: bilinear, half-pixel centers, no antialiasing."""
     resize_mode: ResizeMode = "stretch"
     """How a photo of another size becomes ``input_size``."""
+    value_range: ValueRange | None = None
+    """The pixel values that become 0 and 255; None: 0-255, or 0-65535 in images of 16 bits."""
     augmentation: AugmentationRanges = field(default_factory=AugmentationRanges)
     architecture: Architecture | None = None
     """None for models that vitsd did not train."""
@@ -119,6 +123,12 @@ class ModelSpec:
             _check(bool(np.isfinite(values).all()), f"{name} must be finite")
         _check(min(self.variance) >= 0, "variance must not be negative")
 
+        if self.value_range is not None:
+            values = tuple(float(value) for value in self.value_range)
+            good = len(values) == 2 and bool(np.isfinite(values).all()) and values[0] < values[1]
+            _check(good, f"value_range must be two rising numbers; got {values}")
+            self._set("value_range", values)
+
     def _check_sections(self) -> None:
         for name, cls in _SECTIONS.items():
             value = getattr(self, name)
@@ -164,7 +174,9 @@ class ModelSpec:
             if values[name] is not None:
                 values[name] = to_dict(values[name])
         present = {k: v for k, v in values.items() if v is not None and v != {}}
-        return {"schema_version": SCHEMA_VERSION, **present}
+        old = self.value_range is None
+        version = _SCHEMA_WITHOUT_VALUE_RANGE if old else SCHEMA_VERSION
+        return {"schema_version": version, **present}
 
     def to_json(self) -> str:
         """JSON text; the inverse of :meth:`from_json`."""

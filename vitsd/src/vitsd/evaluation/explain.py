@@ -59,7 +59,7 @@ def explain(
         VitsdError: the image can't be read.
     """
     config = VitConfig.from_spec(spec)
-    pixels = load_image(image, spec.input_size, spec.resize_mode)
+    pixels = load_image(image, spec.input_size, spec.resize_mode, spec.value_range)
     attention, logits = _attention(model, config, pixels)
     probabilities = softmax(np.asarray(logits, np.float64))
     best = probabilities.argsort()[::-1][:top_k]
