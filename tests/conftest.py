@@ -191,6 +191,7 @@ def command_here(capsys, monkeypatch):
         "vitsd-explain": "vitsd.cli.explain",
         "vitsd-export": "vitsd_export.cli.export",
         "vitsd-parity": "vitsd_export.cli.parity",
+        "vitsd-predict": "vitsd_runtime.cli.predict",
     }
 
     def run(name: str, *arguments, cwd=None):

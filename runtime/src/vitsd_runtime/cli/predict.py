@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Union
 
 import numpy as np
 
 from vitsd_runtime.classifier import Classifier, Prediction
-from vitsd_runtime.cli import app, options
+from vitsd_runtime.cli import app, options, output
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
-from vitsd_runtime.images.files import find_images
+from vitsd_runtime.images.files import ImageScan, find_images
+from vitsd_runtime.images.kinds import HEAD_BYTES, image_kind
 from vitsd_runtime.images.loading import is_image_file, load_image
+from vitsd_runtime.images.reading import is_url
+from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
+from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, ResizeMode, UInt8Array
 
 _RENAMED = {**options.RENAMED, "--fit": "--resize-mode"}
+_LEVELS_OF_12_BITS = 16
+"""That are left when values of 12 bits are taken for 16 and brought to 8."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
-        prog="vitsd-predict", description="Classify images with an exported model."
+        prog="vitsd-predict",
+        usage="%(prog)s [options] [MODEL] IMAGE|DIR ...",
+        description="Classify images with an exported model.",
     )
     parser.add_argument(
-        "model",
-        nargs="?",
+        "images",
+        nargs="+",
+        metavar="IMAGE|DIR",
+        help="image files, folders of them, or - for an image on standard input; the first may be "
+        "the model instead, a .tflite or .onnx file",
+    )
+    parser.add_argument(
+        "--model",
         metavar="MODEL",
-        help=".tflite or .onnx file, or SavedModel folder (default: "
+        help="the model, also a SavedModel folder, which is a program that it runs (default: "
         f"{BUNDLED}, which comes with the runtime)",
-    )
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE|DIR", help="image files, or folders of them"
     )
     parser.add_argument(
         "--top-k",
@@ -85,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     model, names = _model_and_images(arguments.model, arguments.images)
-    paths: list[Path] = []
-    for name in names:
-        paths.extend(find_images(name).files if Path(name).is_dir() else [Path(name)])
+    sources = list(_sources(names))
     classifier = Classifier.load(
         model,
         num_threads=arguments.num_threads,
@@ -95,118 +103,158 @@ def _main(arguments: argparse.Namespace) -> int:
         spec=options.read_spec_option(arguments.spec),
         verify=arguments.verify,
     )
-    show = _show_json if arguments.json else _Csv() if arguments.csv else _show_text
+    # Pillow warns of what does not matter, with the file's own words in it.
+    warnings.filterwarnings("ignore", module="PIL")
+    show = output.csv_printer() if arguments.csv else output.show_text
+    if arguments.json:
+        show = output.show_json
     failed = 0
-    for path, answer in _answers(classifier, paths, arguments):
+    for source, answer in _answers(classifier, sources, arguments):
         if isinstance(answer, str):
             failed += 1
             print(f"vitsd-predict: error: {answer}", file=sys.stderr)
-        show(path, answer)
+        show(str(source), answer)
     if failed:
-        print(f"vitsd-predict: {failed} of {len(paths)} images failed", file=sys.stderr)
+        print(f"vitsd-predict: {failed} of {len(sources)} images failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-Answer = Union[list[Prediction], str]
-"""The best classes, or why the image can't be classified."""
+def _note(text: str) -> None:
+    print(f"vitsd-predict: note: {text}", file=sys.stderr)
+
+
+def _sources(names: Sequence[str]) -> Iterator[str | Path]:
+    """The images that are meant, in order; folders stand for those in them."""
+    for name in names:
+        if not Path(name).is_dir():
+            yield name
+            continue
+        scan = _find_images(name)
+        if left_out := scan.describe():
+            _note(f"{printable(name)}: {left_out}")
+        yield from scan.files
+
+
+def _find_images(folder: str) -> ImageScan:
+    try:
+        return find_images(folder)
+    except UsageError as error:
+        if is_saved_model(folder):
+            raise UsageError(
+                f"{printable(folder)} is a SavedModel, not a folder of images: name it with "
+                "`model`. It is a program, so do that only if you trust it."
+            ) from error
+        raise
 
 
 @dataclass
 class _Batch:
     """Images read together; where one can't be read, the reason."""
 
-    paths: list[Path] = field(default_factory=list)
+    sources: list[str | Path] = field(default_factory=list)
     pixels: list[UInt8Array] = field(default_factory=list)
-    errors: dict[Path, str] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+    """By the place in :attr:`sources`."""
 
 
 def _answers(
-    classifier: Classifier, paths: Sequence[Path], arguments: argparse.Namespace
-) -> Iterator[tuple[Path, Answer]]:
-    """Every path with its answer, in order."""
-    for batch in _read(classifier, paths, arguments.resize_mode):
-        answers = iter(())  # type: Iterator[list[Prediction]]
+    classifier: Classifier, sources: Sequence[str | Path], arguments: argparse.Namespace
+) -> Iterator[tuple[str | Path, output.Answer]]:
+    """Every image with its answer, in order."""
+    views = make_views(arguments.tta, classifier.spec)
+    for batch in _read(classifier, sources, arguments.resize_mode):
+        answers: Iterator[list[Prediction]] = iter(())
         if batch.pixels:
-            pixels = np.stack(batch.pixels)
-            answers = iter(classifier.predict(pixels, arguments.top_k, tta=arguments.tta))
-        for path in batch.paths:
-            yield path, batch.errors[path] if path in batch.errors else next(answers)
+            # Not `predict`, which would scale the values of files once more.
+            rows = classifier.probabilities(np.stack(batch.pixels), views)
+            answers = (classifier.top(row, arguments.top_k) for row in rows)
+        for i, source in enumerate(batch.sources):
+            yield source, batch.errors[i] if i in batch.errors else next(answers)
 
 
 def _read(
-    classifier: Classifier, paths: Sequence[Path], resize_mode: ResizeMode | None
+    classifier: Classifier, sources: Sequence[str | Path], resize_mode: ResizeMode | None
 ) -> Iterator[_Batch]:
     spec = classifier.spec
     mode = resize_mode or spec.resize_mode
-    remaining = iter(paths)
+    remaining = iter(sources)
     while chunk := list(itertools.islice(remaining, classifier.batch_size)):
         batch = _Batch(chunk)
-        for path in chunk:
+        for i, source in enumerate(chunk):
             try:
-                batch.pixels.append(load_image(path, spec.input_size, mode))
+                opened = sys.stdin.buffer if source == "-" else source
+                pixels = load_image(opened, spec.input_size, mode, spec.value_range)
             except VitsdError as error:
                 # A single missing image is a usage error.
-                if isinstance(error, UsageError) and len(paths) == 1:
+                if isinstance(error, UsageError) and len(sources) == 1:
                     raise
-                batch.errors[path] = str(error)
+                batch.errors[i] = str(error)
+                continue
+            if oddity := _oddity(pixels, spec):
+                _note(f"{printable(source)} {oddity}")
+            batch.pixels.append(pixels)
         yield batch
 
 
-def _model_and_images(model: str | None, images: list[str]) -> tuple[Path, list[str]]:
-    """Tell MODEL IMAGE... from IMAGE...: argparse takes the first of several words for MODEL."""
-    if model is None and not _is_image(images[0]):
-        raise UsageError(f"{images[0]} is not an image; use vitsd-predict [MODEL] IMAGE ...")
-    if model is not None and not _is_image(model):
-        return Path(model), images
+def _oddity(pixels: UInt8Array, spec: ModelSpec) -> str | None:
+    if pixels.max() == pixels.min():
+        return "shows nothing: all its pixels are equal"
+    if pixels.max() < _LEVELS_OF_12_BITS and spec.value_range is None:
+        return (
+            "is almost black: if its values have 10 or 12 bits in a file of 16, it needs a model "
+            "that was trained with their range"
+        )
+    return None
+
+
+def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[str]]:
+    """Tell MODEL IMAGE... from IMAGE...
+
+    A model is what ``--model`` names, or a first word with the ending of a model file: never a
+    folder, because one with photos may hold a SavedModel too, and that is a program.
+    """
+    named = [word for word in words if Path(word).suffix.lower() in SUFFIXES]
+    if model is None and named[:1] == words[:1]:
+        model, words, named = words[0], words[1:], named[1:]
+    if named:
+        raise UsageError(f"{printable(named[0])} is a model: name one, before the images.")
+    if model is not None and not words:
+        raise UsageError(f"{printable(model)} has no images to classify: name some after it.")
+    if model is not None:
+        return Path(model), words
+    if not _may_be_image(words[0]):
+        raise UsageError(
+            f"{printable(words[0])} is not an image; use vitsd-predict [MODEL] IMAGE ..."
+        )
     print(
         f"Model: {BUNDLED}, which comes with the runtime and knows the 100 classes of CIFAR-100",
         file=sys.stderr,
     )
-    return bundled_model(), images if model is None else [model, *images]
+    return bundled_model(), words
 
 
-def _is_image(name: str) -> bool:
-    """Whether a word means images: an image file, or a folder that is no SavedModel."""
+def _may_be_image(name: str) -> bool:
+    """Whether a word that stands where a model may stand is rather an image."""
     path = Path(name)
-    if not path.is_dir():
-        return is_image_file(path)
-    inside = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
+    if path.is_dir():
+        _check_no_models(path)
+        return True
+    if name == "-" or is_image_file(path) or is_url(name):
+        return True
+    if not path.is_file():
+        return path.exists()  # a pipe, such as <(...)
+    with open(path, "rb") as file:
+        return image_kind(file.read(HEAD_BYTES)) is not None
+
+
+def _check_no_models(folder: Path) -> None:
+    """A folder of exported models, maybe with plots beside them, is not meant as one of images."""
+    inside = [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
     if inside:
         raise UsageError(
-            f"{path} holds models, such as {inside[0]}: name the exported model itself."
+            f"{printable(folder)} holds models, such as {printable(inside[0])}: name the exported "
+            "model itself, or say with `model` which is to classify the images in it."
         )
-    return not is_saved_model(path)
-
-
-class _Show(Protocol):
-    def __call__(self, path: Path, answer: Answer) -> None: ...
-
-
-def _show_text(path: Path, answer: Answer) -> None:
-    if not isinstance(answer, str):
-        print(f"{path}: " + ", ".join(f"{p.label} {100 * p.probability:.1f} %" for p in answer))
-
-
-def _show_json(path: Path, answer: Answer) -> None:
-    content: dict[str, Any] = (
-        {"error": answer}
-        if isinstance(answer, str)
-        else {"predictions": [vars(prediction) for prediction in answer]}
-    )
-    print(json.dumps({"image": str(path), **content}))
-
-
-class _Csv:
-    def __init__(self) -> None:
-        self._writer = csv.writer(sys.stdout)
-        self._writer.writerow(["image", "rank", "label", "index", "probability", "error"])
-
-    def __call__(self, path: Path, answer: Answer) -> None:
-        if isinstance(answer, str):
-            self._writer.writerow([path, "", "", "", "", answer])
-            return
-        for rank, p in enumerate(answer, 1):
-            self._writer.writerow([path, rank, p.label, p.index, f"{p.probability:.6f}", ""])
 
 
 def _tta(text: str) -> str | int:

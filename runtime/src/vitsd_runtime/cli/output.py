@@ -1,0 +1,102 @@
+"""Answers on standard output: as text, JSON lines or CSV, always whole ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from typing import Union
+
+from vitsd_runtime.classifier import Prediction
+from vitsd_runtime.system.text import printable
+
+Answer = Union[Sequence[Prediction], str]
+"""The best classes of an image, or why it can't be classified."""
+Show = Callable[[str, Answer], None]
+"""Prints the answer for the image of a name."""
+
+_PATH_MAX = 2**16
+"""Characters: names in CSV are not cut."""
+
+
+def show_text(name: str, answer: Answer) -> None:
+    """One line: ``photo.jpg: cat 93.1 %, dog 4.0 %``. Errors are shown elsewhere."""
+    if not isinstance(answer, str):
+        classes = (f"{printable(p.label)} {100 * p.probability:.1f} %" for p in answer)
+        _write(f"{printable(name)}: {', '.join(classes)}\n")
+
+
+def show_json(name: str, answer: Answer) -> None:
+    """One JSON object; its strings are exact."""
+    content: dict[str, object] = (
+        {"error": answer}
+        if isinstance(answer, str)
+        else {"predictions": [vars(prediction) for prediction in answer]}
+    )
+    _write(json.dumps({"image": name, **content}) + "\n")
+
+
+def csv_printer() -> Show:
+    """Print the header; returns what prints a row for every class of an image, or one error."""
+    _write(_rows([["image", "rank", "label", "index", "probability", "error"]]))
+
+    def show(name: str, answer: Answer) -> None:
+        image = _cell(name)
+        if isinstance(answer, str):
+            _write(_rows([[image, "", "", "", "", _cell(answer)]]))
+            return
+        ranked = enumerate(answer, 1)
+        _write(
+            _rows(
+                [[image, r, _cell(p.label), p.index, f"{p.probability:.6f}", ""] for r, p in ranked]
+            )
+        )
+
+    return show
+
+
+def _rows(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Text of the outside world that no spreadsheet takes for a formula."""
+    return printable(f"'{text}" if text.startswith(("=", "+", "-", "@")) else text, _PATH_MAX)
+
+
+def _write(text: str) -> None:
+    """Print whole answers: however the command ends, none is cut off in a file.
+
+    Raises:
+        OSError: it could not be written; what was is taken back, where that is possible.
+    """
+    try:
+        file = sys.stdout.fileno()
+    except (AttributeError, OSError):  # something in memory stands for it
+        sys.stdout.write(text)
+        return
+    sys.stdout.flush()
+    rest = memoryview(text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+    start = _end_of_file(file)
+    try:
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    except OSError:
+        if start is not None and _end_of_file(file) is not None:  # nobody else writes there
+            os.ftruncate(file, start)
+        raise
+
+
+def _end_of_file(file: int) -> int | None:
+    """Where the next byte goes, if ``file`` is a file on disk that ends there."""
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    position = os.lseek(file, 0, os.SEEK_CUR)
+    return position if position == status.st_size else None

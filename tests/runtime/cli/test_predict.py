@@ -1,0 +1,264 @@
+"""vitsd-predict: what its words mean, which images it answers, and what it prints."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitsd_runtime import Classifier, Prediction
+from vitsd_runtime.cli import output
+from vitsd_runtime.images import antialias
+
+
+@pytest.fixture
+def classifier(spec):
+    """Knows light from dark; no engine is needed for what a command prints."""
+
+    def logits(batch):
+        brightness = batch.mean(axis=(1, 2, 3))
+        return np.stack([brightness, -brightness, np.zeros_like(brightness)], axis=1)
+
+    spec = spec.replace(class_names=("light", "=1+1", "grey"))
+    return Classifier(SimpleNamespace(run=logits), spec, Path("m.tflite"), 1, batch_size=4)
+
+
+@pytest.fixture
+def run(command_here, monkeypatch, classifier, tmp_path):
+    """The command in ``tmp_path`` with a stand-in for every model; also says what it loaded."""
+    loaded = []
+
+    def load(path, **_):
+        loaded.append(os.fspath(path))
+        return classifier
+
+    monkeypatch.setattr(Classifier, "load", load)
+
+    def run(*words, stdin=b""):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        done = command_here("vitsd-predict", *words, cwd=tmp_path)
+        done.loaded = loaded
+        return done
+
+    return run
+
+
+@pytest.fixture
+def photos(photo, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(photo).save(folder / name)
+    return folder
+
+
+def hide_a_saved_model_in(folder):
+    folder.mkdir(exist_ok=True)
+    (folder / "saved_model.pb").write_bytes(b"a program")
+
+
+def test_a_folder_is_never_taken_for_a_model(run, photos):
+    hide_a_saved_model_in(photos)
+    hide_a_saved_model_in(photos / "1")
+    done = run("photos", "photos/a.png", "--json")
+    assert done.returncode == 0, done.stderr
+    images = [json.loads(line)["image"] for line in done.stdout.splitlines()]
+    assert images == ["photos/a.png", "photos/b.png", "photos/a.png"]
+    assert [path.split("/")[-1] for path in done.loaded] == ["vit-edge-cifar100.tflite"]
+    assert "2 .pb left out" in done.stderr
+
+
+def test_a_saved_model_is_named_by_the_option(run, photos, tmp_path):
+    hide_a_saved_model_in(tmp_path / "model")
+    refused = run("model", "photos/a.png")
+    assert refused.returncode == 2
+    assert "--model" in refused.stderr
+    assert refused.loaded == []
+    assert run("--model", "model", "photos/a.png").loaded == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("words", "model"),
+    [
+        (["m.tflite", "photos"], "m.tflite"),
+        (["M.ONNX", "photos"], "M.ONNX"),
+        (["--model", "m.tflite", "photos"], "m.tflite"),
+        (["photos", "--model", "m.onnx"], "m.onnx"),
+    ],
+)
+def test_a_model_is_a_first_word_with_its_ending_or_the_option(run, photos, words, model):
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.loaded == [model]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["photos", "m.tflite"], "m.tflite is a model: name one, before the images"),
+        (["m.tflite", "n.onnx", "photos"], "n.onnx is a model"),
+        (["--model", "m.tflite", "n.tflite", "photos"], "n.tflite is a model"),
+        (["m.tflite"], "no images"),
+        (["nothing", "photos"], "nothing is not an image"),
+        (["http://a.b/c.jpg"], "download it first"),
+    ],
+)
+def test_words_that_make_no_sense_are_misuse(run, photos, words, said):
+    done = run(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_images_from_standard_input_and_pipes(run, photos):
+    content = (photos / "a.png").read_bytes()
+    read, write = os.pipe()
+    os.write(write, content)
+    os.close(write)
+    done = run("-", f"/dev/fd/{read}", "photos/a.png", "--json", stdin=content)
+    os.close(read)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line)["predictions"] for line in done.stdout.splitlines()]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_first_image_without_an_ending_is_an_image(run, photos):
+    (photos / "a.png").rename(photos / "IMG_1")
+    assert run("photos/IMG_1").returncode == 0
+
+
+@pytest.mark.parametrize("bad", ["wide.png", "broken.jpg", "photo.heic", "huge.png", "missing.png"])
+@pytest.mark.parametrize("place", [0, 2, 5])
+def test_good_images_are_answered_whatever_stands_between_them(run, photos, tmp_path, bad, place):
+    Image.new("1", (100_001, 1)).save(tmp_path / "wide.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with open(tmp_path / "huge.png", "wb") as huge:
+        huge.truncate(2**33)
+    words = ["photos/a.png"] * 5
+    words.insert(place, bad)
+    done = run("m.tflite", *words, "--json")
+    assert done.returncode == 1
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["image"] for record in records] == words
+    assert [record["image"] for record in records if "error" in record] == [bad]
+    assert "1 of 6 images failed" in done.stderr
+
+
+def test_an_image_that_memory_does_not_suffice_for_is_one_failure(run, photos, monkeypatch):
+    real, calls = antialias.resize, itertools.count()
+
+    def resize(*arguments):
+        if next(calls) == 0:
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(antialias, "resize", resize)
+    done = run("photos", "--csv", "--top-k", "1")
+    assert done.returncode == 1
+    _, first, second = csv.reader(io.StringIO(done.stdout))
+    assert "more memory than there is" in first[5]
+    assert second[1:3] == ["1", "'=1+1"]
+
+
+def test_what_a_folder_holds_beside_images_is_told(run, photos):
+    for i in range(17):
+        (photos / f"{i}.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (photos / ".hidden.png").write_bytes(b"x")
+    done = run("photos")
+    assert len(done.stdout.splitlines()) == 2
+    assert "note: photos: 17 .heic left out (accepted: .png, .jpg" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.full((40, 40), 7, np.uint8), "all its pixels are equal"),
+        (np.arange(1600).reshape(40, 40).astype(np.uint16), "almost black"),
+        (np.arange(1600).reshape(40, 40).astype(np.uint16) * 40, None),
+    ],
+)
+def test_an_image_without_content_is_noted(run, tmp_path, values, said):
+    Image.fromarray(values).save(tmp_path / "a.png")
+    done = run("a.png")
+    assert done.returncode == 0
+    assert (said or "") in done.stderr
+    assert ("note" in done.stderr) == (said is not None)
+
+
+def test_the_value_range_of_the_model_is_used_once(run, classifier, tmp_path):
+    values = np.linspace(0, 4095, 1600).reshape(40, 40).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    (dark,) = json.loads(run("a.png", "--json", "--top-k", "1").stdout)["predictions"]
+    assert dark["label"] == "=1+1"
+    classifier.spec = classifier.spec.replace(value_range=(0, 4095))
+    (best, *_) = json.loads(run("a.png", "--json").stdout)["predictions"]
+    (expected, *_) = classifier.predict(values)[0]
+    assert best == vars(expected)
+    assert best["label"] == "light"
+
+
+HOSTILE = "-=\n\x1b[2J\u202eb.png"
+
+
+def test_text_and_csv_are_safe_and_json_is_exact(run, photos):
+    (photos / "a.png").rename(photos.parent / HOSTILE)
+    (photos / "b.png").unlink()
+    (photos.parent / HOSTILE).rename(photos / HOSTILE)
+    options = ([], ["--csv"], ["--json"])
+    text, table, lines = (run("photos", *option, "--top-k", "1") for option in options)
+    assert text.stdout.rstrip("\n").isprintable()
+    assert r"\n\x1b[2J\u202eb.png: =1+1" in text.stdout
+    (row,) = csv.DictReader(io.StringIO(table.stdout))
+    assert row["label"] == "'=1+1"
+    assert all(cell.isprintable() for cell in row.values())
+    (record,) = [json.loads(line) for line in lines.stdout.splitlines()]
+    assert record["image"] == f"photos/{HOSTILE}"
+    assert record["predictions"][0]["label"] == "=1+1"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n@"])
+def test_no_cell_is_a_formula(capsys, start):
+    show = output.csv_printer()
+    show(f"{start}HYPERLINK(1).png", [Prediction(f"{start}1", 0, 0.5)])
+    show("a.png", f"{start}error")
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    for cell in [cell for row in rows[1:] for cell in row]:
+        assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_output_that_does_not_fit_ends_with_a_whole_row(tmp_path, append):
+    # The limit on a file's size stands for a full disk.
+    program = (
+        "import resource, signal, sys\n"
+        "from vitsd_runtime import Prediction\n"
+        "from vitsd_runtime.cli import output\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "show = output.csv_printer()\n"
+        "answer = [Prediction('cat', i, 0.5) for i in range(3)]\n"
+        "try:\n"
+        "    for i in range(1000): show(f'{i}.png', answer)\n"
+        "except OSError: sys.exit(7)\n"
+    )
+    path = tmp_path / "answers.csv"
+    before = "kept\n" if append else ""
+    path.write_text(before)
+    with open(path, "a" if append else "w") as file:
+        done = subprocess.run([sys.executable, "-c", program], stdout=file)
+    assert done.returncode == 7
+    content = path.read_bytes().decode()
+    assert content.startswith(before + "image,rank")
+    assert content.endswith("\n")
+    assert len(content) > 2800
+    last = [line.split(",") for line in content.splitlines()[-3:]]
+    assert [row[1] for row in last] == ["1", "2", "3"]  # all rows of the last image
