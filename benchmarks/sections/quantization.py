@@ -16,6 +16,7 @@ from vitsd.evaluation.evaluate import labeled_images, load_matching
 from vitsd.evaluation.metrics import agreement, paired_difference, top_k_hits
 from vitsd.evaluation.predict import model_logits, predict_logits
 from vitsd.hub.saving import load_model
+from vitsd.training.run import recorded_source
 from vitsd_export import export
 from vitsd_export.formats.saved_model import write_saved_model
 from vitsd_export.formats.tflite import to_tflite
@@ -57,8 +58,10 @@ def run(request: Request) -> Results:
     if request.model is None:
         raise ValueError("this section needs a trained model")
     model, spec = load_model(request.model)
-    data = request.data or spec.provenance.source
-    dataset = load_matching(str(data), spec)
+    data = request.data or recorded_source(request.model, spec)
+    if data is None:
+        raise ValueError("this section needs the images that the model was trained on")
+    dataset = load_matching(data, spec)
     calibration = preprocess(
         labeled_images(dataset, spec, "train", CALIBRATION_IMAGES).images, spec
     )

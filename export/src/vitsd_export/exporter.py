@@ -17,7 +17,7 @@ from vitsd.config import VitConfig
 from vitsd.evaluation.evaluate import load_matching
 from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import MODEL_FILE, load_model
-from vitsd.training.run import newest_run
+from vitsd.training.run import newest_run, recorded_source
 from vitsd_export.options import (
     ExportKeywords,
     ExportOptions,
@@ -102,7 +102,7 @@ def export(
             by name.
         data: labeled images: training images give the ranges of activations, validation images
             decide on precisions, test images pass the parity gate. By default what the model was
-            trained on.
+            trained on, if that is a built-in dataset or the model lies in its run folder.
         quantize: the old name of ``quantization``.
         **options: those of :class:`vitsd_export.ExportOptions`.
 
@@ -125,7 +125,10 @@ def export(
     paths = output_paths(checked.artifacts, spec.name, _output_folder(output, model, trained))
     checked.load_recipe(VitConfig.from_spec(spec).architecture)  # refuses it, if it is another's
     _check_outputs(paths, checked.overwrite)
-    return _export_all(keras_model, spec, paths, data, checked)
+    source = data or recorded_source(trained, spec)
+    if source is None:
+        raise UsageError("Say which images to check the files with: `data=SOURCE`.")
+    return _export_all(keras_model, spec, paths, source, checked)
 
 
 def _output_folder(output: PathLike | None, model: PathLike | None, trained: Path) -> Path:
@@ -147,11 +150,8 @@ def _check_outputs(paths: Paths, overwrite: bool) -> None:
 
 
 def _export_all(
-    model: Any, spec: ModelSpec, paths: Paths, data: str | None, options: ExportOptions
+    model: Any, spec: ModelSpec, paths: Paths, source: str, options: ExportOptions
 ) -> list[Artifact]:
-    source = data or spec.provenance.source
-    if not source:
-        raise UsageError("Say which images to check the files with: `data=SOURCE`.")
     dataset = load_matching(source, spec)
     # TensorFlow is loaded when the request is known to be sound.
     from vitsd_export.artifact_writer import ArtifactWriter

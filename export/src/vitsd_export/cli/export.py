@@ -81,7 +81,8 @@ def _add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="SOURCE",
-        help="images for calibration and checking (default: what the model was trained on)",
+        help="images for calibration and checking (default: what the model was trained on, if "
+        "that is a built-in dataset or the model lies in its run folder)",
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vitsd.data.sources import BUILT_IN
 from vitsd.hub.saving import MODEL_FILE, model_name
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.types import PathLike
 
@@ -118,6 +120,10 @@ class RunFolder:
         options: dict[str, Any] = _options(self.read())
         return options
 
+    def read_source(self) -> Any:
+        """Where the images are that are trained on; raises as :meth:`read`."""
+        return self.read().get("origin", {}).get("source")
+
     def read_results(self) -> dict[str, Any]:
         """The results of a finished run.
 
@@ -147,6 +153,28 @@ def newest_run(root: PathLike = "runs", containing: str = RUN_FILE) -> Path:
             f"There is no run under {root}/ (no {root}/NAME/{containing}): train one, or name it."
         )
     return max(folders, key=lambda folder: folder.last_written).path
+
+
+def recorded_source(model: Path, spec: ModelSpec) -> str | None:
+    """Where the images are that a model was trained on; None if this machine can't know.
+
+    A model file may come from anyone, and name any path as its source. So that is believed only
+    where a built-in dataset is named, or where the run that the file lies in names the same one.
+
+    Args:
+        model: its file.
+        spec: of the model.
+
+    Raises:
+        VitsdError: the run's description is damaged.
+    """
+    source = spec.provenance.source
+    if source in BUILT_IN:
+        return source
+    folder = RunFolder(model.parent)
+    if not source or not folder.run_file.is_file():
+        return None
+    return source if folder.read_source() == source else None
 
 
 def _options(run: Mapping[str, Any]) -> Any:
