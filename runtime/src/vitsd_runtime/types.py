@@ -14,6 +14,8 @@ Quantization = Literal["none", "float16", "dynamic", "int8", "int8-full", "int4"
 """How an exported file is quantized; ``vitsd_export.quantization.schemes`` says what each is."""
 ResizeMode = Literal["stretch", "crop"]
 """How a photo of any size becomes the model's input size: the whole image, or its center."""
+SplitRule = Literal["content", "position"]
+"""What decides which images are held out of training, where the data have no such split."""
 
 ValueRange = tuple[float, float]
 """The values of an image that become 0 and 255."""
@@ -21,6 +23,7 @@ ValueRange = tuple[float, float]
 FORMATS: tuple[Format, ...] = get_args(Format)
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
+SPLIT_RULES: tuple[SplitRule, ...] = get_args(SplitRule)
 
 PathLike = Union[str, "os.PathLike[str]"]
 FloatArray = npt.NDArray[np.floating[Any]]

@@ -9,8 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.types import FORMATS, QUANTIZATIONS, Format, Quantization
+from vitsd_runtime.types import (
+    FORMATS,
+    QUANTIZATIONS,
+    SPLIT_RULES,
+    Format,
+    Quantization,
+    SplitRule,
+)
 
+FINGERPRINT_HASHES = 2048
+"""At most so many hashes, of 48 bits each, say which images a model was trained on."""
 _T = TypeVar("_T")
 _LARGEST_FILE = 2**50
 """Bytes; a size above this in a spec is an attack or a mistake."""
@@ -67,6 +76,10 @@ class Provenance:
     """Options given to ``vitsd-train``; exported files leave them out."""
     images: Mapping[str, int] = field(default_factory=dict)
     """Number of images by split: train, val, test."""
+    split_rule: SplitRule | None = None
+    """Of the validation and test images that the data did not name. Absent: ``position``."""
+    trained_on: str | None = None
+    """The smallest hashes of the training images: 48 bits each, big-endian, in base64."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The training recipe, as ``vitsd.TrainingRecipe.to_dict`` gives it."""
     epoch: int | None = None
@@ -94,6 +107,14 @@ class Provenance:
         for name in ("validation_top1", "test_top1", "test_top5"):
             value = getattr(self, name)
             _check(value is None or _is_number(value), f"provenance.{name} must be a number")
+        _check(self.split_rule in (None, *SPLIT_RULES), "provenance.split_rule is unknown")
+        self._check_fingerprint()
+
+    def _check_fingerprint(self) -> None:
+        _check_optional(self, "trained_on", str)
+        hashes = rf"([A-Za-z0-9+/]{{8}}){{0,{FINGERPRINT_HASHES}}}"
+        good = re.fullmatch(hashes, self.trained_on or "")
+        _check(bool(good), "provenance.trained_on must be hashes of 48 bits in base64")
 
     def portable(self) -> Provenance:
         """Without what is true on the training machine only."""
@@ -120,6 +141,8 @@ class ParityFigures:
     """Top-1 minus the reference's, with its 95 % interval (paired)."""
     failures: tuple[str, ...]
     """What was beyond the tolerance."""
+    trained_on: int | None = None
+    """How many of the images the model was trained on, which flatters it; None if not known."""
 
     def __post_init__(self) -> None:
         """Check the types."""
@@ -130,6 +153,7 @@ class ParityFigures:
         numbers = (self.images, self.top1, self.top5, self.agreement, *self.top1_change)
         _check(all(map(_is_number, numbers)), "parity must hold numbers")
         _check(all(isinstance(text, str) for text in self.failures), "parity.failures must be text")
+        _check_optional(self, "trained_on", int)
 
     @property
     def passed(self) -> bool:

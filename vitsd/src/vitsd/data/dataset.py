@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from vitsd.data.cuts import cut_by_content, cut_by_position
+from vitsd.data.identity import Identities, pixel_identities
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.types import AnyArray, ResizeMode, UInt8Array
+from vitsd_runtime.system.text import printable
+from vitsd_runtime.types import AnyArray, ResizeMode, SplitRule, UInt8Array
 
 SPLITS = ("train", "val", "test")
-SPLIT_SEED = 0
-"""Splits that a source lacks are always cut from its training images in the same way: what was
-held out in training is what calibration, parity and evaluation see."""
-
+ALL = "all"
+"""Instead of a split: all images of a source, none of which was trained on."""
+_FEW = 0.01
+_log = logging.getLogger(__name__)
 Labels = npt.NDArray[np.int64]
 
 
@@ -28,13 +34,21 @@ class Split:
     """``(n, height, width, channels)``, 0-255."""
     labels: Labels
     """``(n,)``, indices into the dataset's class names."""
+    origins: Identities | None = None
+    """``(n,)``, identities of what the images were made of: files, or images of another size."""
+
+    @cached_property
+    def identities(self) -> Identities:
+        """``(n,)``; equal for equal images."""
+        return pixel_identities(self.images) if self.origins is None else self.origins
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, indices: AnyArray) -> Split:
         """The images at these indices, in their order."""
-        return Split(self.images[indices], self.labels[indices])
+        origins = None if self.origins is None else self.origins[indices]
+        return Split(self.images[indices], self.labels[indices], origins)
 
     def sample(self, limit: int | None, seed: int = 0) -> Split:
         """At most ``limit`` images, chosen at random; a seed always chooses the same ones."""
@@ -54,6 +68,8 @@ class Dataset:
     val: Split | None = None
     resize_mode: ResizeMode = "stretch"
     """How photos were brought to the size of the images, and how a device should do it."""
+    split_rule: SplitRule = "content"
+    """For :meth:`with_validation`."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -74,8 +90,17 @@ class Dataset:
         """
         if self.val is not None or fraction == 0:
             return self
-        train, val = hold_out(self.train, fraction)
+        train, val = hold_out(self.train, fraction, "val", self.split_rule)
         return dataclasses.replace(self, train=train, val=val)
+
+    def repeats(self) -> dict[str, int]:
+        """How many validation and test images are training images too, where some are."""
+        counts = {
+            name: int(np.isin(split.identities, self.train.identities).sum())
+            for name, split in (("val", self.val), ("test", self.test))
+            if split is not None
+        }
+        return {name: count for name, count in counts.items() if count}
 
     def split(self, name: str, validation_fraction: float = 0.1) -> Split:
         """``train``, ``val`` or ``test``; the first two as :meth:`with_validation` leaves them.
@@ -89,28 +114,63 @@ class Dataset:
         return split
 
 
-def hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
-    """Split at random, class by class: ``(rest, held out)``.
+@dataclass(frozen=True)
+class LabeledImages:
+    """All images of a source, to evaluate models on."""
+
+    name: str
+    class_names: tuple[str, ...]
+    images: Split
+
+
+def hold_out(
+    split: Split, fraction: float, purpose: str, rule: SplitRule = "content"
+) -> tuple[Split, Split]:
+    """Split at random: ``(rest, held out)``.
 
     A class of two or more images is in both parts.
+
+    Args:
+        split: the images.
+        fraction: of them, to hold out.
+        purpose: the split that is made; cuts for different ones are independent.
+        rule: what decides, see :mod:`vitsd.data.cuts`.
 
     Raises:
         UsageError: no class has two images.
     """
-    random = np.random.default_rng(SPLIT_SEED)
-    chosen = []
-    for label in np.unique(split.labels):
-        members = random.permutation(np.flatnonzero(split.labels == label))
-        chosen.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
-    held_out = np.sort(np.concatenate(chosen))
-    if len(held_out) == 0:
+    if rule == "content":
+        held_out = cut_by_content(split.labels, split.identities, fraction, purpose)
+    else:
+        held_out = cut_by_position(split.labels, fraction)
+    if not held_out.any():
         raise UsageError(
-            "There is one training image per class, too few to hold some out; add images."
+            "There is one training image per class, or all of a class are the same: too few to "
+            "hold some out; add images."
         )
-    return split.take(np.setdiff1d(np.arange(len(split)), held_out)), split.take(held_out)
+    return split.take(np.flatnonzero(~held_out)), split.take(np.flatnonzero(held_out))
 
 
-def align_labels(dataset: Dataset, class_names: Sequence[str]) -> Labels:
+def join(splits: Sequence[Split]) -> Split:
+    """All images of several splits, in their order."""
+    origins = [split.origins for split in splits if split.origins is not None]
+    return Split(
+        np.concatenate([split.images for split in splits]),
+        np.concatenate([split.labels for split in splits]),
+        np.concatenate(origins) if origins else None,
+    )
+
+
+def say_flattered(what: str, share: float) -> None:
+    """Log that images which a model was trained on are among those it is measured on.
+
+    As a warning, unless they are few: many public datasets repeat some images.
+    """
+    level = logging.WARNING if share > _FEW else logging.INFO
+    _log.log(level, "%s: the accuracy on them is too good.", what)
+
+
+def align_labels(dataset: Dataset | LabeledImages, class_names: Sequence[str]) -> Labels:
     """The model's class index of each class of a dataset.
 
     So a model can be evaluated on data that has only some of its classes.
@@ -125,17 +185,21 @@ def align_labels(dataset: Dataset, class_names: Sequence[str]) -> Labels:
     Raises:
         UsageError: the dataset has classes that the model does not know.
     """
-    if unknown := [name for name in dataset.class_names if name not in class_names]:
+    # Names of folders are in composed form; a model's need not be.
+    numbers = {unicodedata.normalize("NFC", name): i for i, name in enumerate(class_names)}
+    numbers.update((name, i) for i, name in enumerate(class_names))
+    if unknown := [name for name in dataset.class_names if name not in numbers]:
         raise UsageError(
             f"{dataset.name} has classes that the model was not trained on: {first_few(unknown)}. "
             f"The model knows {first_few(class_names)}."
         )
-    return np.array([class_names.index(name) for name in dataset.class_names])
+    return np.array([numbers[name] for name in dataset.class_names])
 
 
 def first_few(names: Sequence[str]) -> str:
-    """At most five names, for a message."""
-    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    """At most five names of the outside world, for a message."""
+    shown = ", ".join(printable(name, limit=50) for name in names[:5])
+    return f"{shown} ..." if len(names) > 5 else shown
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -147,6 +211,10 @@ def check_dataset(dataset: Dataset) -> None:
     if dataset.num_classes < 2:
         raise UsageError(
             f"{dataset.name} has {dataset.num_classes} class; a classifier needs at least two."
+        )
+    if bad := [name for name in dataset.class_names if not name.isprintable()]:
+        raise UsageError(
+            f"{dataset.name} has class names that can't be printed, such as {first_few(bad[:1])}."
         )
     if len(set(dataset.class_names)) < dataset.num_classes:
         raise UsageError(f"{dataset.name} has duplicate class names; they must differ.")

@@ -12,11 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from vitsd.data.class_names import CIFAR10, CIFAR100
-from vitsd.data.dataset import Dataset, Split, check_dataset, hold_out
-from vitsd.data.folders import load_folder
+from vitsd.data.dataset import (
+    SPLITS,
+    Dataset,
+    LabeledImages,
+    Split,
+    check_dataset,
+    hold_out,
+    join,
+)
+from vitsd.data.folders import load_folder, load_whole_folder
 from vitsd.data.npz import load_npz
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.types import AnyArray, PathLike, ResizeMode
+from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule
 
 _DIGITS_TEST_FRACTION = 0.2
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -40,6 +48,7 @@ def load_dataset(
     source: PathLike,
     input_size: tuple[int, int] | None = None,
     resize_mode: ResizeMode = "stretch",
+    split_rule: SplitRule = "content",
 ) -> Dataset:
     """Load labeled images.
 
@@ -50,6 +59,9 @@ def load_dataset(
             x_train, y_train, x_test, y_test and optionally class_names.
         input_size: height and width that images in a folder are brought to; needed for folders.
         resize_mode: how, and how a device is to do it with photos of any size.
+        split_rule: what decides which images are held out where the source does not say it. By
+            ``content``, an image stays where it is when others come or go. By ``position`` is how
+            models were trained that have no ``split_rule`` in their provenance.
 
     Returns:
         Images of one size with 1 or 3 channels, and a training and a test split at least.
@@ -59,29 +71,61 @@ def load_dataset(
         VitsdError: a file is unreadable, or a download failed.
     """
     dataset = dataclasses.replace(
-        _load(str(source), input_size, resize_mode), resize_mode=resize_mode
+        _load(str(source), input_size, resize_mode, split_rule),
+        resize_mode=resize_mode,
+        split_rule=split_rule,
     )
     check_dataset(dataset)
     return dataset
 
 
-def _load(name: str, input_size: tuple[int, int] | None, resize_mode: ResizeMode) -> Dataset:
+def load_labeled_images(
+    source: PathLike,
+    input_size: tuple[int, int] | None = None,
+    resize_mode: ResizeMode = "stretch",
+) -> LabeledImages:
+    """Load all images of a source, whatever split they are in.
+
+    A folder may hold a single class. Args and errors are those of :func:`load_dataset`.
+    """
+    if _is_folder(str(source)):
+        return load_whole_folder(Path(source), _required(input_size), resize_mode)
+    dataset = load_dataset(source)
+    splits = [split for name in SPLITS if (split := getattr(dataset, name)) is not None]
+    return LabeledImages(dataset.name, dataset.class_names, join(splits))
+
+
+def _load(
+    name: str,
+    input_size: tuple[int, int] | None,
+    resize_mode: ResizeMode,
+    split_rule: SplitRule,
+) -> Dataset:
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     path = Path(name)
-    if path.is_dir():
-        if input_size is None:
-            raise UsageError(
-                "Images in a folder have no common size: say which one the model should get "
-                "(input_size)."
-            )
-        return load_folder(path, input_size, resize_mode)
+    if _is_folder(name):
+        return load_folder(path, _required(input_size), resize_mode, split_rule)
     if path.is_file() and path.suffix == ".npz":
         return load_npz(path)
     raise UsageError(
         f"There is no dataset {name!r}: use {', '.join(BUILT_IN)}, a folder of class folders, or "
         "an .npz file."
     )
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a source is a folder; an unset variable in a shell is not the current one."""
+    return name not in ("", *_BUILT_IN) and Path(name).is_dir()
+
+
+def _required(input_size: tuple[int, int] | None) -> tuple[int, int]:
+    if input_size is None:
+        raise UsageError(
+            "Images in a folder have no common size: say which one the model should get "
+            "(input_size)."
+        )
+    return input_size
 
 
 def _digits() -> Dataset:
@@ -94,7 +138,9 @@ def _digits() -> Dataset:
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # stored as 0-16
     split = Split(images, digits.target.astype(np.int64))
-    return Dataset("digits", tuple("0123456789"), *hold_out(split, _DIGITS_TEST_FRACTION))
+    # These images never change, so this cut has never had to.
+    parts = hold_out(split, _DIGITS_TEST_FRACTION, "test", "position")
+    return Dataset("digits", tuple("0123456789"), *parts)
 
 
 def _fashion_mnist() -> Dataset:
