@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitsd.data.dataset import Dataset, Split
-from vitsd.evaluation.evaluate import labeled_images
+from vitsd.evaluation.evaluate import labeled_images, trained_on
 from vitsd.evaluation.predict import predict_logits
 from vitsd_export.options import FEWEST_IMAGES, ExportOptions
 from vitsd_export.quantization.schemes import SCHEMES
@@ -35,6 +35,8 @@ class ParityData:
     """``(n,)``, indices of the model's classes."""
     reference: Float32Array
     """``(n, classes)``, the Keras model's logits."""
+    trained_on: int | None = None
+    """How many of the images the model was trained on; None if it does not say."""
 
     @classmethod
     def load(cls, model: Any, spec: ModelSpec, dataset: Dataset) -> ParityData:
@@ -44,7 +46,10 @@ class ParityData:
             UsageError: the dataset has classes that the model does not know.
         """
         test = labeled_images(dataset, spec, "test", PARITY_IMAGES)
-        return cls(dataset.name, test.images, test.labels, predict_logits(model, test.images))
+        overlap = trained_on(test, spec, "test")
+        logits = predict_logits(model, test.images)
+        known = overlap.images if overlap else None
+        return cls(dataset.name, test.images, test.labels, logits, known)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ def load_held_out(
             )
         _log.info("%s, so no budget can be checked: all layers become dynamic.", shortage)
         return None
+    trained_on(held_out, spec, "validation")
     reference = predict_logits(model, held_out.images)
     return HeldOutData(calibration.images, held_out.images, held_out.labels, reference)
 

@@ -227,6 +227,7 @@ class _Exporter:
         figures = measure_parity(
             logits, self.test.labels, self.test.reference, spec, self.test.name
         )
+        figures = dataclasses.replace(figures, trained_on=self.test.trained_on)
         info = dataclasses.replace(written.info, parity=figures)
         write_spec(temporary, spec.replace(export=info))
         spec = require_spec(temporary)  # what a device will read

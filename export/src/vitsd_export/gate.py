@@ -27,7 +27,7 @@ from vitsd_runtime.types import AnyArray, Float32Array, PathLike, Quantization, 
 _BATCH_SIZE = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison(ParityFigures):
     """One model against the reference, on the same images."""
 

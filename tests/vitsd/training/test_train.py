@@ -16,6 +16,7 @@ import pytest
 from vitsd import load_model
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, Split
+from vitsd.data.fingerprint import Fingerprint
 from vitsd.data.sources import load_dataset
 from vitsd.model.vit import build_vit
 from vitsd.recipe import TrainingRecipe
@@ -112,13 +113,25 @@ def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
     assert spec.provenance.recipe["seed"] == 3
     assert spec.provenance.test_top1 == results["top1"]
     assert spec.augmentation == AugmentationRanges(None, 0.02, 0.2)
-    held_out = small.with_validation(0.2).train.images.astype(float)
-    assert spec.mean[0] == pytest.approx(held_out.mean())  # of the training split only
-    assert spec.variance[0] == pytest.approx(held_out.var())
+    seen = small.with_validation(0.2).train
+    pixels = seen.images.astype(float)
+    assert spec.mean[0] == pytest.approx(pixels.mean())  # of the training split only
+    assert spec.variance[0] == pytest.approx(pixels.var())
+    assert spec.provenance.split_rule == "content"
+    assert spec.provenance.trained_on == Fingerprint.of(seen.identities).to_text()
     loaded = keras.saving.load_model(tmp_path / "my run" / "model.keras", safe_mode=True)
     predicted = np.argmax(loaded.predict(small.test.images, verbose=0), axis=1)
     assert (predicted == small.test.labels).mean() == results["top1"]
     assert json.loads((tmp_path / "my run" / "results.json").read_text())["top1"] == results["top1"]
+
+
+def test_test_images_that_are_trained_on_are_counted_before_training(small, tmp_path, caplog):
+    mixed = dataclasses.replace(small, test=small.train.take(np.arange(40)))
+    with pytest.raises(UsageError):  # and no training here
+        train(CONFIG, RECIPE, mixed, tmp_path / "run", origin={"commit": "abc"})
+    count = mixed.with_validation(0.2).repeats()["test"]
+    assert 20 < count < 40
+    assert f"{count} of 40 test images are training images too" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from vitsd.backend import load_keras
 from vitsd.cli.options import add_data_options
 from vitsd.data.dataset import Split
-from vitsd.evaluation.evaluate import labeled_images, load_matching
+from vitsd.evaluation.evaluate import load_labeled, trained_on
 from vitsd.evaluation.predict import model_logits
 from vitsd.hub.pretrained import locate_any
 from vitsd_export.cli import print_comparisons
@@ -52,9 +53,13 @@ def _main(arguments: argparse.Namespace) -> int:
     models = [locate_any(model) for model in arguments.models]
     specs = [require_spec(model) for model in models]
     _check_same_task(models, specs)
-    dataset = load_matching(arguments.data, specs[0])
-    images = labeled_images(dataset, specs[0], arguments.split, arguments.limit)
-    comparisons = _compare_all(models, specs, images, dataset.name)
+    name, images = load_labeled(arguments.data, specs[0], arguments.split, arguments.limit)
+    overlap = trained_on(images, specs[0], arguments.split)
+    known = overlap.images if overlap else None
+    comparisons = [
+        dataclasses.replace(comparison, trained_on=known)
+        for comparison in _compare_all(models, specs, images, name)
+    ]
     reference = arguments.models[0]
     if arguments.json:
         rows = [comparison.to_dict() for comparison in comparisons]

@@ -10,6 +10,7 @@ from typing import Any
 
 from vitsd.backend import load_keras
 from vitsd.cli.options import add_data_options
+from vitsd.data.dataset import ALL
 from vitsd_runtime.cli import app
 from vitsd_runtime.formats import detect_format
 from vitsd_runtime.models.catalog import BUNDLED
@@ -62,7 +63,7 @@ def _print(report: dict[str, Any]) -> None:
     ]
     print(table(rows, ["class", "images", "top-1 %", "precision %", "top-5 %"]))
     print(f"\n{report['model']} on {report['images']} {report['split']} images of {report['data']}")
-    split = report["split"].capitalize()
+    split = "Overall" if report["split"] == ALL else report["split"].capitalize()
     low, high = map(_percent, report["top1_interval"])
     print(f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {low} to {high})")
     if report["classes"] > 5:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Collection
 from typing import Any
 
-from vitsd.data.dataset import SPLITS
+from vitsd.data.dataset import ALL, SPLITS
 from vitsd.data.sources import BUILT_IN
 from vitsd_runtime.cli.options import flag_of, positive_int
 from vitsd_runtime.validation import options
@@ -20,7 +20,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help=f"{', '.join(BUILT_IN)}, a folder, or an .npz file",
     )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument(
+        "--split",
+        choices=(*SPLITS, ALL),
+        default="test",
+        help=f"default: test; {ALL}: all images, for data that are new to the model",
+    )
     parser.add_argument("--limit", type=positive_int, metavar="N", help="use at most N images")
 
 

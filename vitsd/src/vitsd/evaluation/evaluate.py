@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from vitsd.data.dataset import Dataset, Split, align_labels
-from vitsd.data.sources import load_dataset
+from vitsd.data.dataset import ALL, Dataset, Labels, Split, align_labels, say_flattered
+from vitsd.data.fingerprint import Fingerprint, Overlap
+from vitsd.data.sources import load_dataset, load_labeled_images
 from vitsd.evaluation.metrics import accuracy_report
 from vitsd.evaluation.predict import model_logits
 from vitsd.recipe import TrainingRecipe
@@ -26,38 +28,95 @@ def evaluate(
     Args:
         model: its path.
         source: the dataset, as for :func:`vitsd.load_dataset`.
-        split: ``train``, ``val`` or ``test``.
+        split: ``train``, ``val`` or ``test``; or ``all``, for images that are all new.
         limit: use at most this many images (a fixed random choice).
 
     Returns:
-        The report of :func:`vitsd.evaluation.metrics.accuracy_report`, with ``model``, ``data``
-        and ``split``.
+        The report of :func:`vitsd.evaluation.metrics.accuracy_report`, with ``model``, ``data``,
+        ``split`` and ``trained_on``: how many of the images the model was trained on (None if it
+        does not say), and whether that is ``exact`` or estimated.
 
     Raises:
         UsageError: no such model or dataset, or they don't fit each other.
         VitsdError: a file is damaged, or the model's engine is missing.
     """
     spec = require_spec(model)
-    chosen = labeled_images(load_matching(source, spec), spec, split, limit)
+    _, chosen = load_labeled(source, spec, split, limit)
+    overlap = trained_on(chosen, spec, split)
     report = accuracy_report(model_logits(model, chosen.images), chosen.labels, spec.class_names)
-    return {"model": str(model), "data": str(source), "split": split, **report}
+    described = None if overlap is None else dataclasses.asdict(overlap)
+    about = {"model": str(model), "data": str(source), "split": split, "trained_on": described}
+    return {**about, **report}
+
+
+def load_labeled(
+    source: PathLike, spec: ModelSpec, split: str, limit: int | None = None
+) -> tuple[str, Split]:
+    """The name of a dataset, and its images as a model takes them.
+
+    Args:
+        source: as for :func:`vitsd.load_dataset`.
+        spec: of the model.
+        split: ``train``, ``val``, ``test`` or ``all``.
+        limit: at most this many images (a fixed random choice).
+
+    Raises:
+        UsageError, VitsdError: as :func:`load_matching` and :func:`labeled_images`.
+    """
+    if split != ALL:
+        dataset = load_matching(source, spec)
+        return dataset.name, labeled_images(dataset, spec, split, limit)
+    loaded = load_labeled_images(source, spec.input_size[:2], spec.resize_mode)
+    _check_channels(loaded.name, loaded.images, spec)
+    numbers = align_labels(loaded, spec.class_names)
+    return loaded.name, _for_model(loaded.images.sample(limit), spec, numbers)
+
+
+def trained_on(images: Split, spec: ModelSpec, split: str) -> Overlap | None:
+    """How many of the images a model was trained on; said as a warning if it distorts figures.
+
+    Args:
+        images: from :func:`labeled_images` or :func:`load_labeled`.
+        spec: of the model.
+        split: that they are of; training images are expected to be trained on.
+
+    Returns:
+        None if the model does not say what it was trained on.
+    """
+    if spec.provenance.trained_on is None:
+        return None
+    overlap = Fingerprint.from_text(spec.provenance.trained_on).overlap(images.identities)
+    if overlap is not None and overlap.images and split != "train":
+        about = "" if overlap.exact else "about "
+        kind = "" if split == ALL else f"{split} "
+        text = f"{about}{overlap.images} of {len(images)} {kind}images were trained on"
+        say_flattered(text, overlap.images / len(images))
+    return overlap
 
 
 def load_matching(source: PathLike, spec: ModelSpec) -> Dataset:
-    """A dataset whose images have the model's channels.
+    """A dataset whose images have the model's channels, split as for the model's training.
 
     Raises:
         UsageError: they have not, or there is no such dataset.
         VitsdError: a file is unreadable, or a download failed.
     """
-    height, width, channels = spec.input_size
-    dataset = load_dataset(source, input_size=(height, width), resize_mode=spec.resize_mode)
-    if dataset.image_shape[2] != channels:
-        raise UsageError(
-            f"{dataset.name} has images with {dataset.image_shape[2]} channels, the model takes "
-            f"{channels}."
-        )
+    dataset = load_dataset(
+        source,
+        input_size=spec.input_size[:2],
+        resize_mode=spec.resize_mode,
+        split_rule=spec.provenance.split_rule or "position",
+    )
+    _check_channels(dataset.name, dataset.train, spec)
     return dataset
+
+
+def _check_channels(name: str, images: Split, spec: ModelSpec) -> None:
+    channels = images.images.shape[3]
+    if channels != spec.input_size[2]:
+        raise UsageError(
+            f"{name} has images with {channels} channels, the model takes {spec.input_size[2]}."
+        )
 
 
 def labeled_images(
@@ -82,8 +141,13 @@ def labeled_images(
     fraction = spec.provenance.recipe.get("validation_fraction", TrainingRecipe.validation_fraction)
     # Validate through the recipe: the file is untrusted.
     fraction = TrainingRecipe(validation_fraction=fraction).validation_fraction
-    chosen = dataset.split(split, fraction).sample(limit)
-    return Split(_to_input_size(chosen.images, spec), numbers[chosen.labels])
+    return _for_model(dataset.split(split, fraction).sample(limit), spec, numbers)
+
+
+def _for_model(split: Split, spec: ModelSpec, numbers: Labels) -> Split:
+    """Images as a model takes them, which remember what they were."""
+    images = _to_input_size(split.images, spec)
+    return Split(images, numbers[split.labels], split.identities)
 
 
 def _to_input_size(images: UInt8Array, spec: ModelSpec) -> UInt8Array:

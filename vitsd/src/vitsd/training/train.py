@@ -18,7 +18,8 @@ import keras
 import numpy as np
 
 from vitsd.config import VitConfig
-from vitsd.data.dataset import SPLITS, Dataset
+from vitsd.data.dataset import SPLITS, Dataset, say_flattered
+from vitsd.data.fingerprint import Fingerprint
 from vitsd.data.statistics import pixel_statistics
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.evaluation.predict import predict_logits
@@ -122,6 +123,11 @@ class _Run:
     ) -> _Run:
         """Cut off the validation images, and make the spec."""
         dataset = dataset.with_validation(recipe.validation_fraction)
+        for split, count in dataset.repeats().items():
+            total = len(getattr(dataset, split))
+            say_flattered(
+                f"{count} of {total} {split} images are training images too", count / total
+            )
         config = config.for_data(dataset.image_shape, dataset.num_classes)
         # The weights of a trained model fit pixels normalized as in its training.
         mean, variance = (
@@ -157,6 +163,7 @@ class _Run:
                 "name": self.dataset.name,
                 "classes": list(self.dataset.class_names),
                 "images": self.image_counts(),
+                "split_rule": self.dataset.split_rule,
                 "mean": list(self.spec.mean),
                 "variance": list(self.spec.variance),
             },
@@ -170,12 +177,20 @@ class _Run:
         """Number of images by split."""
         return {split: len(getattr(self.dataset, split) or ()) for split in SPLITS}
 
+    def fingerprint(self) -> Fingerprint:
+        """Of the images that the weights have seen, those of the pretrained model included."""
+        own = Fingerprint.of(self.dataset.train.identities)
+        before = self.pretrained.spec.provenance.trained_on if self.pretrained else None
+        return own if before is None else own.union(Fingerprint.from_text(before))
+
     def provenance(self) -> Provenance:
         """Where the model comes from, as far as it is known before training."""
         entries = {
             **self.origin,
             "fine_tuned_from": self.pretrained.description if self.pretrained else {},
             "images": self.image_counts(),
+            "split_rule": self.dataset.split_rule,
+            "trained_on": self.fingerprint().to_text(),
             "recipe": self.recipe.to_dict(),
             "versions": _versions(),
         }
