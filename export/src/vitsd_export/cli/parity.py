@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vitsd.backend import load_keras
 from vitsd.cli.options import add_data_options
-from vitsd.data.dataset import Split
+from vitsd.data.dataset import ALL, Split
 from vitsd.evaluation.evaluate import load_labeled, trained_on
 from vitsd.evaluation.predict import model_logits
 from vitsd.hub.pretrained import locate_any
@@ -66,7 +66,8 @@ def _main(arguments: argparse.Namespace) -> int:
         print(json.dumps({"reference": reference, "models": rows}, indent=1))
     else:
         print_comparisons(comparisons)
-        described = f"{len(images)} {arguments.split} images of {arguments.data}"
+        kind = "" if arguments.split == ALL else f"{arguments.split} "
+        described = f"{len(images)} {kind}images of {arguments.data}"
         print(f"Reference: {reference}; {described}")
     return 0 if all(comparison.passed for comparison in comparisons) else 1
 

@@ -62,7 +62,8 @@ def _print(report: dict[str, Any]) -> None:
         if entry["images"]
     ]
     print(table(rows, ["class", "images", "top-1 %", "precision %", "top-5 %"]))
-    print(f"\n{report['model']} on {report['images']} {report['split']} images of {report['data']}")
+    kind = "" if report["split"] == ALL else f"{report['split']} "
+    print(f"\n{report['model']} on {report['images']} {kind}images of {report['data']}")
     split = "Overall" if report["split"] == ALL else report["split"].capitalize()
     low, high = map(_percent, report["top1_interval"])
     print(f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {low} to {high})")
