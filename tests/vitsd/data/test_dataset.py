@@ -67,6 +67,12 @@ def test_validation_is_held_out_of_training_only():
     assert len(train & val) < 5  # a few digits are identical in the source
 
 
+@pytest.mark.parametrize("name", ["dev", "name", "with_validation", ""])
+def test_a_split_that_is_not_there_is_refused(name):
+    with pytest.raises(UsageError, match="use train, val, test"):
+        load_dataset("digits").split(name)
+
+
 def test_a_folder_of_any_image_kinds(folder):
     dataset = load_dataset(folder, input_size=(16, 12))
     assert dataset.class_names == ("cat", "dog", "owl")

@@ -108,6 +108,8 @@ class Dataset:
         Raises:
             UsageError: there is no such split, or there are too few images.
         """
+        if name not in SPLITS:
+            raise UsageError(f"There is no split {printable(name)!r}: use {', '.join(SPLITS)}.")
         split: Split | None = getattr(self.with_validation(validation_fraction), name)
         if split is None:
             raise UsageError(f"{self.name} has no {name} split.")
