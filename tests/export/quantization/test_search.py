@@ -122,6 +122,24 @@ def test_layers_of_4_bits_are_promoted_by_what_they_save():
     assert [found.choices[name].precision for name in sizes] == ["int4", "dynamic"]
 
 
+@pytest.mark.parametrize(
+    ("images", "lost", "max_drop", "met"),
+    [
+        (100, 1, 0.5, True),
+        (100, 2, 0.5, False),
+        (100, 1, 0.0, False),
+        (1000, 5, 0.5, True),
+        (1000, 6, 0.5, False),
+    ],
+)
+def test_one_answer_that_flips_is_within_every_budget_but_none_at_all(images, lost, max_drop, met):
+    reference = np.tile([1.0, 0.0], (images, 1))
+    logits = reference.copy()
+    logits[:lost] = [0.0, 1.0]
+    error = quantization_error(logits, np.zeros(images, int), reference)
+    assert error.meets(AccuracyBudget(max_drop, 0.95)) == met
+
+
 def test_nothing_within_the_budget():
     search = StandIn({"a": 500.0, "b": 500.0}).search("int8", AccuracyBudget(0.0, 1.0))
     with pytest.raises(BudgetError, match=r"the best has top-1 -.*Allow more with `max_drop`"):
