@@ -23,6 +23,7 @@ from vitsd_export.graph.module import INPUT_NAME
 from vitsd_export.quantization.ranges import Distribution, RangeMethod, collect
 from vitsd_export.quantization.recipe import Choices, LayerChoice
 from vitsd_export.quiet import quiet_logger
+from vitsd_runtime.engines.onnx import import_onnxruntime
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray
@@ -71,6 +72,7 @@ class OnnxQuantizer:
             raise VitsdError(
                 f"ONNX layers can't be {' and '.join(sorted(precisions))} in one file."
             )
+        import_onnxruntime()  # before any other import of it
         quantize = self._dynamic if precisions == {"dynamic"} else self._static
         # onnxruntime's quantizer gives advice through the root logger.
         with tempfile.TemporaryDirectory(prefix="vitsd-onnx-") as scratch, quiet_logger(None):
@@ -148,8 +150,7 @@ class _OneImage:
 
 def _session_with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> Any:
     """An onnxruntime session of the model that gives these tensors."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     model = copy.deepcopy(model)
     del model.graph.output[:]
     model.graph.output.extend(

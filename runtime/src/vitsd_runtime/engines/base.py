@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Union
@@ -60,6 +61,42 @@ class Engine(ABC):
         for quantized tensors, ``scale`` and ``zero_point``. Where the engine knows them, also
         ``operations``: how many of each kind.
         """
+
+
+class ModelFile:
+    """A model's file or content, to be opened several times: for batch sizes, after a fork.
+
+    Args:
+        model: path of a file, or a file's content.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        if isinstance(model, Path):
+            self._path = os.path.abspath(model)  # the current folder may change
+            self._identity = self._identify()
+
+    def source(self) -> str | bytes:
+        """The file's path, or the content.
+
+        Raises:
+            VitsdError: the file is another one than at first, which nobody has checked.
+        """
+        if isinstance(self.model, bytes):
+            return self.model
+        if self._identify() != self._identity:
+            raise VitsdError(
+                f"{model_path(self.model)} was removed or replaced since it was loaded: load it "
+                "again."
+            )
+        return self._path
+
+    def _identify(self) -> tuple[int, ...] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def label(model: Model) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from vitsd_runtime.engines.base import (
     Engine,
     Model,
+    ModelFile,
     import_optional,
     label,
     model_path,
@@ -18,6 +21,7 @@ from vitsd_runtime.engines.base import (
     refusal,
 )
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
@@ -34,22 +38,14 @@ class OnnxEngine(Engine):
     extra = "onnx"
 
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
-        onnxruntime = import_optional("onnxruntime")
+        onnxruntime = import_onnxruntime()
         if not onnxruntime:
             raise not_installed(model, self.extra)
         self.name = f"onnxruntime {onnxruntime.__version__}"
-        self._model = model
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.log_severity_level = 3
-        source = str(model) if isinstance(model, Path) else model
-        try:
-            self._session = onnxruntime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own exceptions share no public base class
-            raise refusal(model, self.name, error) from error
-        inputs, *others = self._session.get_inputs()
+        self._file = ModelFile(model)
+        self._session = PerProcess(partial(_start_session, self._file, self.name, num_threads))
+        session = self._session.get()
+        inputs, *others = session.get_inputs()
         if others:
             raise VitsdError(
                 f"{model_path(model)} has {len(others) + 1} inputs; an image classifier has one."
@@ -59,7 +55,7 @@ class OnnxEngine(Engine):
         self._fixed_batch = shape[0] if shape and isinstance(shape[0], int) else None
         self.input_shape = tuple(shape[1:])
         self.input_dtype = np.dtype(_DTYPES.get(inputs.type, np.object_))
-        outputs = self._session.get_outputs()[0]
+        outputs = session.get_outputs()[0]
         self.num_classes = outputs.shape[-1] if outputs.shape else None
 
     def run(self, batch: AnyArray) -> Float32Array:
@@ -70,15 +66,17 @@ class OnnxEngine(Engine):
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`Engine.describe`; also ``opset`` by domain, where onnx is installed."""
+        session = self._session.get()
         report: dict[str, Any] = {
-            "inputs": [_describe_tensor(tensor) for tensor in self._session.get_inputs()],
-            "outputs": [_describe_tensor(tensor) for tensor in self._session.get_outputs()],
+            "inputs": [_describe_tensor(tensor) for tensor in session.get_inputs()],
+            "outputs": [_describe_tensor(tensor) for tensor in session.get_outputs()],
         }
         onnx = _import_onnx()
         if onnx is None:
             hint = "operations are listed where the onnx package is installed (pip install onnx)"
             return {**report, "note": hint}
-        content = self._model.read_bytes() if isinstance(self._model, Path) else self._model
+        source = self._file.source()
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
         model = onnx.load_model_from_string(content)
         operations = collections.Counter(node.op_type for node in model.graph.node)
         return {
@@ -88,13 +86,41 @@ class OnnxEngine(Engine):
         }
 
     def _run(self, batch: AnyArray) -> Float32Array:
+        session = self._session.get()
         try:
-            logits: Float32Array = self._session.run(None, {self._input_name: batch})[0]
+            logits: Float32Array = session.run(None, {self._input_name: batch})[0]
         except Exception as error:
             raise VitsdError(
-                f"{self.name} failed to run {label(self._model)}: {first_line(error)}"
+                f"{self.name} failed to run {label(self._file.model)}: {first_line(error)}"
             ) from error
         return logits
+
+
+def import_onnxruntime() -> Any:
+    """The package, or None if it is not installed. Every import of it goes through here.
+
+    From 1.29 on it would send usage data to Microsoft, keep an identifier of the device and a
+    database in the user's cache folder, and hold up the end of a process for half a minute. Only
+    the environment can prevent that, and only before the import. Who sets ORT_DISABLE_TELEMETRY=0
+    keeps it.
+
+    Raises:
+        VitsdError: it is installed, but broken.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return import_optional("onnxruntime")
+
+
+def _start_session(file: ModelFile, engine: str, num_threads: int) -> Any:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    source = file.source()
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        raise refusal(file.model, engine, error) from error
 
 
 def _import_onnx() -> Any:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vitsd_runtime.engines.base import Engine, Model, import_optional, not_installed, refusal
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.saved_model import find_saved_model
+from vitsd_runtime.system.fork import PerProcess, never_destroy
 from vitsd_runtime.system.stderr import quiet_stderr
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
@@ -30,11 +33,10 @@ class SavedModelEngine(Engine):
         self._tensorflow = _start_tensorflow(model, num_threads)
         self.name = f"tensorflow {self._tensorflow.__version__}"
         try:
-            # Held on to, because the function needs it as long as it is used.
-            self._loaded = self._tensorflow.saved_model.load(str(self._folder))
-            self._function = self._loaded.signatures["serving_default"]
-            (name, tensor), *others = self._function.structured_input_signature[1].items()
-            (self._output_name, output), *_ = self._function.structured_outputs.items()
+            self._loaded = PerProcess(partial(_load, self._tensorflow, self._folder))
+            _, function = self._loaded.get()
+            (name, tensor), *others = function.structured_input_signature[1].items()
+            (self._output_name, output), *_ = function.structured_outputs.items()
         except Exception as error:  # TensorFlow raises many kinds here
             raise refusal(model, self.name, error) from error
         if others:
@@ -46,27 +48,24 @@ class SavedModelEngine(Engine):
 
     def run(self, batch: AnyArray) -> Float32Array:
         """See :meth:`Engine.run`."""
+        _, function = self._loaded.get()
         images = self._tensorflow.constant(batch)
         try:
-            return self._run(images)
+            logits: Float32Array = function(**{self._input_name: images})[self._output_name].numpy()
         except self._tensorflow.errors.OpError as error:
             raise VitsdError(f"{self.name} failed to run the model: {first_line(error)}") from error
-
-    def _run(self, images: Any) -> Float32Array:
-        logits: Float32Array = self._function(**{self._input_name: images})[
-            self._output_name
-        ].numpy()
         return logits
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`Engine.describe`; also ``version``, the name of the version's folder."""
-        graph = self._function.graph.as_graph_def()
+        _, function = self._loaded.get()
+        graph = function.graph.as_graph_def()
         nodes = [
             *graph.node,
             *(node for inner in graph.library.function for node in inner.node_def),
         ]
-        signature = self._function.structured_input_signature[1]
-        outputs = self._function.structured_outputs
+        signature = function.structured_input_signature[1]
+        outputs = function.structured_outputs
         return {
             "inputs": [_describe_tensor(*item) for item in signature.items()],
             "outputs": [_describe_tensor(*item) for item in outputs.items()],
@@ -75,7 +74,14 @@ class SavedModelEngine(Engine):
         }
 
 
+class _Started:
+    """Which process TensorFlow has been started in: it works in no child that is forked later."""
+
+    process: ClassVar[int | None] = None
+
+
 def _start_tensorflow(model: Path, num_threads: int) -> Any:
+    _check_usable()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with quiet_stderr():
         tensorflow = import_optional("tensorflow")
@@ -86,7 +92,41 @@ def _start_tensorflow(model: Path, num_threads: int) -> Any:
         with contextlib.suppress(RuntimeError):
             tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
         tensorflow.constant(0)  # looks for devices and logs what it finds
+    _Started.process = os.getpid()
     return tensorflow
+
+
+def _load(tensorflow: Any, folder: Path) -> tuple[Any, Any]:
+    """The model, which its function needs as long as it is used, and the function."""
+    _check_usable()
+    loaded = tensorflow.saved_model.load(str(folder))
+    return loaded, loaded.signatures["serving_default"]
+
+
+def _check_usable() -> None:
+    """Raise VitsdError in a child of the process that started TensorFlow: it would wait for ever.
+
+    It waits for threads that only the parent has.
+    """
+    if _Started.process not in (None, os.getpid()):
+        raise VitsdError(
+            "TensorFlow was started before this process was forked, and does not work in it. Load "
+            "SavedModels after forking (gunicorn: without --preload), start processes with "
+            '"spawn", or use the .tflite or .onnx export, which may be loaded before.'
+        )
+
+
+def _note_running_tensorflow() -> None:
+    """In a new child: whether anybody in the parent has started TensorFlow."""
+    # No public function tells without starting it.
+    context = getattr(sys.modules.get("tensorflow.python.eager.context"), "_context", None)
+    if getattr(context, "_context_handle", None) is not None:
+        _Started.process = _Started.process or os.getppid()
+        never_destroy(context)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_note_running_tensorflow)
 
 
 def _describe_tensor(name: str, tensor: Any) -> dict[str, Any]:

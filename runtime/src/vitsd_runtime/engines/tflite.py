@@ -13,6 +13,7 @@ from vitsd_runtime.engines.affine import dequantize, quantize
 from vitsd_runtime.engines.base import (
     Engine,
     Model,
+    ModelFile,
     import_optional,
     label,
     not_installed,
@@ -20,6 +21,7 @@ from vitsd_runtime.engines.base import (
 )
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.formats.spec_io import check_complete
+from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.stderr import quiet_stderr
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
@@ -40,6 +42,14 @@ class _Compiled(NamedTuple):
     output: dict[str, Any]
 
 
+class _Interpreters:
+    """Those of one process, by batch size."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # an interpreter's tensors are shared state
+        self.compiled: dict[int, _Compiled] = {}
+
+
 class TFLiteEngine(Engine):
     """An interpreter is compiled for one batch size, so there are at most two.
 
@@ -51,13 +61,13 @@ class TFLiteEngine(Engine):
     extra = "tflite"
 
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
-        self._model, self._num_threads, self._batch_size = model, num_threads, batch_size
+        self._file = ModelFile(model)
+        self._num_threads, self._batch_size = num_threads, batch_size
         self._interpreter_class, self.name = _find_interpreter(model)
         if isinstance(model, Path):  # tflite-runtime would read beyond its end, and crash
             check_complete(model)
-        self._lock = threading.Lock()  # an interpreter's tensors are shared state
-        self._compiled: dict[int, _Compiled] = {}
-        single = self._interpreter(1)
+        self._interpreters = PerProcess(_Interpreters)
+        single = self._interpreter(self._interpreters.get(), 1)
         # Some files can't be compiled for more; and tflite-runtime 2.14 crashes on a Cortex-A76
         # when a model with dynamic layers was resized to four images or more (make arm64).
         if single.input["shape_signature"][0] == 1 or self.name.startswith("tflite-runtime"):
@@ -71,18 +81,20 @@ class TFLiteEngine(Engine):
         size = self._batch_size
         full = len(batch) - len(batch) % size
         rest = batch[full:]
-        with self._lock:
-            parts = [self._invoke(batch[i : i + size], size) for i in range(0, full, size)]
+        here = self._interpreters.get()
+        with here.lock:
+            parts = [self._invoke(here, batch[i : i + size], size) for i in range(0, full, size)]
             if 2 * len(rest) > size:
                 padding = np.zeros((size - len(rest), *rest.shape[1:]), rest.dtype)
-                parts.append(self._invoke(np.concatenate([rest, padding]), size)[: len(rest)])
+                padded = np.concatenate([rest, padding])
+                parts.append(self._invoke(here, padded, size)[: len(rest)])
             else:
-                parts.extend(self._invoke(rest[i : i + 1], 1) for i in range(len(rest)))
+                parts.extend(self._invoke(here, rest[i : i + 1], 1) for i in range(len(rest)))
         return np.concatenate(parts)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`Engine.describe`; also ``tensor_dtypes``: how many tensors of each type."""
-        single = self._interpreter(1)
+        single = self._interpreter(self._interpreters.get(), 1)
         details = single.interpreter.get_tensor_details()
         dtypes = collections.Counter(_dtype_name(tensor["dtype"]) for tensor in details)
         report: dict[str, Any] = {
@@ -98,33 +110,32 @@ class TFLiteEngine(Engine):
             report["operations"] = dict(operations.most_common())
         return report
 
-    def _interpreter(self, batch: int) -> _Compiled:
-        if batch not in self._compiled:
-            self._compiled[batch] = self._compile(batch)
-        return self._compiled[batch]
+    def _interpreter(self, here: _Interpreters, batch: int) -> _Compiled:
+        if batch not in here.compiled:
+            here.compiled[batch] = self._compile(batch)
+        return here.compiled[batch]
 
     def _compile(self, batch: int) -> _Compiled:
-        source: dict[str, Any] = (
-            {"model_content": self._model}
-            if isinstance(self._model, bytes)
-            else {"model_path": str(self._model)}
-        )
+        source = self._file.source()
+        kind = "model_content" if isinstance(source, bytes) else "model_path"
         try:
             with quiet_stderr():  # it reports its delegate
-                interpreter = self._interpreter_class(**source, num_threads=self._num_threads)
+                interpreter = self._interpreter_class(
+                    **{kind: source}, num_threads=self._num_threads
+                )
                 details = interpreter.get_input_details()[0]
                 if details["shape"][0] != batch:
                     shape = (batch, *details["shape"][1:])
                     interpreter.resize_tensor_input(details["index"], shape)
                 interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise refusal(self._model, self.name, error) from error
+            raise refusal(self._file.model, self.name, error) from error
         return _Compiled(
             interpreter, interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         )
 
-    def _invoke(self, batch: AnyArray, size: int) -> Float32Array:
-        interpreter, inputs, outputs = self._interpreter(size)
+    def _invoke(self, here: _Interpreters, batch: AnyArray, size: int) -> Float32Array:
+        interpreter, inputs, outputs = self._interpreter(here, size)
         scale, zero_point = inputs["quantization"]
         if scale and batch.dtype != inputs["dtype"]:
             batch = quantize(batch, scale, zero_point, inputs["dtype"])
@@ -133,7 +144,7 @@ class TFLiteEngine(Engine):
             interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise VitsdError(
-                f"{self.name} failed to run {label(self._model)}: {first_line(error)}"
+                f"{self.name} failed to run {label(self._file.model)}: {first_line(error)}"
             ) from error
         logits: AnyArray = interpreter.get_tensor(outputs["index"])
         scale, zero_point = outputs["quantization"]
