@@ -20,7 +20,7 @@ from vitsd_export.quantization.schemes import SCHEMES, Tolerance
 from vitsd_runtime import Classifier
 from vitsd_runtime.formats import model_bytes
 from vitsd_runtime.spec import ModelSpec, ParityFigures
-from vitsd_runtime.system.cores import physical_cores
+from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.system.text import distinct_names
 from vitsd_runtime.types import AnyArray, Float32Array, PathLike, Quantization, UInt8Array
 
@@ -84,7 +84,7 @@ def exported_logits(path: Path, spec: ModelSpec, images: UInt8Array) -> Float32A
         VitsdError: the engine refuses the file, or it does not fit the spec.
     """
     classifier = Classifier.load(
-        path, spec=spec, batch_size=_BATCH_SIZE, num_threads=physical_cores()
+        path, spec=spec, batch_size=_BATCH_SIZE, num_threads=usable_cores()
     )
     step = 4 * _BATCH_SIZE
     starts = tqdm(range(0, len(images), step), path.name, leave=False, disable=None)

@@ -29,6 +29,7 @@ _MACHINE: dict[str, Any] = {
     "python": str,
 }
 _OPTIONAL: dict[str, Any] = {
+    "cpu_quota": (int, float),
     "board": str,
     "governor": str,
     "max_mhz": (int, float),

@@ -72,7 +72,7 @@ def test_engines_are_started_no_more_often_than_the_choice_needs(
         started.append(arguments)
         return load_engine(*arguments)
 
-    monkeypatch.setattr(load, "physical_cores", lambda: cores)
+    monkeypatch.setattr(load, "usable_cores", lambda: cores)
     monkeypatch.setattr(load, "load_engine", count)
     monkeypatch.setattr(classifier, "load_engine", count)
     path = exported_model("-float32.tflite", ".onnx")

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from vitsd_runtime.system import machine as hardware
+from vitsd_runtime.system.cores import cpu_quota, usable_cores
 
 CPU_INFO = """processor\t: 0
 BogoMIPS\t: 108.00
@@ -145,3 +146,64 @@ def test_hyper_threads_count_once(tmp_path, monkeypatch):
         write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", siblings)
     assert hardware.physical_cores(tmp_path) == 2
     assert hardware.available_cores() == 4
+
+
+MANY = {f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": f"{i}\n" for i in range(8)}
+V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/cpu,cpuacct"
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "quota", "cores"),
+    [
+        ("0::/\n", {f"{V2}/cpu.max": "200000 100000\n"}, 2, 2),  # in a container
+        ("0::/\n", {f"{V2}/cpu.max": "150000 100000\n"}, 1.5, 2),
+        ("0::/\n", {f"{V2}/cpu.max": "5000 100000\n"}, 0.05, 1),
+        ("0::/\n", {f"{V2}/cpu.max": "max 100000\n"}, None, 8),
+        ("0::/\n", {f"{V2}/cpu.max": "9900000 100000\n"}, 99, 8),
+        ("0::/a.slice/b.scope\n", {f"{V2}/a.slice/b.scope/cpu.max": "300000 100000\n"}, 3, 3),
+        (  # the group above allows less
+            "0::/a.slice/b.scope\n",
+            {
+                f"{V2}/a.slice/cpu.max": "100000 50000\n",
+                f"{V2}/a.slice/b.scope/cpu.max": "300000 100000\n",
+            },
+            2,
+            2,
+        ),
+        ("0::/../other\n", {f"{V2}/cpu.max": "200000 100000\n"}, 2, 2),
+        (
+            "5:memory:/x\n4:cpu,cpuacct:/docker/0123\n",
+            {f"{V1}/cpu.cfs_quota_us": "250000\n", f"{V1}/cpu.cfs_period_us": "100000\n"},
+            2.5,
+            3,
+        ),
+        (
+            "4:cpuacct,cpu:/y\n0::/y\n",  # both versions; the folder is a link in reality
+            {
+                "sys/fs/cgroup/cpu/y/cpu.cfs_quota_us": "100000\n",
+                "sys/fs/cgroup/cpu/y/cpu.cfs_period_us": "100000\n",
+            },
+            1,
+            1,
+        ),
+        (
+            "4:cpu,cpuacct:/\n",
+            {f"{V1}/cpu.cfs_quota_us": "-1\n", f"{V1}/cpu.cfs_period_us": "100000\n"},
+            None,
+            8,
+        ),
+        ("4:memory:/\n", {f"{V2}/memory/cpu.max": "100000 100000\n"}, None, 8),  # another's
+        ("0::/\n", {f"{V2}/cpu.max": "0 0\n"}, None, 8),
+        ("0::/\n", {f"{V2}/cpu.max": "much of it\n"}, None, 8),
+        ("nonsense", {}, None, 8),
+    ],
+)
+def test_a_containers_share_of_the_cpu_counts(tmp_path, monkeypatch, groups, limits, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for path, text in {**MANY, "proc/self/cgroup": groups, **limits}.items():
+        write(tmp_path, path, text)
+    assert cpu_quota(tmp_path) == quota
+    assert usable_cores(tmp_path) == cores
+    machine = hardware.describe_machine(tmp_path)
+    assert machine.get("cpu_quota") == quota
+    assert (f"may use {quota}" in hardware.format_machine(machine)) == (quota is not None)

@@ -9,7 +9,7 @@ import numpy as np
 
 from vitsd_export.quantization.recipe import Choices
 from vitsd_runtime.engines import load_engine
-from vitsd_runtime.system.cores import physical_cores
+from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.types import AnyArray, Float32Array, Format
 
 BATCH_SIZE = 32
@@ -30,7 +30,7 @@ class EngineCandidate:
 
     def logits(self, choices: Choices, count: int) -> Float32Array:
         """Logits ``(count, classes)`` of that file for the first held-out images."""
-        engine = load_engine(self.build(choices), self.format, physical_cores(), self.batch_size)
+        engine = load_engine(self.build(choices), self.format, usable_cores(), self.batch_size)
         # TFLite engines are compiled for one size, and would run a rest image by image.
         size = self.batch_size if self.format == "tflite" else 1
         inputs = _padded(self.inputs[:count], size)

@@ -13,7 +13,7 @@ from vitsd_runtime.benchmark import SETTING, compare, measure, read_results
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
-from vitsd_runtime.system.cores import physical_cores
+from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.system.files import check_writable, write_text
 from vitsd_runtime.system.machine import (
     describe_machine,
@@ -108,7 +108,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     show_progress = not arguments.json and sys.stderr.isatty()
     before = thermal_state()
     results: list[dict[str, Any]] = []
-    for threads in arguments.num_threads or sorted({1, physical_cores()}):
+    for threads in arguments.num_threads or sorted({1, usable_cores()}):
         for batch_size in arguments.batch_sizes:
             if show_progress:
                 text = f"\r{threads} threads, batch {batch_size} ..."

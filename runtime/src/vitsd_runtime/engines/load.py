@@ -11,7 +11,7 @@ from vitsd_runtime.engines.onnx import OnnxEngine
 from vitsd_runtime.engines.saved_model import SavedModelEngine
 from vitsd_runtime.engines.tflite import TFLiteEngine
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.system.cores import physical_cores
+from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.types import Format
 
 _ENGINES: dict[Format, tuple[type[Engine], ...]] = {
@@ -53,7 +53,7 @@ def engine_extra(format: Format) -> str:
 
 
 def load_fastest_engine(model: Model, format: Format, batch_size: int) -> tuple[Engine, int]:
-    """The engine with one thread or with all physical cores, whichever runs this model faster.
+    """The engine with one thread or with all usable cores, whichever runs this model faster.
 
     Small models are slower on more threads.
 
@@ -63,7 +63,7 @@ def load_fastest_engine(model: Model, format: Format, batch_size: int) -> tuple[
     Raises:
         UsageError, VitsdError: as for :func:`load_engine`.
     """
-    cores = physical_cores()
+    cores = usable_cores()
     if format == "saved_model":  # TensorFlow's threads are set once per process
         return load_engine(model, format, cores, batch_size), cores
     counts = sorted({1, cores})

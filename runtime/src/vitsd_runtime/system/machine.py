@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vitsd_runtime.system.cores import available_cores, physical_cores, read_text
+from vitsd_runtime.system.cores import available_cores, cpu_quota, physical_cores, read_text
 
 _ARM_CORES = {
     0xD03: "Cortex-A53",
@@ -50,9 +50,9 @@ https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
 def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
     """CPU, cores, memory (in MB of 10^6 bytes), system and Python, as JSON-serializable values.
 
-    Where they are known, also ``board`` (the device tree's name of it), ``governor`` and
-    ``max_mhz`` of the first core's clock, and ``emulated`` (true if these are not the CPU's own
-    instructions).
+    Where they are known, also ``cpu_quota`` (cores' worth of time that a container may use),
+    ``board`` (the device tree's name of it), ``governor`` and ``max_mhz`` of the first core's
+    clock, and ``emulated`` (true if these are not the CPU's own instructions).
     """
     info = _cpu_info(root)
     clock = root / "sys/devices/system/cpu/cpu0/cpufreq"
@@ -62,6 +62,7 @@ def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
         "architecture": platform.machine(),
         "cores": available_cores(),
         "physical_cores": physical_cores(root),
+        "cpu_quota": cpu_quota(root),
         "governor": read_text(clock / "scaling_governor"),
         "max_mhz": _scaled(clock / "cpuinfo_max_freq", 1e-3),
         "memory_mb": _memory_mb(),
@@ -97,6 +98,8 @@ def format_machine(machine: dict[str, Any]) -> str:
     cores = f"{machine['cores']} cores"
     if machine["physical_cores"] != machine["cores"]:
         cores += f" ({machine['physical_cores']} physical)"
+    if "cpu_quota" in machine:
+        cores += f", of which it may use {machine['cpu_quota']:g}"
     parts = [machine["board"]] if "board" in machine else []
     parts += [machine["cpu"], cores]
     parts += [f"at most {machine['max_mhz']:.0f} MHz"] if "max_mhz" in machine else []

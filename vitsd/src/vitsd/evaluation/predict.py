@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vitsd_runtime import Classifier
 from vitsd_runtime.formats import detect_format
-from vitsd_runtime.system.cores import physical_cores
+from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.types import AnyArray, Float32Array, PathLike, UInt8Array
 
 if TYPE_CHECKING:
@@ -62,5 +62,5 @@ def _open(path: PathLike, batch_size: int) -> Callable[[UInt8Array], Float32Arra
 
         model, _ = load_model(path)
         return lambda images: predict_logits(model, images)
-    classifier = Classifier.load(path, batch_size=batch_size, num_threads=physical_cores())
+    classifier = Classifier.load(path, batch_size=batch_size, num_threads=usable_cores())
     return classifier.logits
