@@ -206,6 +206,7 @@ def command_here(capsys, monkeypatch):
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(-1)
         captured = capsys.readouterr()
         return SimpleNamespace(returncode=code, stdout=captured.out, stderr=captured.err)
 

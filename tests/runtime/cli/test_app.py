@@ -91,6 +91,121 @@ def test_errors_are_one_line_and_an_exit_code(capsys):
 
 
 @pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("what\x1b[2J\nis this"), "KeyError: 'what\\x1b[2J\\nis this'"),
+        (ValueError("two\nlines \x9b"), "ValueError: two (nobody"),
+        (RecursionError(), "RecursionError: RecursionError"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line(capsys, monkeypatch, error, message):
+    def main(arguments):
+        raise error
+
+    monkeypatch.delenv("VITSD_DEBUG", raising=False)
+    assert run(main, []) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"vitsd-example: error: {message}")
+    assert said.count("\n") == 1
+    assert said.strip().isprintable()
+    monkeypatch.setenv("VITSD_DEBUG", "1")
+    assert run(main, []) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert message in said
+    assert said.replace("\n", "").isprintable()
+
+
+def test_nothing_that_is_shown_moves_the_cursor(capsys):
+    def main(arguments):
+        logging.getLogger("vitsd").info("read\x1b[1A\nsecond line")
+        logging.getLogger("vitsd").warning("skipped\r\x9b2J")
+        raise VitsdError("can't open \x1b]0;title\x07\u202e\nsecond line")
+
+    assert run(main, []) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "read\\x1b[1A\nsecond line\n"
+    assert shown.err == (
+        "warning: skipped\\r\\x9b2J\n"
+        "vitsd-example: error: can't open \\x1b]0;title\\x07\\u202e\nsecond line\n"
+    )
+    with pytest.raises(SystemExit):
+        run(main, ["--\x1b[2J.png"])
+    assert "unrecognized arguments: --\\x1b[2J.png" in capsys.readouterr().err
+
+
+PROGRAM = """
+import argparse, json, logging, os, sys
+from vitsd_runtime.cli import app
+def main(arguments):
+    with open(arguments.file, "w") as file:
+        file.write("one ")
+        print(json.dumps("answer"), flush=True)
+        print("message", file=sys.stderr)
+        logging.getLogger("vitsd").warning("warning")
+        os.write(1, b"")
+        os.write(2, b"native message\\n")
+        file.write(f"two {sys.stdin.read()!r}")
+    return 3
+parser = argparse.ArgumentParser(prog="program")
+parser.add_argument("file")
+parser.add_argument("--json", action="store_true")
+sys.exit(app.run(main, parser, None, distribution="vitsd-runtime"))
+"""
+
+
+@pytest.mark.parametrize(
+    "closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+)
+def test_closed_streams_are_as_if_nobody_listened(tmp_path, closed):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    shell = f'exec "$@" {closed}'
+    words = ["sh", "-c", shell, "sh", sys.executable, "program.py", "file", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, input="", capture_output=True, text=True)
+    assert done.returncode == 3
+    assert (tmp_path / "file").read_text() == "one two ''"
+    assert done.stdout == ("" if ">&-" in closed.split() else '"answer"\n')
+    said = "message\nwarning: warning\nnative message\n"
+    assert done.stderr == ("" if "2>&-" in closed else said)
+
+
+COMMANDS = {
+    "vitsd_runtime.cli": ("predict", "bench", "inspect"),
+    "vitsd.cli": ("train", "evaluate", "explain"),
+    "vitsd_export.cli": ("export", "parity"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [f"{package}.{name}" for package, names in COMMANDS.items() for name in names]
+)
+def test_every_command_ends_quietly_where_all_streams_are_closed(tmp_path, command):
+    pytest.importorskip(command.split(".")[0])
+    shell = 'exec "$@" 2>error <&- >&-'
+    words = [sys.executable, "-m", command, "--no-such-option"]
+    done = subprocess.run(["sh", "-c", shell, "sh", *words], cwd=tmp_path)
+    assert done.returncode == 2
+    said = (tmp_path / "error").read_text()
+    assert said.startswith("usage: ")
+    assert "Traceback" not in said
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words], cwd=tmp_path)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("module", ["PIL", "onnxruntime", "ai_edge_litert", "tflite_runtime"])
+def test_a_module_beside_the_photos_is_not_imported(tmp_path, module):
+    (tmp_path / f"{module}.py").write_text("open('was-run', 'w')")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    code = "import sys; from vitsd_runtime.cli.predict import main; sys.exit(main())"
+    for start in (["-m", "vitsd_runtime.cli.predict"], ["-c", code]):
+        words = [sys.executable, *start, "a.png"]
+        subprocess.run(words, cwd=tmp_path, capture_output=True)
+        assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [(["--threads", "1"], ["--num-threads", "1"]), (["--fit", "crop"], ["--resize-mode", "crop"])],
 )

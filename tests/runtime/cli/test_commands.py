@@ -179,23 +179,33 @@ def test_file_names_that_are_not_text_can_be_printed(command, exported_model, pi
 def test_native_output_is_held_back_by_threads_in_turn(capfd):
     import threading
 
-    from vitsd_runtime.system.stderr import quiet_stderr
+    from vitsd_runtime.system.stderr import own_stderr, quiet_stderr
 
     def work():
         for _ in range(20):
             with quiet_stderr():
                 os.write(2, b"noise")
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    os.write(2, b"heard")
-    with pytest.raises(RuntimeError), quiet_stderr():
-        os.write(2, b" reason")
-        raise RuntimeError
+    with own_stderr():
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.write(2, b"heard")
+        with pytest.raises(RuntimeError), quiet_stderr():
+            os.write(2, b" reason")
+            raise RuntimeError
     assert capfd.readouterr().err == "heard reason"
+    with quiet_stderr():
+        os.write(2, b"outside of a command")
+    assert capfd.readouterr().err == "outside of a command"
+
+
+def test_commands_say_nothing_of_an_engines_start(command, exported_model):
+    done = command("vitsd-inspect", exported_model("-float32.tflite", ".onnx"), "--json")
+    assert done.returncode == 0
+    assert done.stderr == ""
 
 
 def test_bench_measures_every_setting(command, exported_model):

@@ -1,4 +1,4 @@
-"""Engines in processes: forked children, and what an engine leaves behind.
+"""Engines in processes: forked children, what is shared with others, and what is left behind.
 
 Each test runs a program of its own, with a limit of time: what goes wrong here waits for ever.
 """
@@ -43,19 +43,22 @@ def in_child(work):
 """
 
 
-def run(model, program, cwd=None, path=None, **environment):
+def run(model, program, cwd=None, path=None, stderr=None, **environment):
     engines = ENGINES[model]
     if not any(map(importlib.util.find_spec, engines)):
         pytest.skip(f"none of {', '.join(engines)} is installed")
-    done = subprocess.run(
-        [sys.executable, "-c", START + program, str(path or MODELS / model)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == 0, done.stderr
+    stderr = stderr or Path(os.devnull)
+    with stderr.open("a") as errors:
+        done = subprocess.run(
+            [sys.executable, "-c", START + program, str(path or MODELS / model), str(stderr)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            timeout=120,
+            cwd=cwd,
+            env={**os.environ, **environment},
+        )
+    assert done.returncode == 0, done
     return done.stdout.splitlines()
 
 
@@ -198,6 +201,30 @@ def test_a_loaded_saved_model_is_no_use_to_a_child_and_says_so():
 @pytest.mark.slow
 def test_a_child_may_start_tensorflow_itself():
     assert run(SAVED_MODEL, f"{TRY}\nimport tensorflow\nprint(in_child(work))") == ["(6, 10)", "0"]
+
+
+@pytest.mark.parametrize("model", [TFLITE, ONNX])
+def test_predicting_needs_no_writable_place_and_leaves_stderr_alone(model, tmp_path):
+    program = """
+import tempfile
+def refuse(*arguments, **options):
+    raise OSError(30, "Read-only file system")
+tempfile.TemporaryFile = tempfile.NamedTemporaryFile = tempfile.mkstemp = refuse
+os.dup2 = os.memfd_create = refuse
+load().logits(images)
+def write():
+    for number in range(40):
+        os.write(2, f"line {number}\\n".encode())
+        time.sleep(0.002)
+thread = threading.Thread(target=write)
+thread.start()
+while thread.is_alive():
+    load().logits(images)
+seen = open(sys.argv[2]).read().splitlines()
+print(all(f"line {number}" in seen for number in range(40)))
+"""
+    errors = tmp_path / "stderr"
+    assert run(model, program, stderr=errors, TMPDIR="/nowhere") == ["True"]
 
 
 def test_onnxruntime_leaves_nothing_in_the_home_folder(tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Optional, TextIO
@@ -17,13 +19,20 @@ from typing import TYPE_CHECKING, Any, Optional, TextIO
 from vitsd_runtime.cli.options import flag_of
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.signals import catch_signals, check_interrupted
+from vitsd_runtime.system.stderr import own_stderr
+from vitsd_runtime.system.streams import open_missing_streams
+from vitsd_runtime.system.text import first_line, printable
 
 if TYPE_CHECKING:
     _TextHandler = logging.StreamHandler[TextIO]
 else:  # before Python 3.11 the class takes no parameter
     _TextHandler = logging.StreamHandler
 
+DEBUG = "VITSD_DEBUG"
+"""Environment variable: if it is set, every error comes with its traceback."""
 _LOGGERS = ("vitsd_runtime", "vitsd", "vitsd_export")
+_MAX_LINE = 10_000
+"""Characters; messages that list names may be long."""
 
 _PARAMETER = re.compile(r"`(?P<name>\w+)(=(?P<value>[^`]*))?`")
 """In a library's message: a parameter, maybe with a value."""
@@ -49,37 +58,99 @@ def run(
         renamed: options that have another name now, by their old one: they still work.
 
     Returns:
-        0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C. No traceback for errors that a
-        person can act on.
+        0 success, 1 failure, 2 misuse, 130 interrupted by Ctrl-C, 141 nobody reads the output. No
+        traceback, unless the environment has VITSD_DEBUG.
+
+    Raises:
+        SystemExit: after --help, --version and misuse; with 129 and 143 after SIGHUP and SIGTERM.
     """
+    open_missing_streams()
     parser.add_argument("--version", action=_Version, distribution=distribution)
-    words = _with_new_names(sys.argv[1:] if argv is None else argv, renamed or {}, parser.prog)
-    # Options may stand between a model and its images.
-    arguments = parser.parse_intermixed_args(words)
     catch_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names need not be valid text
             stream.reconfigure(errors="backslashreplace")
+    arguments = argparse.Namespace()
     try:
-        with _logging(sys.stderr if getattr(arguments, "json", False) else sys.stdout):
+        arguments = _parse(parser, sys.argv[1:] if argv is None else argv, renamed or {})
+        with _without_current_folder(), own_stderr(), _logging(_progress_stream(arguments)):
             code = main(arguments) or 0
         if code == 0:
             check_interrupted()
         sys.stdout.flush()  # here, where a full disk or a closed pipe is still handled
         return code
-    except (VitsdError, KeyboardInterrupt, MemoryError, OSError) as error:
+    except SystemExit:  # --help, --version, misuse, a signal
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            return _fail(parser.prog, error, arguments)
+        raise
+    except (KeyboardInterrupt, Exception) as error:
         return _fail(parser.prog, error, arguments)
+
+
+@contextlib.contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Import nothing from the current folder: one of photos is no place for programs.
+
+    ``python -m`` and ``python -c`` put it before all others, and engines are imported late.
+    """
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    ours = module is not None and module.name.split(".")[0] in _LOGGERS
+    try:
+        here = ["", os.getcwd()] if ours else [""]
+    except OSError:  # it was removed
+        here = [""]
+    removed = [path for path in sys.path[:1] if path in here]
+    del sys.path[: len(removed)]
+    try:
+        yield
+    finally:
+        sys.path[:0] = removed
+
+
+def _parse(
+    parser: argparse.ArgumentParser, words: Sequence[str], renamed: Mapping[str, str]
+) -> argparse.Namespace:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):  # argparse repeats words as they are
+            words = _with_new_names(words, renamed, parser.prog)
+            # Options may stand between a model and its images.
+            return parser.parse_intermixed_args(words)
+    finally:
+        _say(said.getvalue())
+
+
+def _progress_stream(arguments: argparse.Namespace) -> TextIO:
+    """Where progress is shown: not in what another program reads."""
+    for_programs = getattr(arguments, "json", False) or getattr(arguments, "csv", False)
+    return sys.stderr if for_programs else sys.stdout
 
 
 def _fail(command: str, error: BaseException, arguments: argparse.Namespace) -> int:
     """Say what happened on stderr; returns the exit code."""
-    if isinstance(error, OSError):
-        _drop_unwritten_output()
+    _flush_or_drop(sys.stdout)
     if isinstance(error, BrokenPipeError):  # `vitsd-predict ... | head`
         return 128 + getattr(signal, "SIGPIPE", 13)
+    if os.environ.get(DEBUG):
+        _say("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     message, code = _explain(error)
-    print(f"{command}: error: {with_flags(message, arguments)}", file=sys.stderr)
+    _say(f"{command}: error: {with_flags(message, arguments)}\n")
     return code
+
+
+def _say(text: str) -> None:
+    """Write to stderr, safe to show; nothing where stderr can't be written to."""
+    try:
+        sys.stderr.write(_visible(text))
+    except OSError:
+        _flush_or_drop(sys.stderr)
+
+
+def _visible(text: str) -> str:
+    """The text's lines, with control characters as escapes."""
+    return "\n".join(printable(line, _MAX_LINE) for line in text.split("\n"))
 
 
 def with_flags(message: str, arguments: argparse.Namespace) -> str:
@@ -101,7 +172,14 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "interrupted", 130
     if isinstance(error, OSError):
         return _explain_os_error(error), 1
-    return "out of memory; try fewer or smaller images at once", 1
+    if isinstance(error, MemoryError):
+        return "out of memory; try fewer or smaller images at once", 1
+    kind = type(error).__name__
+    return (
+        f"{kind}: {first_line(error)} (nobody foresaw this: please report it, with what "
+        f"{DEBUG}=1 in the environment adds)",
+        1,
+    )
 
 
 class _Version(argparse.Action):
@@ -132,6 +210,10 @@ def _with_new_names(words: Sequence[str], renamed: Mapping[str, str], command: s
 
 class _Handler(_TextHandler):
     """Lets a closed pipe or a full disk end the command, as it does for what is printed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text, safe to show."""
+        return _visible(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Called in the handler of the exception."""
@@ -165,12 +247,14 @@ def _logging(stream: TextIO) -> Iterator[None]:
             logger.removeHandler(warnings)
 
 
-def _drop_unwritten_output() -> None:
-    """Discard buffered stdout; the interpreter would fail again when flushing at exit."""
+def _flush_or_drop(stream: TextIO) -> None:
+    """Write what is buffered, or discard it: Python would fail again when flushing at exit."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _explain_os_error(error: OSError) -> str:

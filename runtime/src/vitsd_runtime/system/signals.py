@@ -1,16 +1,27 @@
-"""Signals as exceptions, also where native code drops them."""
+"""Signals as exceptions, also where native code drops them or never returns."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 _received: list[int] = []
 """Signals that this process was sent since :func:`catch_signals`."""
+_GRACE_SECONDS = 1.0
+"""Time to clean up in after the first signal, whatever comes next.
+
+`timeout` and some other programs send the same signal twice at once.
+"""
+_deadline: list[float] = []
+"""When a second signal may end the process; empty before the first."""
+_watched: list[int] = []
+"""The file descriptor that tells a thread of signals, once there is one."""
 _reporters: list[Callable[[sys.UnraisableHookArgs], Any]] = []
 """What reported exceptions that nobody can catch, before :func:`catch_signals`."""
 
@@ -30,8 +41,12 @@ def check_interrupted() -> None:
 
 
 def catch_signals() -> None:
-    """Turn SIGINT, SIGTERM and SIGHUP into exceptions, so that temporary files are cleaned up."""
-    _received.clear()
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions, so that temporary files are cleaned up.
+
+    Python raises them when native code returns. A second signal ends the process even if it never
+    does.
+    """
+    forget_signals()
     if threading.current_thread() is not threading.main_thread():
         return
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -39,6 +54,8 @@ def catch_signals() -> None:
         # Ignored under nohup, and in a background job.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        _watch()
 
     if sys.unraisablehook is not _on_unraisable:
         _reporters.append(sys.unraisablehook)
@@ -48,6 +65,7 @@ def catch_signals() -> None:
 def forget_signals() -> None:
     """Start anew, as if no signal had come."""
     _received.clear()
+    _deadline.clear()
 
 
 def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
@@ -58,4 +76,35 @@ def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     _received.append(number)
-    check_interrupted()
+    if len(_received) == 1 or not _watched:  # once: cleaning up is not to be interrupted
+        check_interrupted()
+
+
+def _watch() -> None:
+    """Have a thread told of every signal, by the part of Python's handler that runs at once."""
+    if not _watched:
+        told, tell = os.pipe()
+        os.set_blocking(tell, False)
+        _watched.append(tell)
+        os.register_at_fork(after_in_child=_stop_watching)
+        threading.Thread(target=_end_at_second, args=(told,), daemon=True).start()
+    signal.set_wakeup_fd(_watched[0], warn_on_full_buffer=False)
+
+
+def _stop_watching() -> None:
+    """In a child: it has no such thread, and is not to tell its parent's."""
+    if _watched:
+        _watched.clear()
+        signal.set_wakeup_fd(-1)
+
+
+def _end_at_second(told: int) -> None:
+    """End the process when a second signal has come, and the grace after the first is over."""
+    while True:
+        (number,) = os.read(told, 1)
+        if signal.getsignal(number) is not _on_signal:
+            continue
+        if _deadline:
+            time.sleep(max(0.0, _deadline[0] - time.monotonic()))
+            os._exit(128 + number)
+        _deadline.append(time.monotonic() + _GRACE_SECONDS)

@@ -1,4 +1,4 @@
-"""Hold back what native libraries write to stderr."""
+"""Hold back what native libraries write to stderr, where the process is a command's own."""
 
 from __future__ import annotations
 
@@ -7,21 +7,42 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
+from typing import BinaryIO, ClassVar
 
-_lock = threading.RLock()
+
+class _Owner:
+    """Whether stderr is ours: the file descriptor belongs to the whole process."""
+
+    commands: ClassVar[int] = 0
+    turn: ClassVar[threading.RLock] = threading.RLock()
+
+
+@contextlib.contextmanager
+def own_stderr() -> Iterator[None]:
+    """Let :func:`quiet_stderr` do its work in this block. For commands, never for libraries."""
+    _Owner.commands += 1
+    try:
+        yield
+    finally:
+        _Owner.commands -= 1
 
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what native libraries write to stderr; show it if an error leaves the block.
+    """In a command, hold back what is written to stderr; show it if an error leaves the block.
 
     TensorFlow logs to the file descriptor while it is imported, before any of its settings takes
-    effect. The descriptor belongs to the process, so threads take turns.
+    effect, and TensorFlow Lite has no setting. In a program that uses the libraries, nothing
+    happens here: other threads write to stderr too, and what they write must arrive.
     """
-    with _lock, tempfile.TemporaryFile() as held:
+    if not _Owner.commands:
+        yield
+        return
+    with _Owner.turn, contextlib.ExitStack() as stack:
         try:
+            held = stack.enter_context(_memory())
             saved = os.dup(2)
-        except OSError:  # there is no stderr
+        except OSError:  # no stderr, or no place to hold anything
             yield
             return
         os.dup2(held.fileno(), 2)
@@ -34,3 +55,10 @@ def quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def _memory() -> BinaryIO:
+    """A file without a name; on Linux one that needs no place on a disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
