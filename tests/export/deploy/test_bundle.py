@@ -15,7 +15,7 @@ from PIL import Image
 import vitsd_runtime
 from vitsd_export.deploy import DevicePlatform, deploy
 from vitsd_export.deploy.wheels import pack_runtime
-from vitsd_runtime import UsageError, VitsdError
+from vitsd_runtime import Classifier, UsageError, VitsdError
 from vitsd_runtime.formats import read_spec, write_spec
 
 HERE = DevicePlatform(platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}")
@@ -57,6 +57,40 @@ def test_it_installs_without_network_and_classifies(deployed, digits, tmp_path):
     without = sh(tmp_path, folder / "run.sh")
     assert without.returncode == 2
     assert "run.sh IMAGE" in without.stderr
+
+
+@pytest.mark.slow
+def test_nothing_around_the_scripts_changes_what_they_run(tmp_path):
+    model = Path(__file__).parents[2] / "runtime" / "data" / "schema1" / "digits-float32.tflite"
+    folder, photos, elsewhere = (tmp_path / name for name in ("-on the device", "p", "elsewhere"))
+    deploy(model, folder, [HERE])
+    photos.mkdir()
+    (elsewhere / folder.name).mkdir(parents=True)
+    for name in ("json", "pip", "venv", "numpy", "PIL", "sitecustomize", "vitsd_runtime"):
+        (photos / f"{name}.py").write_text("open('was-run', 'w')")
+    for name in ("install.sh", "run.sh"):
+        (photos / name).symlink_to(os.path.relpath(folder / name, photos))
+    for name in ("a.png", "-b.png"):
+        Image.new("L", (8, 8), 200).save(photos / name)
+    around = {
+        "CDPATH": str(elsewhere),
+        "PYTHONPATH": str(photos),
+        "PYTHONHOME": "/nowhere",
+        "PIP_INDEX_URL": "http://127.0.0.1:9/",
+    }
+    done = sh(photos, "./install.sh", **around)
+    assert done.returncode == 0, done.stderr
+    expected = Classifier.load(model, num_threads=1).predict(photos / "a.png")[0][0].label
+    for cwd, *words in (
+        (photos, "./run.sh", "a.png"),
+        (photos, "./run.sh", "--", "-b.png"),
+        (tmp_path, f"{folder.name}/run.sh", "p/a.png"),
+        (folder, "sh", "run.sh", "../p/a.png"),
+    ):
+        done = sh(cwd, *words, **around)
+        assert done.returncode == 0, done.stderr
+        assert f".png: {expected} " in done.stdout
+        assert not (cwd / "was-run").exists()
 
 
 def test_its_readme_says_what_was_filled_in(deployed, exported, tmp_path):
