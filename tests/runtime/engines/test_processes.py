@@ -89,6 +89,17 @@ def test_a_child_predicts_although_it_was_forked_while_others_predicted(model):
 
 
 @pytest.mark.parametrize("model", [TFLITE, ONNX])
+def test_a_fork_that_python_is_not_told_of_is_noticed(model):
+    """As uWSGI does it."""
+    program = """
+import ctypes
+os.fork = ctypes.PyDLL(None).fork
+print(in_child(lambda: os._exit(int(np.array_equal(classifier.logits(images), expected)))) >> 8)
+"""
+    assert run(model, BUSY + program + IDLE) == ["1"]
+
+
+@pytest.mark.parametrize("model", [TFLITE, ONNX])
 def test_a_child_ends_although_it_was_given_a_model_that_it_never_used(model):
     program = "print(in_child(lambda: globals().pop('classifier') and 'dropped'))"
     assert run(model, BUSY + program + IDLE) == ["dropped", "0"]
@@ -207,7 +218,9 @@ def test_a_child_may_start_tensorflow_itself():
 def test_predicting_needs_no_writable_place_and_leaves_stderr_alone(model, tmp_path):
     program = """
 import tempfile
+touched = []
 def refuse(*arguments, **options):
+    touched.append(arguments)
     raise OSError(30, "Read-only file system")
 tempfile.TemporaryFile = tempfile.NamedTemporaryFile = tempfile.mkstemp = refuse
 os.dup2 = os.memfd_create = refuse
@@ -221,10 +234,10 @@ thread.start()
 while thread.is_alive():
     load().logits(images)
 seen = open(sys.argv[2]).read().splitlines()
-print(all(f"line {number}" in seen for number in range(40)))
+print(all(f"line {number}" in seen for number in range(40)), touched)
 """
     errors = tmp_path / "stderr"
-    assert run(model, program, stderr=errors, TMPDIR="/nowhere") == ["True"]
+    assert run(model, program, stderr=errors, TMPDIR="/nowhere") == ["True []"]
 
 
 def test_onnxruntime_leaves_nothing_in_the_home_folder(tmp_path):

@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--num-threads",
         type=options.positive_ints,
         metavar="N,N",
-        help="default: 1 and the physical cores",
+        help="default: 1 and the usable cores",
     )
     parser.add_argument(
         "--batch-sizes",
