@@ -18,10 +18,8 @@ _GRACE_SECONDS = 1.0
 
 `timeout` and some other programs send the same signal twice at once.
 """
-_deadline: list[float] = []
-"""When a second signal may end the process; empty before the first."""
 _watched: list[int] = []
-"""The file descriptor that tells a thread of signals, once there is one."""
+"""The file descriptor that tells a thread of signals, if there is one."""
 _reporters: list[Callable[[sys.UnraisableHookArgs], Any]] = []
 """What reported exceptions that nobody can catch, before :func:`catch_signals`."""
 
@@ -46,7 +44,7 @@ def catch_signals() -> None:
     Python raises them when native code returns. A second signal ends the process even if it never
     does.
     """
-    forget_signals()
+    _received.clear()
     if threading.current_thread() is not threading.main_thread():
         return
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -65,7 +63,6 @@ def catch_signals() -> None:
 def forget_signals() -> None:
     """Start anew, as if no signal had come."""
     _received.clear()
-    _deadline.clear()
 
 
 def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
@@ -82,29 +79,32 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def _watch() -> None:
     """Have a thread told of every signal, by the part of Python's handler that runs at once."""
-    if not _watched:
-        told, tell = os.pipe()
-        os.set_blocking(tell, False)
-        _watched.append(tell)
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_second, args=(told,), daemon=True).start()
+    if _watched:  # an earlier command in this process
+        os.close(_watched.pop())
+    else:
         os.register_at_fork(after_in_child=_stop_watching)
-        threading.Thread(target=_end_at_second, args=(told,), daemon=True).start()
-    signal.set_wakeup_fd(_watched[0], warn_on_full_buffer=False)
+    _watched.append(tell)
 
 
 def _stop_watching() -> None:
     """In a child: it has no such thread, and is not to tell its parent's."""
     if _watched:
-        _watched.clear()
+        os.close(_watched.pop())
         signal.set_wakeup_fd(-1)
 
 
 def _end_at_second(told: int) -> None:
     """End the process when a second signal has come, and the grace after the first is over."""
-    while True:
-        (number,) = os.read(told, 1)
-        if signal.getsignal(number) is not _on_signal:
-            continue
-        if _deadline:
-            time.sleep(max(0.0, _deadline[0] - time.monotonic()))
-            os._exit(128 + number)
-        _deadline.append(time.monotonic() + _GRACE_SECONDS)
+    end = None
+    with open(told, "rb", buffering=0) as signals:
+        while number := signals.read(1):
+            if signal.getsignal(number[0]) is not _on_signal:
+                continue
+            if end is not None:
+                time.sleep(max(0.0, end - time.monotonic()))
+                os._exit(128 + number[0])
+            end = time.monotonic() + _GRACE_SECONDS
