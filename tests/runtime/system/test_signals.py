@@ -30,7 +30,11 @@ def start():
 
     def run(program):
         process = subprocess.Popen(
-            [sys.executable, "-c", START + program + END], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", START + program + END],
+            stdout=subprocess.PIPE,
+            text=True,
+            # Tests that run in the background inherit that Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         running.append(process)
         assert process.stdout.readline() == "started\n"
