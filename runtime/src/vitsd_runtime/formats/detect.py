@@ -6,6 +6,8 @@ from pathlib import Path
 
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.saved_model import find_saved_model
+from vitsd_runtime.spec import MAX_MODEL_BYTES
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Format, PathLike
 
 SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".onnx": "onnx", ".keras": "keras"}
@@ -17,22 +19,35 @@ def detect_format(path: PathLike) -> Format:
 
     Raises:
         UsageError: nothing is there, or it is no model.
-        VitsdError: the file is empty.
+        VitsdError: the file is empty, or too large for a model.
     """
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"There is no model at {path}.")
+        raise UsageError(f"There is no model at {printable(path)}.")
     if path.is_dir():
         find_saved_model(path)
         return "saved_model"
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(
-            f"{path} is not a model: expected a {', '.join(SUFFIXES)} file or a SavedModel folder."
+            f"{printable(path)} is not a model: expected a {', '.join(SUFFIXES)} file or a "
+            "SavedModel folder."
         )
-    if path.stat().st_size == 0:
-        raise VitsdError(f"{path} is empty (0 bytes): copy or export it again.")
+    _check_size(path)
     return SUFFIXES[suffix]
+
+
+def _check_size(path: Path) -> None:
+    if not path.is_file():
+        raise UsageError(f"{printable(path)} is neither a file nor a folder.")
+    size = path.stat().st_size
+    if size == 0:
+        raise VitsdError(f"{printable(path)} is empty (0 bytes): copy or export it again.")
+    if size > MAX_MODEL_BYTES:
+        raise VitsdError(
+            f"{printable(path)} has {size:,} bytes; a model for small devices has at most "
+            f"{MAX_MODEL_BYTES:,}."
+        )
 
 
 def model_bytes(path: PathLike) -> int:

@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.formats.archive import SPEC_NAME, digest_file
+from vitsd_runtime.formats.archive import SPEC_NAME, FoundSpec, digest_file
 from vitsd_runtime.spec import MAX_JSON_BYTES, Integrity
+from vitsd_runtime.system.text import printable
 
 _METADATA_PROPS = b"\x72"
 """Field 14 of ``ModelProto``, length-delimited."""
@@ -18,24 +19,29 @@ _KEY, _VALUE = b"\x0a", b"\x12"
 """Fields 1 and 2 of ``StringStringEntryProto``."""
 
 
-def read_spec_json(path: Path) -> bytes | None:
-    """The spec's JSON; None if the file carries none. Raises VitsdError if the spec is cut off."""
+def find_spec(path: Path) -> FoundSpec | None:
+    """The spec; None if the file carries none. Raises VitsdError if the spec is cut off."""
     with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - MAX_JSON_BYTES - 64))
+        start = file.seek(max(0, path.stat().st_size - MAX_JSON_BYTES - 64))
         tail = file.read()
     key = SPEC_NAME.encode()
-    start = tail.rfind(_KEY + _varint(len(key)) + key + _VALUE)
-    if start < 0:
+    found = tail.rfind(_KEY + _varint(len(key)) + key + _VALUE)
+    if found < 0:
         return None
-    length, position = _read_varint(tail, start + 3 + len(key))
+    length, position = _read_varint(tail, found + 3 + len(key))
     if position + length > len(tail):
-        raise VitsdError(f"{path} is cut off: the end of its spec is missing. Copy it again.")
-    return tail[position : position + length]
+        raise VitsdError(
+            f"{printable(path)} is cut off: the end of its spec is missing. Copy it again."
+        )
+    content = tail[position : position + length]
+    entry = _entry(content)
+    begin = max(0, position + length - len(entry))
+    return FoundSpec(content, start + begin, tail[begin:] == entry)
 
 
 def integrity(path: Path, size: int | None) -> Integrity:
     """Size and SHA-256 of the model without the spec."""
-    return digest_file(path, size)
+    return Integrity(*digest_file(path, size))
 
 
 def write_spec_json(path: Path, content: str, size: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats.archive import SPEC_NAME, digest_file
+from vitsd_runtime.formats.archive import SPEC_NAME, FoundSpec, digest_file
 from vitsd_runtime.spec import MAX_JSON_BYTES, Integrity
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike
 
 _GRAPH = "saved_model.pb"
+_SPEC = f"assets.extra/{SPEC_NAME}"
 
 
 def find_saved_model(path: PathLike) -> Path:
@@ -26,7 +28,8 @@ def find_saved_model(path: PathLike) -> Path:
     ]
     if not versions:
         raise UsageError(
-            f"{path} is a folder without a SavedModel (no {_GRAPH} in it or in a version folder)."
+            f"{printable(path)} is a folder without a SavedModel (no {_GRAPH} in it or in a "
+            "version folder)."
         )
     return max(versions, key=lambda child: int(child.name))
 
@@ -39,23 +42,32 @@ def is_saved_model(path: PathLike) -> bool:
         return False
 
 
-def read_spec_json(path: Path) -> bytes | None:
-    """The spec's JSON; None if the folder has none. Raises VitsdError if it is too large."""
-    file = find_saved_model(path) / "assets.extra" / SPEC_NAME
+def find_spec(path: Path) -> FoundSpec | None:
+    """The spec; None if the folder has none. Raises VitsdError if it is too large."""
+    folder = find_saved_model(path)
+    file = folder / _SPEC
     if not file.is_file():
         return None
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise VitsdError(f"{file} is too large to be a spec.")
-    return file.read_bytes()
+    with open(file, "rb") as opened:
+        content = opened.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise VitsdError(f"{printable(file)} is too large to be a spec.")
+    return FoundSpec(content, (folder / _GRAPH).stat().st_size, alone=True)
 
 
 def integrity(path: Path, size: int | None) -> Integrity:
-    """Size and SHA-256 of ``saved_model.pb``; all of it, whatever ``size`` says."""
-    return digest_file(find_saved_model(path) / _GRAPH)
+    """Size and SHA-256 of ``saved_model.pb``, and SHA-256 of the other files but the spec."""
+    folder = find_saved_model(path)
+    files = {
+        file.relative_to(folder).as_posix(): digest_file(file)[1]
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file not in (folder / _GRAPH, folder / _SPEC)
+    }
+    return Integrity(*digest_file(folder / _GRAPH), files=files)
 
 
 def write_spec_json(path: Path, content: str, size: int) -> None:
     """Write the file."""
-    folder = find_saved_model(path) / "assets.extra"
-    folder.mkdir(exist_ok=True)
-    (folder / SPEC_NAME).write_text(content, encoding="utf-8")
+    file = find_saved_model(path) / _SPEC
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content.encode())

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Protocol
 
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import keras, onnx, saved_model, tflite
+from vitsd_runtime.formats.archive import FoundSpec
 from vitsd_runtime.formats.detect import detect_format
 from vitsd_runtime.spec import Integrity, ModelSpec
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Format, PathLike
 
 
 class _SpecStore(Protocol):
     """What a module of this package offers for its format."""
 
-    def read_spec_json(self, path: Path) -> bytes | None:
-        """The spec's JSON; None if there is none. Raises VitsdError if the model is cut off."""
+    def find_spec(self, path: Path) -> FoundSpec | None:
+        """The spec; None if there is none. Raises VitsdError if the model is cut off."""
 
     def integrity(self, path: Path, size: int | None) -> Integrity:
-        """Size and SHA-256 of the model; of its first ``size`` bytes, where a spec follows."""
+        """Digests of the model: of its first ``size`` bytes, where a spec follows."""
 
     def write_spec_json(self, path: Path, content: str, size: int) -> None:
         """Put the spec behind the model's ``size`` bytes, instead of one that is there."""
@@ -46,12 +50,12 @@ def read_spec(path: PathLike, verify: bool = True) -> ModelSpec | None:
     """
     path = Path(path)
     store = _STORES[detect_format(path)]
-    content = store.read_spec_json(path)
-    if content is None:
+    found = store.find_spec(path)
+    if found is None:
         return None
-    spec = ModelSpec.from_json(content)
-    if verify and spec.integrity is not None:
-        _verify(path, store, spec.integrity)
+    spec = ModelSpec.from_json(found.json)
+    if verify:
+        _verify(path, store, found, spec.integrity)
     return spec
 
 
@@ -64,13 +68,15 @@ def require_spec(path: PathLike, verify: bool = True) -> ModelSpec:
     """
     spec = read_spec(path, verify)
     if spec is None:
-        raise UsageError(f"{path} carries no vitsd spec: it is cut off, or was not made by vitsd.")
+        raise UsageError(
+            f"{printable(path)} carries no vitsd spec: it is cut off, or was not made by vitsd."
+        )
     return spec
 
 
 def check_complete(path: PathLike) -> None:
     """Raise VitsdError if the file is visibly cut off, whether or not it carries a spec."""
-    _STORES[detect_format(path)].read_spec_json(Path(path))
+    _STORES[detect_format(path)].find_spec(Path(path))
 
 
 def write_spec(path: PathLike, spec: ModelSpec) -> ModelSpec:
@@ -81,27 +87,66 @@ def write_spec(path: PathLike, spec: ModelSpec) -> ModelSpec:
 
     Raises:
         UsageError: no such model.
-        VitsdError: the file is cut off or damaged.
+        VitsdError: the file is cut off or damaged, or does not match the spec that is there.
     """
     path = Path(path)
     store = _STORES[detect_format(path)]
-    old = read_spec(path, verify=False)
-    size = old.integrity.size if old is not None and old.integrity is not None else None
-    integrity = store.integrity(path, size)
-    spec = spec.replace(integrity=integrity)
+    found = store.find_spec(path)
+    if found is not None:
+        _verify(path, store, found, ModelSpec.from_json(found.json).integrity)
+    integrity = store.integrity(path, found and found.size)
+    spec = _sealed(spec.replace(integrity=integrity))
     store.write_spec_json(path, spec.to_json(), integrity.size)
     return spec
 
 
-def _verify(path: Path, store: _SpecStore, expected: Integrity) -> None:
-    found = store.integrity(path, expected.size)
-    if found.size < expected.size:
+_NO_DIGITS = "0" * 64
+"""Stand for the spec's own SHA-256 while it is computed."""
+
+
+def _sealed(spec: ModelSpec) -> ModelSpec:
+    """The spec with its own SHA-256 in its integrity."""
+
+    def with_digest(digest: str) -> ModelSpec:
+        return spec.replace(integrity=dataclasses.replace(spec.integrity, spec_sha256=digest))
+
+    content = with_digest(_NO_DIGITS).to_json().encode()
+    return with_digest(hashlib.sha256(content).hexdigest())
+
+
+def _verify(path: Path, store: _SpecStore, found: FoundSpec, expected: Integrity | None) -> None:
+    """Raise VitsdError if the model is not the one that the spec was written for."""
+    if expected is None:
         raise VitsdError(
-            f"{path} is cut off: {found.size} bytes instead of {expected.size}. Copy it again."
-        )
-    if found != expected:
-        raise VitsdError(
-            f"{path} is damaged or was changed after its export: its SHA-256 is not the one in "
-            "its spec. Copy or export it again; if the change is intentional, load it with "
+            f"The spec in {printable(path)} holds no SHA-256, so damage would not be noticed: it "
+            "is damaged itself, or was not written by vitsd. In the second case load it with "
             "verify=False (--no-verify)."
         )
+    actual = store.integrity(path, found.size)
+    if actual.size < expected.size:
+        raise VitsdError(
+            f"{printable(path)} is cut off: {actual.size} bytes instead of {expected.size}. Copy "
+            "it again."
+        )
+    if differing := _differing(found, actual, expected):
+        raise VitsdError(
+            f"{printable(path)} is damaged or was changed after its export: the SHA-256 of "
+            f"{differing} is not the one in its spec. Copy or export it again; if the change is "
+            "intentional, load it with verify=False (--no-verify)."
+        )
+
+
+def _differing(found: FoundSpec, actual: Integrity, expected: Integrity) -> str | None:
+    """What is not as it was written; None if all of it is."""
+    own = expected.spec_sha256
+    if own is not None:
+        blank = found.json.replace(own.encode(), _NO_DIGITS.encode())
+        if hashlib.sha256(blank).hexdigest() != own:
+            return "the spec"
+    if (actual.size, actual.sha256) != (expected.size, expected.sha256):
+        return "the model"
+    for name, sha256 in expected.files.items():
+        if actual.files.get(name) != sha256:
+            return printable(name)
+    # Older .keras files are archives as Keras wrote them.
+    return None if found.alone or own is None else "the whole file"

@@ -4,49 +4,83 @@ from __future__ import annotations
 
 import os
 import struct
-import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.formats.archive import SPEC_NAME, digest_file, read_spec_member
+from vitsd_runtime.formats.archive import (
+    SPEC_NAME,
+    ZIP_ERRORS,
+    FoundSpec,
+    Member,
+    damaged,
+    digest_file,
+    headers,
+    is_archive,
+    is_plain,
+    open_archive,
+    read_spec_member,
+)
 from vitsd_runtime.spec import MAX_JSON_BYTES, Integrity
+from vitsd_runtime.system.text import printable
 
 _OPERATOR_CODES, _SUBGRAPHS, _BUFFERS = 1, 2, 4
 """Fields of ``Model`` in TensorFlow Lite's schema.fbs."""
 
 
-def read_spec_json(path: Path) -> bytes | None:
-    """The spec's JSON; None if the file carries none.
+def find_spec(path: Path) -> FoundSpec | None:
+    """The spec; None if the file carries none.
 
     Raises:
         VitsdError: not a TFLite file, or visibly cut off.
     """
-    if zipfile.is_zipfile(path):
-        return read_spec_member(path)
+    if is_archive(path):
+        return _find_in_archive(path)
     data = path.read_bytes()
     if data[4:8] != b"TFL3":
-        raise VitsdError(f"{path} is not a TFLite model.")
+        raise VitsdError(f"{printable(path)} is not a TFLite model.")
     tail = data[-MAX_JSON_BYTES:]
     if b"PK\x03\x04" in tail and SPEC_NAME.encode() in tail:
-        raise VitsdError(f"{path} is cut off: the end of its spec is missing. Copy it again.")
+        raise VitsdError(
+            f"{printable(path)} is cut off: the end of its spec is missing. Copy it again."
+        )
     if _is_cut(data):
         raise VitsdError(
-            f"{path} is cut off: its weights reach beyond the end of the file. Copy it again."
+            f"{printable(path)} is cut off: its weights reach beyond the end of the file. Copy it "
+            "again."
         )
     return None
 
 
 def integrity(path: Path, size: int | None) -> Integrity:
     """Size and SHA-256 of the flatbuffer."""
-    return digest_file(path, size)
+    return Integrity(*digest_file(path, size))
 
 
 def write_spec_json(path: Path, content: str, size: int) -> None:
     """Append the zip with the spec to the flatbuffer's ``size`` bytes."""
+    spec = content.encode()
+    (_, header), (_, directory) = headers([_member(spec)], start=size)
     os.truncate(path, size)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(SPEC_NAME, content)
+    with open(path, "ab") as file:
+        file.write(header + spec + directory)
+
+
+def _find_in_archive(path: Path) -> FoundSpec | None:
+    try:
+        with open_archive(path) as archive:
+            if SPEC_NAME not in archive.namelist():
+                return None
+            content = read_spec_member(path, archive)
+            size = min(member.header_offset for member in archive.infolist())
+    except ZIP_ERRORS as error:
+        raise damaged(path, error) from error
+    return FoundSpec(content, size, is_plain(path, [_member(content)], size))
+
+
+def _member(spec: bytes) -> Member:
+    return Member(SPEC_NAME, len(spec), zlib.crc32(spec))
 
 
 def _is_cut(data: bytes) -> bool:

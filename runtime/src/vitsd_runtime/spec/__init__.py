@@ -1,7 +1,8 @@
 """The contract between training and device: what a model expects and what its answers mean."""
 
 from vitsd_runtime.spec.architecture import Architecture
-from vitsd_runtime.spec.model_spec import MAX_JSON_BYTES, MAX_SIDE, SCHEMA_VERSION, ModelSpec
+from vitsd_runtime.spec.limits import MAX_JSON_BYTES, MAX_MODEL_BYTES, MAX_SIDE
+from vitsd_runtime.spec.model_spec import SCHEMA_VERSION, ModelSpec
 from vitsd_runtime.spec.sections import (
     AugmentationRanges,
     ExportInfo,
@@ -12,6 +13,7 @@ from vitsd_runtime.spec.sections import (
 
 __all__ = [
     "MAX_JSON_BYTES",
+    "MAX_MODEL_BYTES",
     "MAX_SIDE",
     "SCHEMA_VERSION",
     "Architecture",

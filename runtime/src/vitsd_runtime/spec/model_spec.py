@@ -16,6 +16,7 @@ import numpy as np
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.spec import schema1
 from vitsd_runtime.spec.architecture import Architecture
+from vitsd_runtime.spec.limits import MAX_CLASSES, MAX_JSON_BYTES, MAX_SIDE
 from vitsd_runtime.spec.sections import (
     AugmentationRanges,
     ExportInfo,
@@ -24,13 +25,13 @@ from vitsd_runtime.spec.sections import (
     from_dict,
     to_dict,
 )
+from vitsd_runtime.system.json_files import parse_json
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, Float32Array, ResizeMode, ValueRange
 
 SCHEMA_VERSION = 3
 _SCHEMA_WITHOUT_VALUE_RANGE = 2
 """Still written where it suffices, for runtimes that would pass over the range without a word."""
-MAX_JSON_BYTES = 8 * 2**20  # a spec comes out of an untrusted file
-MAX_SIDE = 8192  # pixels; larger sizes in a spec are an attack or a mistake
 _SECTIONS = {
     "augmentation": AugmentationRanges,
     "provenance": Provenance,
@@ -82,7 +83,7 @@ class ModelSpec:
             self._check_statistics()
             self._check_sections()
         except (TypeError, ValueError, OverflowError) as error:
-            raise VitsdError(f"The model's spec is unusable: {error}") from error
+            raise VitsdError(f"The model's spec is unusable: {printable(error)}") from error
 
     def _check_names(self) -> None:
         good = isinstance(self.name, str) and re.fullmatch(r"[^\W_][\w.\-]{0,99}", self.name)
@@ -96,7 +97,7 @@ class ModelSpec:
         printable = all(isinstance(name, str) and name.isprintable() for name in names)
         _check(printable, "class_names must be printable strings")
         _check(len(set(names)) == len(names), "class_names must differ from each other")
-        _check(len(names) >= 2, "at least two class names are needed")
+        _check(2 <= len(names) <= MAX_CLASSES, f"there must be 2 to {MAX_CLASSES:,} class names")
         self._set("class_names", names)
 
     def _check_sizes(self) -> None:
@@ -180,7 +181,7 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """JSON text; the inverse of :meth:`from_json`."""
-        return json.dumps(self.to_dict(), indent=1)
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelSpec:
@@ -203,19 +204,14 @@ class ModelSpec:
             fields = {f.name for f in dataclasses.fields(cls)}
             return cls(**{name: value for name, value in values.items() if name in fields})
         except (TypeError, ValueError, OverflowError) as error:  # a required field is missing
-            raise VitsdError(f"The model's spec is unusable: {error}") from error
+            raise VitsdError(f"The model's spec is unusable: {printable(error)}") from error
 
 
 def _parse(text: str | bytes) -> dict[str, Any]:
-    if len(text) > MAX_JSON_BYTES:
-        raise VitsdError(
-            f"The model's spec is larger than {MAX_JSON_BYTES} bytes; it is not one that vitsd "
-            "writes."
-        )
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise VitsdError(f"The model's spec is not readable JSON: {error}") from error
+        values = parse_json(text, MAX_JSON_BYTES)
+    except ValueError as error:
+        raise VitsdError(f"The model's spec is not readable JSON: {error}.") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise VitsdError("The model's spec has no schema_version; it is not one that vitsd writes.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec.limits import MAX_MODEL_BYTES
 from vitsd_runtime.types import (
     FORMATS,
     QUANTIZATIONS,
@@ -21,8 +22,7 @@ from vitsd_runtime.types import (
 FINGERPRINT_HASHES = 2048
 """At most so many hashes, of 48 bits each, say which images a model was trained on."""
 _T = TypeVar("_T")
-_LARGEST_FILE = 2**50
-"""Bytes; a size above this in a spec is an attack or a mistake."""
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,35 @@ class AugmentationRanges:
 
 @dataclass(frozen=True)
 class Integrity:
-    """Size and SHA-256 of the model in the file, without the spec itself."""
+    """Size and SHA-256 of the model in the file, and of the spec itself.
+
+    They prove damage, not origin: whoever changes a model can write new ones. Each SHA-256 is
+    64 hexadecimal digits in lower case.
+    """
 
     size: int
-    """Bytes."""
+    """Bytes of the model: all of the file in front of the spec, ``saved_model.pb``, or the weights
+    in a ``.keras`` file."""
     sha256: str
-    """64 hexadecimal digits."""
+    """Of these bytes."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by path of all other files of a SavedModel, and of the other members of a ``.keras``
+    file. Empty in files written before vitsd 0.3."""
+    spec_sha256: str | None = None
+    """Of the spec's JSON as it stands in the file, with zeros in place of these digits. None in
+    files written before vitsd 0.3."""
 
     def __post_init__(self) -> None:
-        """Check size and digest."""
+        """Check size and digests."""
         _check(
-            _is_int(self.size) and 0 <= self.size < _LARGEST_FILE,
-            "integrity.size must be a non-negative number of bytes",
+            _is_int(self.size) and 1 <= self.size <= MAX_MODEL_BYTES,
+            f"integrity.size must be 1 to {MAX_MODEL_BYTES:,} bytes",
         )
-        digest = isinstance(self.sha256, str) and re.fullmatch(r"[0-9a-f]{64}", self.sha256)
-        _check(bool(digest), "integrity.sha256 must be 64 hexadecimal digits")
+        _check(isinstance(self.files, Mapping), "integrity.files must be an object")
+        digests = [self.sha256, *self.files.values()]
+        digests += [] if self.spec_sha256 is None else [self.spec_sha256]
+        good = all(isinstance(text, str) and _SHA256.fullmatch(text) for text in digests)
+        _check(good, "every SHA-256 in integrity must be 64 hexadecimal digits")
 
 
 @dataclass(frozen=True)
@@ -207,6 +221,9 @@ def from_dict(cls: type[_T], values: Any, name: str) -> _T:
     """
     _check(isinstance(values, Mapping), f"{name} must be an object")
     fields = {f.name for f in dataclasses.fields(cast(Any, cls))}
+    # Elsewhere a flipped bit in a name is noticed by the SHA-256 that stands here.
+    unknown = sorted(values.keys() - fields) if cls is Integrity else []
+    _check(not unknown, f"{name} has an entry that can't be checked: {', '.join(unknown)}")
     try:
         return cls(**{key: value for key, value in values.items() if key in fields})
     except TypeError as error:  # a required entry is missing
