@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import Architecture, ModelSpec
+from vitsd_runtime.spec.limits import MAX_CLASSES, MAX_SCORES, MAX_SIDE, MAX_WEIGHTS
 from vitsd_runtime.validation import option
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,17 @@ class VitConfig(Architecture):
     """
 
     input_size: tuple[int, int, int] = option(
-        (32, 32, 3), "height, width and channels of the dataset's images, in pixels", at_least=1
+        (32, 32, 3),
+        "height, width and channels of the dataset's images, in pixels",
+        at_least=1,
+        at_most=MAX_SIDE,
     )
-    num_classes: int = option(100, "classes to tell apart", at_least=2)
+    num_classes: int = option(100, "classes to tell apart", at_least=2, at_most=MAX_CLASSES)
     image_size: int = option(
         72,
         "side of the square that the transformer sees, in pixels; images are resized to it",
         at_least=1,
+        at_most=MAX_SIDE,
     )
 
     def __post_init__(self) -> None:
@@ -51,6 +59,20 @@ class VitConfig(Architecture):
             raise UsageError(
                 "Locality Self-Attention needs at least 2 tokens: make patch_size smaller than "
                 "image_size."
+            )
+        self._check_cost()
+
+    def _check_cost(self) -> None:
+        scores = self.num_heads * self.tokens**2
+        if scores > MAX_SCORES:
+            raise UsageError(
+                f"{self.num_heads} heads on {self.tokens:,} tokens take {scores:,} attention "
+                f"weights an image; at most {MAX_SCORES:,} are possible. Make patch_size larger, "
+                "or image_size smaller."
+            )
+        if (weights := self.parameter_count()) > MAX_WEIGHTS:
+            raise UsageError(
+                f"The model has {weights:,} weights; at most {MAX_WEIGHTS:,} are possible."
             )
 
     @classmethod
@@ -79,20 +101,29 @@ class VitConfig(Architecture):
         """Number of tokens of an image."""
         return (self.image_size // self.patch_size) ** 2
 
+    def weight_shapes(self) -> Iterator[Shape]:
+        """The shapes of all weights, without the statistics of the normalization."""
+        hidden, heads = self.hidden_dim, (self.num_heads, self.key_dim)
+        patch = self.patch_size**2 * self.input_size[2] * (5 if self.spt else 1)
+        if self.spt:
+            yield from ((patch,), (patch,))
+        yield from _dense(patch, hidden)
+        yield (self.tokens, hidden)
+        for _ in range(self.num_layers):
+            for _ in ("query", "key", "value"):
+                yield from ((hidden, *heads), heads)
+            yield from ((*heads, hidden), (hidden,))
+            if self.lsa:
+                yield ()
+            yield from 4 * [(hidden,)]  # two norms
+            yield from _dense(hidden, *self.mlp_units)
+        yield from 2 * [(hidden,)]
+        features = hidden * (self.tokens if self.pooling == "flatten" else 1)
+        yield from _dense(features, *self.head_units, self.num_classes)
+
     def parameter_count(self) -> int:
         """Number of weights of the model, without the statistics of the normalization."""
-
-        def dense(sizes: Sequence[int]) -> int:
-            return sum(n * m + m for n, m in pairwise(sizes))
-
-        hidden, inner = self.hidden_dim, self.num_heads * self.key_dim
-        patch = self.patch_size**2 * self.input_size[2] * (5 if self.spt else 1)
-        tokenization = dense((patch, hidden)) + (2 * patch if self.spt else 0)
-        attention = 3 * dense((hidden, inner)) + dense((inner, hidden)) + (1 if self.lsa else 0)
-        block = attention + 4 * hidden + dense((hidden, *self.mlp_units))
-        features = hidden * (self.tokens if self.pooling == "flatten" else 1)
-        head = 2 * hidden + dense((features, *self.head_units, self.num_classes))
-        return tokenization + self.tokens * hidden + self.num_layers * block + head
+        return sum(map(math.prod, self.weight_shapes()))
 
     def for_data(self, input_size: tuple[int, int, int], num_classes: int) -> VitConfig:
         """The same architecture for other images and classes.
@@ -102,3 +133,9 @@ class VitConfig(Architecture):
             num_classes: at least 2.
         """
         return dataclasses.replace(self, input_size=input_size, num_classes=num_classes)
+
+
+def _dense(*sizes: int) -> Iterator[Shape]:
+    """Kernel and bias of dense layers from the first size to the last."""
+    for inputs, outputs in pairwise(sizes):
+        yield from ((inputs, outputs), (outputs,))

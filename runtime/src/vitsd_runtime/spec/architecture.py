@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.spec.limits import (
+    MAX_DENSE_LAYERS,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_SIDE,
+    MAX_UNITS,
+)
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.validation import option, validate
 
 _Self = TypeVar("_Self", bound="Architecture")
@@ -23,20 +31,26 @@ class Architecture:
         UsageError: the values can't make a model; the message names the option and its range.
     """
 
-    patch_size: int = option(6, "side of a patch in pixels", at_least=1)
-    hidden_dim: int = option(64, "length of a token", at_least=1)
-    num_layers: int = option(8, "transformer blocks", at_least=1)
-    num_heads: int = option(4, "attention heads of a block", at_least=1)
+    patch_size: int = option(6, "side of a patch in pixels", at_least=1, at_most=MAX_SIDE)
+    hidden_dim: int = option(64, "length of a token", at_least=1, at_most=MAX_UNITS)
+    num_layers: int = option(8, "transformer blocks", at_least=1, at_most=MAX_LAYERS)
+    num_heads: int = option(4, "attention heads of a block", at_least=1, at_most=MAX_HEADS)
     # Keras 3.15 on TensorFlow adds a (heads, 1) bias along the tokens where there are as many
     # tokens as heads, so a key has at least two elements.
-    key_dim: int = option(64, "length of the query and key of one head", at_least=2)
+    key_dim: int = option(
+        64, "length of the query and key of one head", at_least=2, at_most=MAX_UNITS
+    )
     mlp_units: tuple[int, ...] = option(
         (128, 64),
         "dense layers of a block, each followed by the activation; the last equals hidden_dim",
         at_least=1,
+        at_most=MAX_UNITS,
     )
     head_units: tuple[int, ...] = option(
-        (2048, 1024), "hidden dense layers of the classification head", at_least=1
+        (2048, 1024),
+        "hidden dense layers of the classification head",
+        at_least=1,
+        at_most=MAX_UNITS,
     )
     pooling: str = option(
         "flatten",
@@ -66,6 +80,9 @@ class Architecture:
     def __post_init__(self) -> None:
         """Check each option and how they fit together."""
         validate(self)
+        for name in ("mlp_units", "head_units"):
+            if len(getattr(self, name)) > MAX_DENSE_LAYERS:
+                raise UsageError(f"{name} must be at most {MAX_DENSE_LAYERS} layers.")
         if not self.mlp_units or self.mlp_units[-1] != self.hidden_dim:
             raise UsageError(
                 f"The last of mlp_units must equal hidden_dim ({self.hidden_dim}); "
@@ -106,7 +123,9 @@ class Architecture:
         """Raises UsageError for unknown or ill-typed entries: they may be anyone's."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, Mapping):
-            raise UsageError(f"An architecture is an object of options; got {values!r:.80}.")
+            raise UsageError(
+                f"An architecture is an object of options; got {printable(values, 80)}."
+            )
         if unknown := sorted(str(name) for name in set(values) - known):
-            raise UsageError(f"Unknown architecture options: {', '.join(unknown)}.")
+            raise UsageError(f"Unknown architecture options: {printable(', '.join(unknown))}.")
         return cls(**values)

@@ -59,10 +59,10 @@ class Integrity:
     """Of these bytes."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by path of all other files of a SavedModel, and of the other members of a ``.keras``
-    file. Empty in files written before vitsd 0.3."""
+    file. Empty in older files."""
     spec_sha256: str | None = None
-    """Of the spec's JSON as it stands in the file, with zeros in place of these digits. None in
-    files written before vitsd 0.3."""
+    """Of the spec's JSON as it stands in the file, with zeros in place of these digits.
+    None in older files."""
 
     def __post_init__(self) -> None:
         """Check size and digests."""

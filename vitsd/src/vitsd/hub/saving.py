@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitsd.config import VitConfig
+from vitsd.hub.weights_file import check_weights, largest_file
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import require_spec, write_spec
+from vitsd_runtime.formats.keras import read_weights
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import atomic_write
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import PathLike
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ def load_model(path: PathLike) -> tuple[keras.Model, ModelSpec]:
     """Load what :func:`save_model` saved.
 
     The model is built from the spec's architecture and only its weights are read, so nothing in
-    the file is executed, and the memory it takes is bounded by the file's size.
+    the file is executed. What it holds is checked first, so the memory it takes is bounded by the
+    file's size.
 
     Args:
         path: a ``.keras`` file.
@@ -66,21 +70,34 @@ def load_model(path: PathLike) -> tuple[keras.Model, ModelSpec]:
     """
     path = Path(path)
     if path.suffix.lower() != ".keras":
-        raise UsageError(f"{path} is not a .keras file.")
+        raise UsageError(f"{printable(path)} is not a .keras file.")
     spec = require_spec(path)
     config = VitConfig.from_spec(spec)
-    stored = path.stat().st_size
-    if config.parameter_count() * _SMALLEST_WEIGHT > stored:
-        raise VitsdError(
-            f"{path}: its architecture has {config.parameter_count():,} weights, but the file "
-            f"holds only {stored:,} bytes."
-        )
+    _check_weights(path, config)
 
     from vitsd.model.vit import build_vit
 
     model = build_vit(config, mean=spec.mean, variance=spec.variance)
     try:
         model.load_weights(path)
-    except (KeyError, ValueError, OSError, RuntimeError) as error:
-        raise VitsdError(f"{path}: its weights don't fit its architecture ({error}).") from error
+    except Exception as error:  # Keras and h5py raise many kinds
+        raise VitsdError(
+            f"{printable(path)}: its weights don't fit its architecture ({first_line(error)})."
+        ) from error
     return model, spec
+
+
+def _check_weights(path: Path, config: VitConfig) -> None:
+    """Raise VitsdError unless the file holds the weights that the architecture has."""
+    stored, weights = path.stat().st_size, config.parameter_count()
+    if weights * _SMALLEST_WEIGHT > stored:
+        raise VitsdError(
+            f"{printable(path)}: its architecture has {weights:,} weights, but the file holds only "
+            f"{stored:,} bytes."
+        )
+    shapes = list(config.weight_shapes())
+    content = read_weights(path, largest_file(shapes))
+    try:
+        check_weights(content, shapes)
+    except VitsdError as error:
+        raise VitsdError(f"{printable(path)}: {error}.") from error
