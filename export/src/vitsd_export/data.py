@@ -15,6 +15,7 @@ from vitsd_export.options import FEWEST_IMAGES, ExportOptions
 from vitsd_export.quantization.schemes import SCHEMES
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
 
 HELD_OUT_IMAGES = 2000
@@ -110,5 +111,5 @@ def _validation_images(dataset: Dataset, spec: ModelSpec) -> Split:
 def _shortage(name: str, calibration: Split, held_out: Split) -> str | None:
     for split, images in (("training", calibration), ("validation", held_out)):
         if len(images) < FEWEST_IMAGES:
-            return f"{name} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"
+            return f"{printable(name)} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"
     return None

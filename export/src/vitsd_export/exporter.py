@@ -29,6 +29,7 @@ from vitsd_runtime.formats import model_bytes, require_spec, write_spec
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import atomic_write, check_writable, write_text
 from vitsd_runtime.system.signals import check_interrupted
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Format, PathLike, Quantization
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def _output_folder(output: PathLike | None, model: PathLike | None, trained: Pat
 def _check_outputs(paths: Paths, overwrite: bool) -> None:
     if not overwrite and (present := [path for path in paths.values() if path.exists()]):
         raise UsageError(
-            f"{present[0]} exists; replace it with `overwrite`, or choose another `output`."
+            f"{printable(present[0])} exists; replace it with `overwrite`, or choose another "
+            "`output`."
         )
     for (format, _), path in paths.items():
         if format != "saved_model":

@@ -12,6 +12,7 @@ from vitsd_export.quantization.recipe import QuantizationRecipe, read_recipe
 from vitsd_export.quantization.schemes import EXPORT_FORMATS, SCHEMES, SEARCHED, quantizations_of
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import Architecture
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import QUANTIZATIONS, Format, PathLike, Quantization
 from vitsd_runtime.validation import option, validate
 
@@ -65,7 +66,10 @@ class ExportOptions:
     """A ``.recipe.json`` of an earlier export, or the recipe in a spec, to be replayed instead of
     a search."""
     calibration_images: int = option(
-        256, "training images that give the ranges of activations", at_least=FEWEST_IMAGES
+        256,
+        "training images that give the ranges of activations",
+        at_least=FEWEST_IMAGES,
+        at_most=1_000_000,
     )
     overwrite: bool = option(False, "replace files that are there")
     keep_failing: bool = option(False, "keep files that fail the parity gate")
@@ -90,7 +94,9 @@ class ExportOptions:
         pairs = list(_combinations(formats, quantizations))
         for name in quantizations:
             if not any(quantization == name for _, quantization in pairs):
-                raise UsageError(f"None of {', '.join(formats)} can be quantized as {name}.")
+                raise UsageError(
+                    f"None of {', '.join(formats)} can be quantized as {printable(name)}."
+                )
         return pairs
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,13 @@ import numpy as np
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.text import distinct_names
+from vitsd_runtime.system.json_files import read_json
+from vitsd_runtime.system.text import distinct_names, printable
 from vitsd_runtime.types import PathLike, UInt8Array
 
 SETTING = ("model", "threads", "batch_size")
 """Entries of a result that say what was measured."""
+_MAX_RESULTS_BYTES = 4 * 2**20
 _MIN_RUNS = 10
 _WARM_UP_RUNS = 3
 _MACHINE: dict[str, Any] = {
@@ -145,13 +146,12 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file can't be read, or holds something else.
     """
+    what = "a file of results of vitsd-bench --save"
+    report: dict[str, Any] = read_json(path, what, _MAX_RESULTS_BYTES)
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _check_results(report)
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} holds no results of vitsd-bench --save.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{printable(path)} is not {what}.") from error
     return report
 
 

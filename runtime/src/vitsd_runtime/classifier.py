@@ -19,7 +19,14 @@ from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.images.tta import Tta, Views, make_views
 from vitsd_runtime.models.catalog import bundled_model
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.spec.limits import MAX_CLASSES
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import AnyArray, Float32Array, Format, PathLike, ResizeMode, UInt8Array
+from vitsd_runtime.validation import Option
+
+BATCH_SIZE = Option("images that the engine gets at once", int, at_least=1, at_most=4096)
+NUM_THREADS = Option("of the engine", int, at_least=1, at_most=1024)
+TOP_K = Option("classes to show", int, at_least=1, at_most=MAX_CLASSES)
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,9 @@ class Classifier:
                 fit its spec.
         """
         path = bundled_model() if path is None else Path(path)
-        if batch_size < 1 or (num_threads is not None and num_threads < 1):
-            raise UsageError(
-                "batch_size and num_threads must be at least 1; "
-                f"got {batch_size} and {num_threads}."
-            )
+        batch_size = BATCH_SIZE.check("batch_size", batch_size)
+        if num_threads is not None:
+            num_threads = NUM_THREADS.check("num_threads", num_threads)
         format = _exported_format(path)
         spec = spec or _carried_spec(path, verify)
         if spec.export is not None and not spec.export.batch_invariant:
@@ -150,10 +155,8 @@ class Classifier:
         Raises:
             UsageError, VitsdError: as for :meth:`predict`.
         """
-        if not isinstance(top_k, (int, np.integer)) or top_k < 1:
-            raise UsageError(f"top_k must be a whole number from 1; got {top_k!r}.")
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1; got {batch_size}.")
+        top_k = TOP_K.check("top_k", top_k)
+        batch_size = BATCH_SIZE.check("batch_size", batch_size)
         views = make_views(tta, self.spec)
         for pixels in self._pixel_batches(images, resize_mode, batch_size):
             for row in self.probabilities(pixels, views):
@@ -262,8 +265,8 @@ def _exported_format(path: Path) -> Format:
     format = detect_format(path)
     if format == "keras":
         raise UsageError(
-            f"{path} is a training model, which needs Keras. Export it first: "
-            f"vitsd-export {path} --format tflite"
+            f"{printable(path)} is a training model, which needs Keras. Export it first: "
+            f"vitsd-export {printable(path)} --format tflite"
         )
     return format
 
@@ -272,9 +275,9 @@ def _carried_spec(path: Path, verify: bool) -> ModelSpec:
     spec = read_spec(path, verify=verify)
     if spec is None:
         raise UsageError(
-            f"{path} carries no vitsd spec: it is cut off, or was not exported by vitsd. In the "
-            "second case say how its images are prepared, with a spec: spec=ModelSpec(...) in "
-            "Python, --spec FILE.json for a command."
+            f"{printable(path)} carries no vitsd spec: it is cut off, or was not exported by "
+            "vitsd. In the second case say how its images are prepared, with a spec: "
+            "spec=ModelSpec(...) in Python, --spec FILE.json for a command."
         )
     return spec
 
@@ -303,17 +306,18 @@ def _check_engine_fits_spec(engine: Engine, spec: ModelSpec, path: Path) -> None
     expected = spec.input_size if embedded else (side, side, spec.input_size[2])
     if engine.input_shape != expected:
         raise VitsdError(
-            f"{path} takes images of shape {engine.input_shape}, but its spec says {expected}."
+            f"{printable(path)} takes images of shape {engine.input_shape}, but its spec says "
+            f"{expected}."
         )
     possible = (np.uint8,) if embedded else (np.float32, np.int8, np.uint8)
     if engine.input_dtype not in possible:
         expected_input = "raw pixels (uint8)" if embedded else "preprocessed ones (float32)"
         raise VitsdError(
-            f"{path} takes {engine.input_dtype} images, but its spec says that it takes "
+            f"{printable(path)} takes {engine.input_dtype} images, but its spec says that it takes "
             f"{expected_input}."
         )
     if engine.num_classes != spec.num_classes:
         raise VitsdError(
-            f"{path} has {engine.num_classes} outputs, but its spec names {spec.num_classes} "
-            "classes."
+            f"{printable(path)} has {engine.num_classes} outputs, but its spec names "
+            f"{spec.num_classes} classes."
         )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.system.text import printable
 
 _METADATA = "vitsd.option"
 
@@ -38,17 +40,31 @@ class Option:
         """
         value = self._typed(name, value)
         if self.choices is not None and value not in self.choices:
-            raise UsageError(f"{name} must be one of {', '.join(self.choices)}; got {value!r}.")
+            raise UsageError(
+                f"{name} must be one of {', '.join(self.choices)}; got {_shown(value)}."
+            )
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(self._in_range(number) for number in numbers):
-            raise UsageError(f"{name} must be {self._range()}; got {value}.")
+            raise UsageError(f"{name} must be {self._range()}; got {_shown(value)}.")
         return value
+
+    def parse(self, text: str) -> Any:
+        """The value that a text on a command line means; for options of one number.
+
+        Raises:
+            UsageError: it is no number, or out of range; says what is taken.
+        """
+        try:
+            return self.check("it", self.type(text))
+        except ValueError as error:
+            kind = "a whole number" if self.type is int else "a number"
+            raise UsageError(f"must be {kind} {self._range()}; got {_shown(text)}") from error
 
     def _typed(self, name: str, value: Any) -> Any:
         typed = _CONVERTERS[self.type](value)
         if typed is None:
             expected = "tuple of int" if self.type is tuple else self.type.__name__
-            raise UsageError(f"{name} must be of type {expected}; got {value!r}.")
+            raise UsageError(f"{name} must be of type {expected}; got {_shown(value)}.")
         return typed
 
     def _in_range(self, number: Any) -> bool:
@@ -69,7 +85,10 @@ class Option:
                 ("at most", self.at_most),
                 ("below", self.below),
             )
-            return " and ".join(f"{word} {limit:g}" for word, limit in bounds if limit is not None)
+            given = (f"{word} {_readable(limit)}" for word, limit in bounds if limit is not None)
+            return " and ".join(given)
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {_readable(low)} to {_readable(high)}"
         left = "[" if self.at_least is not None else "("
         right = "]" if self.at_most is not None else ")"
         return f"in {left}{low:g}, {high:g}{right}"
@@ -99,8 +118,17 @@ def validate(instance: Any) -> None:
         object.__setattr__(instance, name, value)
 
 
+def _shown(value: Any) -> str:
+    return printable(repr(value), 80)
+
+
+def _readable(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+
+
 def _to_int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return int(value) if whole else None
 
 
 def _to_float(value: Any) -> float | None:

@@ -6,6 +6,7 @@ import os
 
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.stderr import quiet_stderr
+from vitsd_runtime.system.text import first_line
 
 
 def load_keras() -> None:
@@ -25,10 +26,10 @@ def load_keras() -> None:
             keras.ops.zeros(())
     except ValueError as error:  # no such backend
         raise UsageError(
-            f"Keras can't start: {error} Set KERAS_BACKEND to tensorflow, jax or torch."
+            f"Keras can't start: {first_line(error)} Set KERAS_BACKEND to tensorflow, jax or torch."
         ) from error
     except ImportError as error:
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
         raise UsageError(
-            f'Keras has no backend here ({error}): pip install "vitsd[{backend}]".'
+            f'Keras has no backend here ({first_line(error)}): pip install "vitsd[{backend}]".'
         ) from error

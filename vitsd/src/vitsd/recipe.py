@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from vitsd_runtime.spec import MAX_SIDE
 from vitsd_runtime.validation import option, validate
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -21,8 +22,8 @@ class TrainingRecipe:
         UsageError: a value is out of its range.
     """
 
-    epochs: int = option(50, "passes over the training images", at_least=1)
-    batch_size: int = option(256, "images per step", at_least=1)
+    epochs: int = option(50, "passes over the training images", at_least=1, at_most=1_000_000)
+    batch_size: int = option(256, "images per step", at_least=1, at_most=1_000_000)
     learning_rate: float = option(1e-3, "peak, reached after the warm-up", above=0, below=10)
     warmup_fraction: float = option(
         0.1,
@@ -35,6 +36,7 @@ class TrainingRecipe:
         1e-4,
         "AdamW's, on the matrices only: not on biases, norms, embeddings or temperatures",
         at_least=0,
+        at_most=1,
     )
     global_clipnorm: float = option(
         0.0, "largest global norm of the gradients; 0 = no clipping", at_least=0
@@ -52,7 +54,10 @@ class TrainingRecipe:
     )
     zoom: float = option(0.2, "RandomZoom's factor for height and width", at_least=0, below=1)
     crop_padding: int = option(
-        0, "random crops after padding each side by this many black pixels", at_least=0
+        0,
+        "random crops after padding each side by this many black pixels",
+        at_least=0,
+        at_most=MAX_SIDE,
     )
     rand_augment: float = option(
         0.0, "RandAugment's magnitude in [0, 1); 0 = off", at_least=0, below=1
@@ -61,6 +66,7 @@ class TrainingRecipe:
         0.0,
         "MixUp's alpha; 0 = off. With both MixUp and CutMix, each batch gets one of them",
         at_least=0,
+        at_most=100,
     )
     cutmix_alpha: float = option(0.0, "CutMix's alpha; 0 = off", at_least=0, at_most=1)
     label_smoothing: float = option(
@@ -78,7 +84,7 @@ class TrainingRecipe:
         "of the training computations (a Keras dtype policy); the saved model is float32",
         choices=PRECISIONS,
     )
-    seed: int = option(0, "of everything random", at_least=0)
+    seed: int = option(0, "of everything random", at_least=0, at_most=2**32 - 1)
 
     def __post_init__(self) -> None:
         """Check each option."""

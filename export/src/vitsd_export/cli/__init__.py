@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitsd_runtime.cli.options import flag_of
-from vitsd_runtime.system.text import table
+from vitsd_runtime.cli.options import flag_of, type_of
+from vitsd_runtime.system.text import printable, table
 from vitsd_runtime.validation import options
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser, declared_in: Any) -> None:
         default = getattr(declared_in, name)
         parser.add_argument(
             flag,
-            type=declared.type,
+            type=str if declared.type is str else type_of(declared),
             default=default,
             metavar=None if declared.type is str else "N",
             choices=declared.choices,
@@ -40,4 +40,6 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
     print(table(table_rows(comparisons), HEADERS))
     for comparison in comparisons:
         for failure in comparison.failures:
-            print(f"{comparison.path} is beyond its tolerance: {failure}", file=sys.stderr)
+            print(
+                f"{printable(comparison.path)} is beyond its tolerance: {failure}", file=sys.stderr
+            )

@@ -23,7 +23,7 @@ from vitsd_export.quantization.schemes import EXPORT_FORMATS, SCHEMES, quantizat
 from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
 from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.system.text import table
+from vitsd_runtime.system.text import printable, table
 from vitsd_runtime.validation import options
 
 _RENAMED = {"--quantize": "--quantization"}
@@ -150,7 +150,7 @@ def _exit_code(result: _Result) -> int:
 
 def _newest_model() -> Path:
     model = newest_run(containing=MODEL_FILE) / MODEL_FILE
-    _log.info("Exporting the newest run: %s", model)
+    _log.info("Exporting the newest run: %s", printable(model))
     return model
 
 
@@ -161,7 +161,8 @@ def _names(flag: str, words: Sequence[str] | None) -> list[str]:
         # argparse can't tell a model from one more name.
         if name.endswith(".keras") or "/" in name:
             raise UsageError(
-                f"{name} was taken for one of the names of {flag}: put the model before {flag}."
+                f"{printable(name)} was taken for one of the names of {flag}: put the model before "
+                f"{flag}."
             )
     return names
 
@@ -218,15 +219,18 @@ def _print(model: str | Path, result: _Result, deployed: Path | None) -> None:
         if artifact.search and artifact.search.sensitivity:
             recipe, picture = sidecar_paths(artifact.path)
             print(
-                f"\n{artifact.path.name}, layer by layer (again with --recipe {recipe}; picture: "
-                f"{picture}):"
+                f"\n{printable(artifact.path.name)}, layer by layer (again with --recipe "
+                f"{printable(recipe)}; picture: {printable(picture)}):"
             )
             print(table(describe_choices(artifact.search), CHOICE_HEADERS) + "\n")
     print_comparisons(result.comparisons)
     first = result.comparisons[0]
-    print(f"Compared with {model} on {first.images} test images. Files: {Path(first.path).parent}/")
+    folder = printable(Path(first.path).parent)
+    print(f"Compared with {printable(model)} on {first.images} test images. Files: {folder}/")
     if deployed:
-        print(f"Copy {deployed}/ to the device; there: ./install.sh, then ./run.sh IMAGE")
+        print(
+            f"Copy {printable(deployed)}/ to the device; there: ./install.sh, then ./run.sh IMAGE"
+        )
 
 
 if __name__ == "__main__":

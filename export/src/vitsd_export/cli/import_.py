@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from vitsd.backend import load_keras
 from vitsd.data.sources import BUILT_IN
 from vitsd_runtime.cli import app
+from vitsd_runtime.system.text import printable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,7 +67,7 @@ def _main(arguments: argparse.Namespace) -> None:
         return
     images = "images of its data" if report.real_images else "random images"
     print(
-        f"{arguments.output}: {report.variables} variables, each used once "
+        f"{printable(arguments.output)}: {report.variables} variables, each used once "
         f"({report.training_state} of the optimizer and the like left out); logits differ by at "
         f"most {report.max_difference:.1e} on {report.images} {images}."
     )

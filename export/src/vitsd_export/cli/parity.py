@@ -21,6 +21,7 @@ from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import require_spec
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.text import printable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,8 +68,8 @@ def _main(arguments: argparse.Namespace) -> int:
     else:
         print_comparisons(comparisons)
         kind = "" if arguments.split == ALL else f"{arguments.split} "
-        described = f"{len(images)} {kind}images of {arguments.data}"
-        print(f"Reference: {reference}; {described}")
+        described = f"{len(images)} {kind}images of {printable(arguments.data)}"
+        print(f"Reference: {printable(reference)}; {described}")
     return 0 if all(comparison.passed for comparison in comparisons) else 1
 
 
@@ -76,7 +77,10 @@ def _check_same_task(models: Sequence[Path], specs: Sequence[ModelSpec]) -> None
     first = specs[0]
     for model, spec in zip(models, specs, strict=True):
         if (spec.class_names, spec.input_size) != (first.class_names, first.input_size):
-            raise UsageError(f"{model} has other classes or another input size than {models[0]}.")
+            raise UsageError(
+                f"{printable(model)} has other classes or another input size than "
+                f"{printable(models[0])}."
+            )
 
 
 def _compare_all(

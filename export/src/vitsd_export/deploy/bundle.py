@@ -14,6 +14,7 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import detect_format, require_spec
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import atomic_write
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Format, PathLike
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def deploy(
     model, folder = Path(model), Path(folder).resolve()
     format = detect_format(model)
     if format == "keras":
-        raise UsageError(f"{model} is a trained model: export it first.")
+        raise UsageError(f"{printable(model)} is a trained model: export it first.")
     spec = require_spec(model)
     check_folder(folder, overwrite)
     extra = _engine_extra(format, spec)
@@ -86,14 +87,19 @@ def check_folder(folder: PathLike, overwrite: bool) -> None:
     folder, here = Path(folder).resolve(), Path.cwd()
     if folder == here or folder in here.parents:
         raise UsageError(
-            f"{folder} is the current folder, or above it: a deployment needs a folder of its own."
+            f"{printable(folder)} is the current folder, or above it: a deployment needs a folder "
+            "of its own."
         )
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not _is_deployment(folder):
-        raise UsageError(f"{folder} exists and is not an earlier deployment: choose another one.")
+        raise UsageError(
+            f"{printable(folder)} exists and is not an earlier deployment: choose another one."
+        )
     if not overwrite:
-        raise UsageError(f"{folder} exists; replace the earlier deployment with `overwrite`.")
+        raise UsageError(
+            f"{printable(folder)} exists; replace the earlier deployment with `overwrite`."
+        )
 
 
 def _is_deployment(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from vitsd_export.formats.onnx_fusion import fuse
 from vitsd_export.graph.module import INPUT_NAME, OUTPUT_NAME
 from vitsd_export.quiet import quiet_logger
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.text import first_line
 
 
 def to_onnx(module: Any, opset: int) -> onnx.ModelProto:
@@ -47,7 +48,7 @@ def _convert(module: Any, opset: int) -> onnx.ModelProto:
                 module.serve, input_signature=signature, opset=opset
             )
     except Exception as error:  # of any kind
-        raise VitsdError(f"tf2onnx refused the graph: {error}") from error
+        raise VitsdError(f"tf2onnx refused the graph: {first_line(error)}") from error
     return model
 
 
@@ -60,4 +61,6 @@ def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise VitsdError(f"The ONNX checker refused the converted graph: {error}") from error
+        raise VitsdError(
+            f"The ONNX checker refused the converted graph: {first_line(error)}"
+        ) from error

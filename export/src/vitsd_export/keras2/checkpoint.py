@@ -18,7 +18,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.stderr import quiet_stderr
-from vitsd_runtime.system.text import first_line
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray
 
 MAX_WEIGHTS = 500_000_000
@@ -113,13 +113,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         variables = graph.variables(layer_id)
         if shared := used & set(variables.values()):
             key = graph.keys[min(shared)]
-            raise VitsdError(f"Two layers of the SavedModel share a variable ({key}).")
+            raise VitsdError(f"Two layers of the SavedModel share a variable ({printable(key)}).")
         used |= set(variables.values())
         if variables:
             layers.append(_read_layer(reader, graph.keys, variables))
     rest = [key for variable, key in graph.keys.items() if variable not in used]
     if homeless := sorted(key for key in rest if not _is_training_state(key)):
-        raise VitsdError(f"A variable of the SavedModel belongs to no layer: {homeless[0]}.")
+        raise VitsdError(
+            f"A variable of the SavedModel belongs to no layer: {printable(homeless[0])}."
+        )
     return Checkpoint(tuple(layers), len(rest))
 
 
@@ -139,15 +141,19 @@ def _open(folder: Path) -> tuple[Any, _ObjectGraph]:
             graph = TrackableObjectGraph()
             graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     except (OSError, ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
-        raise VitsdError(f"The variables of {folder} can't be read: {first_line(error)}") from error
+        raise VitsdError(
+            f"The variables of {printable(folder)} can't be read: {first_line(error)}"
+        ) from error
     if not graph.nodes:
-        raise VitsdError(f"{folder} holds no objects.")
+        raise VitsdError(f"{printable(folder)} holds no objects.")
     return reader, _ObjectGraph(graph.nodes)
 
 
 def _check_size(folder: Path, shapes: Any) -> None:
     if sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes) > MAX_WEIGHTS:
-        raise VitsdError(f"{folder} claims more than {MAX_WEIGHTS:,} weights; it is not read.")
+        raise VitsdError(
+            f"{printable(folder)} claims more than {MAX_WEIGHTS:,} weights; it is not read."
+        )
 
 
 class _ObjectGraph:

@@ -31,6 +31,7 @@ from vitsd_export.keras2.weights import assign_weights, name_weights
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec, Provenance
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import AnyArray, PathLike, UInt8Array
 
 TOLERANCE = 1e-4
@@ -119,11 +120,11 @@ def import_saved_model(
 
 def _check_paths(folder: Path, output: Path, overwrite: bool) -> None:
     if not (folder / "saved_model.pb").exists():
-        raise UsageError(f"{folder} is not a SavedModel: it has no saved_model.pb.")
+        raise UsageError(f"{printable(folder)} is not a SavedModel: it has no saved_model.pb.")
     if output.suffix != ".keras":
-        raise UsageError(f"The output must end in .keras; got {output}.")
+        raise UsageError(f"The output must end in .keras; got {printable(output)}.")
     if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists; replace it with `overwrite`.")
+        raise UsageError(f"{printable(output)} exists; replace it with `overwrite`.")
 
 
 def _load_data(source: str, config: VitConfig) -> Dataset:
@@ -132,8 +133,8 @@ def _load_data(source: str, config: VitConfig) -> Dataset:
     dataset = load_dataset(source, input_size=(height, width))
     if dataset.image_shape[2] != channels or dataset.num_classes != config.num_classes:
         raise UsageError(
-            f"{dataset.name} has {dataset.num_classes} classes and {dataset.image_shape[2]} "
-            f"channels, the model {config.num_classes} and {channels}."
+            f"{printable(dataset.name)} has {dataset.num_classes} classes and "
+            f"{dataset.image_shape[2]} channels, the model {config.num_classes} and {channels}."
         )
     return dataset
 

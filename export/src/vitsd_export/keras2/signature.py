@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.stderr import quiet_stderr
-from vitsd_runtime.system.text import first_line
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray
 
 
@@ -44,12 +44,12 @@ class Signature:
             (_,) = function.structured_outputs
         except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
             raise VitsdError(
-                f"{folder} has no signature from images to logits ({first_line(error)})."
+                f"{printable(folder)} has no signature from images to logits ({first_line(error)})."
             ) from error
         if batch not in (None, 1) or None in (height, width, channels):
             raise VitsdError(
-                f"{folder} takes images of shape {tensor.shape}; height, width and channels must "
-                "be fixed."
+                f"{printable(folder)} takes images of shape {printable(tensor.shape)}; height, "
+                "width and channels must be fixed."
             )
         return cls(function, saved_model, argument, (height, width, channels))
 

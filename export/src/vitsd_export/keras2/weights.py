@@ -10,6 +10,7 @@ import numpy as np
 from vitsd.config import VitConfig
 from vitsd_export.keras2.checkpoint import Layer
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import AnyArray
 
 _TOKENIZATION = {
@@ -53,7 +54,8 @@ def name_weights(body: Sequence[Layer], config: VitConfig) -> dict[str, AnyArray
         paths = {layer.find(ending): name for ending, name in names.items()}
         if unused := sorted(set(layer.tensors) - set(paths)):
             raise VitsdError(
-                f"A variable of the SavedModel has no place in the architecture: {unused[0]}."
+                "A variable of the SavedModel has no place in the architecture: "
+                f"{printable(unused[0])}."
             )
         weights.update({name: layer.tensors[path] for path, name in paths.items()})
     return weights
@@ -73,12 +75,14 @@ def assign_weights(model: Any, weights: dict[str, AnyArray]) -> None:
     if differing := sorted(variables.keys() ^ weights.keys()):
         raise VitsdError(
             "The SavedModel's variables don't fit the architecture inferred from them: "
-            f"{differing[0]}."
+            f"{printable(differing[0])}."
         )
     for name, value in weights.items():
         shape = tuple(variables[name].shape)
         if shape != value.shape:
-            raise VitsdError(f"{name} has the shape {value.shape} in the SavedModel, not {shape}.")
+            raise VitsdError(
+                f"{printable(name)} has the shape {value.shape} in the SavedModel, not {shape}."
+            )
         variables[name].assign(value)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vitsd_export.quantization.ranges import MINMAX, RangeMethod
@@ -13,6 +11,8 @@ from vitsd_export.quantization.schemes import PRECISIONS, Precision
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import Architecture
 from vitsd_runtime.spec.schema1 import upgrade_architecture
+from vitsd_runtime.system.json_files import read_json
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import FORMATS, QUANTIZATIONS, Format, PathLike, Quantization
 
 SCHEMA_VERSION = 2
@@ -89,7 +89,9 @@ class QuantizationRecipe:
             layers = {str(name): LayerChoice.from_dict(choice) for name, choice in choices}
             return cls(architecture=architecture, layers=layers, **values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"not a quantization recipe of vitsd-export ({error})") from error
+            raise UsageError(
+                f"not a quantization recipe of vitsd-export ({first_line(error)})"
+            ) from error
 
     def check(
         self, quantization: Quantization, format: Format, target: str, architecture: Architecture
@@ -101,7 +103,7 @@ class QuantizationRecipe:
             ("target", self.target, target),
         ):
             if own != requested:
-                raise UsageError(f"The recipe is for {name} {own}, not {requested}.")
+                raise UsageError(f"The recipe is for {name} {printable(own, 80)}, not {requested}.")
         own_architecture, other = self.architecture.to_dict(), architecture.to_dict()
         if differing := sorted(k for k in own_architecture if own_architecture[k] != other[k]):
             raise UsageError(
@@ -121,19 +123,11 @@ def read_recipe(recipe: PathLike | Mapping[str, Any]) -> QuantizationRecipe:
             return QuantizationRecipe.from_dict(recipe)
         except UsageError as error:
             raise UsageError(f"The recipe is {error}.") from error
-    path = Path(recipe)
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise UsageError(f"{path} is too large for a recipe.")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"The recipe can't be read: {error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is not a recipe: {error}") from error
+    values = read_json(recipe, "a quantization recipe", _LARGEST_FILE)
     try:
         return QuantizationRecipe.from_dict(values)
     except UsageError as error:
-        raise UsageError(f"{path} is {error}.") from error
+        raise UsageError(f"{printable(recipe)} is {error}.") from error
 
 
 def _upgraded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.benchmark import SETTING, compare, measure, read_results
+from vitsd_runtime.classifier import BATCH_SIZE, NUM_THREADS
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
@@ -22,8 +23,10 @@ from vitsd_runtime.system.machine import (
     peak_rss_mb,
     thermal_state,
 )
-from vitsd_runtime.system.text import table
+from vitsd_runtime.system.text import printable, table
+from vitsd_runtime.validation import Option
 
+_SECONDS = Option("of measuring", float, above=0, at_most=86_400)
 _EMULATED = "The CPU is emulated: these times say nothing about a real one."
 
 
@@ -43,20 +46,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--num-threads",
-        type=options.positive_ints,
+        type=options.list_of(NUM_THREADS),
         metavar="N,N",
         help="default: 1 and the usable cores",
     )
     parser.add_argument(
         "--batch-sizes",
-        type=options.positive_ints,
+        type=options.list_of(BATCH_SIZE),
         default=[1, 8],
         metavar="N,N",
         help="default: 1,8",
     )
     parser.add_argument(
         "--seconds",
-        type=options.positive_float,
+        type=options.type_of(_SECONDS),
         default=2.0,
         help="per model and setting (default: 2)",
     )
@@ -165,14 +168,17 @@ def _compare(first: Path, second: Path, as_json: bool) -> None:
     reports = (read_results(first), read_results(second))
     rows = compare(*reports)
     if not rows:
-        raise UsageError(f"{first} and {second} have no model, threads and batch size in common.")
+        raise UsageError(
+            f"{printable(first)} and {printable(second)} have no model, threads and batch size in "
+            "common."
+        )
     if as_json:
         machines = [report["machine"] for report in reports]
         print(json.dumps({"machines": machines, "results": rows}, indent=1))
         return
-    descriptions = [format_machine(report["machine"]) for report in reports]
+    descriptions = [printable(format_machine(report["machine"])) for report in reports]
     for letter, path, description in zip("AB", (first, second), descriptions):
-        print(f"{letter}: {path}: {description}")
+        print(f"{letter}: {printable(path)}: {description}")
     if descriptions[0] != descriptions[1]:
         print("Different machines: what differs is not the model alone.")
     if any(report["machine"].get("emulated") for report in reports):

@@ -14,7 +14,7 @@ from vitsd_runtime.cli.options import add_verify_option
 from vitsd_runtime.engines import load_engine
 from vitsd_runtime.formats import detect_format, model_bytes, read_spec
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
-from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.spec import Integrity, ModelSpec
 from vitsd_runtime.system.machine import (
     describe_machine,
     format_machine,
@@ -25,6 +25,7 @@ from vitsd_runtime.system.text import printable
 
 _WIDTH = 110
 """Columns of one entry of a spec."""
+_MATCHES = {True: "matches", False: "not checked"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +70,7 @@ def _main(arguments: argparse.Namespace) -> None:
         }
         print(json.dumps(report, indent=1))
         return
-    print(f"{path}: {format}, {model_bytes(path):,} bytes")
+    print(f"{printable(path)}: {format}, {model_bytes(path):,} bytes")
     _print_contents(contents)
     if spec is None:
         print("  no vitsd spec")
@@ -83,7 +84,8 @@ def _main(arguments: argparse.Namespace) -> None:
 def _print_contents(contents: Mapping[str, Any]) -> None:
     for title, name in (("input", "inputs"), ("output", "outputs")):
         for tensor in contents.get(name, ()):
-            line = f"  {title:7} {printable(tensor['name'])}  {tensor['dtype']} {tensor['shape']}"
+            shape = printable(tensor["shape"])
+            line = f"  {title:7} {printable(tensor['name'])}  {tensor['dtype']} {shape}"
             if "scale" in tensor:
                 line += f", scale {tensor['scale']:.6g}, zero point {tensor['zero_point']}"
             print(line)
@@ -100,7 +102,7 @@ def _print_contents(contents: Mapping[str, Any]) -> None:
 
 def _print_spec(spec: ModelSpec, verified: bool) -> None:
     size = spec.image_size
-    names = _shorten(", ".join(spec.class_names))
+    names = printable(", ".join(spec.class_names), _WIDTH)
     print(f"  spec of {spec.name!r}, {spec.num_classes} classes: {names}")
     print(f"  images {spec.input_size} -> {size}x{size}, {spec.interpolation}, {spec.resize_mode}")
     mean, variance = (
@@ -110,15 +112,18 @@ def _print_spec(spec: ModelSpec, verified: bool) -> None:
     content = spec.to_dict()
     for section in ("architecture", "augmentation", "provenance", "export"):
         for name, value in content.get(section, {}).items():
-            print(f"  {section}.{printable(name)}: {_shorten(json.dumps(value))}")
-    if spec.integrity is None:
-        print("  SHA-256 is not in the spec")
-    else:
-        print(f"  SHA-256 {'matches' if verified else 'not checked'}")
+            print(f"  {section}.{printable(name)}: {printable(json.dumps(value), _WIDTH)}")
+    print(f"  SHA-256 {_describe_integrity(spec.integrity, verified)}")
 
 
-def _shorten(text: str, limit: int = _WIDTH) -> str:
-    return text if len(text) <= limit else text[: limit - 4] + " ..."
+def _describe_integrity(integrity: Integrity | None, verified: bool) -> str:
+    if integrity is None:
+        return "is not in the spec"
+    covered = f"{integrity.size:,} bytes of the model"
+    covered += f", {len(integrity.files)} other files" if integrity.files else ""
+    if integrity.spec_sha256 is None:
+        return f"{_MATCHES[verified]}: {covered}; not the spec (an older file has none of it)"
+    return f"{_MATCHES[verified]}: {covered}, and the spec"
 
 
 if __name__ == "__main__":

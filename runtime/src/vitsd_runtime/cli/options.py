@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.spec import MAX_JSON_BYTES, ModelSpec
+from vitsd_runtime.system.json_files import read_json
+from vitsd_runtime.validation import Option
 
 RENAMED = {"--threads": "--num-threads"}
 """Options of commands that load exported models, by the names they once had."""
 
 
-def positive_int(text: str) -> int:
-    """An argparse type: a whole number from 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1; got {text!r}")
-    return number
+_COUNT = Option("a number of things", int, at_least=1, at_most=10**9)
 
 
-def positive_float(text: str) -> float:
-    """An argparse type: a finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0; got {text!r}")
-    return number
+def type_of(declared: Option) -> Callable[[str], Any]:
+    """The argparse type of an option of one number."""
+
+    def convert(text: str) -> Any:
+        try:
+            return declared.parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
 
 
-def positive_ints(text: str) -> list[int]:
-    """An argparse type: ``1,2,4``."""
-    return [positive_int(part) for part in text.split(",")]
+def list_of(declared: Option) -> Callable[[str], list[Any]]:
+    """An argparse type: several values of an option, as in ``1,2,4``."""
+    convert = type_of(declared)
+    return lambda text: [convert(part) for part in text.split(",")]
+
+
+positive_int = type_of(_COUNT)
+"""An argparse type: how many of something."""
 
 
 def flag_of(name: str) -> str:
@@ -63,15 +65,9 @@ def read_spec_option(path: str | None) -> ModelSpec | None:
     """The value of ``--spec``.
 
     Raises:
-        UsageError: the file can't be read.
+        UsageError: the file can't be read, or is no JSON.
         VitsdError: it holds no spec.
     """
     if path is None:
         return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            return ModelSpec.from_json(file.read())
-    except OSError as error:
-        raise UsageError(f"The spec {path} can't be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"The spec {path} is not a text file.") from error
+    return ModelSpec.from_dict(read_json(path, "a spec", MAX_JSON_BYTES))

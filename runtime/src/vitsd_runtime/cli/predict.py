@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitsd_runtime.classifier import Classifier, Prediction
+from vitsd_runtime.classifier import BATCH_SIZE, NUM_THREADS, TOP_K, Classifier, Prediction
 from vitsd_runtime.cli import app, options, output
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import SUFFIXES
@@ -54,13 +54,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--top-k",
-        type=options.positive_int,
+        type=options.type_of(TOP_K),
         default=5,
         metavar="K",
         help="classes to show (default: 5)",
     )
     parser.add_argument(
-        "--batch-size", type=options.positive_int, default=8, metavar="N", help="default: 8"
+        "--batch-size",
+        type=options.type_of(BATCH_SIZE),
+        default=8,
+        metavar="N",
+        help="default: 8",
     )
     parser.add_argument(
         "--tta",
@@ -75,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--num-threads",
-        type=options.positive_int,
+        type=options.type_of(NUM_THREADS),
         metavar="N",
         help="engine threads (default: measured)",
     )

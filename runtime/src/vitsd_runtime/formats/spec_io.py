@@ -95,7 +95,7 @@ def write_spec(path: PathLike, spec: ModelSpec) -> ModelSpec:
     if found is not None:
         _verify(path, store, found, ModelSpec.from_json(found.json).integrity)
     integrity = store.integrity(path, found and found.size)
-    spec = _sealed(spec.replace(integrity=integrity))
+    spec = _sealed(spec, integrity)
     store.write_spec_json(path, spec.to_json(), integrity.size)
     return spec
 
@@ -104,11 +104,11 @@ _NO_DIGITS = "0" * 64
 """Stand for the spec's own SHA-256 while it is computed."""
 
 
-def _sealed(spec: ModelSpec) -> ModelSpec:
-    """The spec with its own SHA-256 in its integrity."""
+def _sealed(spec: ModelSpec, integrity: Integrity) -> ModelSpec:
+    """The spec with the model's integrity, and its own SHA-256 in it."""
 
     def with_digest(digest: str) -> ModelSpec:
-        return spec.replace(integrity=dataclasses.replace(spec.integrity, spec_sha256=digest))
+        return spec.replace(integrity=dataclasses.replace(integrity, spec_sha256=digest))
 
     content = with_digest(_NO_DIGITS).to_json().encode()
     return with_digest(hashlib.sha256(content).hexdigest())

@@ -190,7 +190,20 @@ class ModelSpec:
         Raises:
             VitsdError: not JSON, not a spec, or written by a newer version than this one reads.
         """
-        values = _parse(text)
+        try:
+            values = parse_json(text, MAX_JSON_BYTES)
+        except ValueError as error:
+            raise VitsdError(f"The model's spec is not readable JSON: {error}.") from error
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> ModelSpec:
+        """The inverse of :meth:`to_dict`; reads specs as :meth:`from_json` does.
+
+        Raises:
+            VitsdError: as for :meth:`from_json`.
+        """
+        values = _checked_version(values)
         version = values.pop("schema_version")
         if version > SCHEMA_VERSION:
             raise VitsdError(
@@ -207,11 +220,7 @@ class ModelSpec:
             raise VitsdError(f"The model's spec is unusable: {printable(error)}") from error
 
 
-def _parse(text: str | bytes) -> dict[str, Any]:
-    try:
-        values = parse_json(text, MAX_JSON_BYTES)
-    except ValueError as error:
-        raise VitsdError(f"The model's spec is not readable JSON: {error}.") from error
+def _checked_version(values: Any) -> dict[str, Any]:
     version = values.get("schema_version") if isinstance(values, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise VitsdError("The model's spec has no schema_version; it is not one that vitsd writes.")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike
 
 
@@ -49,7 +50,7 @@ def check_writable(path: PathLike) -> None:
     """
     path = _resolve_output(path)
     if path.is_dir():
-        raise UsageError(_A_FOLDER.format(path))
+        raise UsageError(_A_FOLDER.format(printable(path)))
     parent = _parent(path)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
@@ -63,7 +64,7 @@ def _replace(path: Path, temporary: Path) -> None:
         os.replace(temporary, path)
         return
     if not temporary.is_dir():
-        raise UsageError(_A_FOLDER.format(path))
+        raise UsageError(_A_FOLDER.format(printable(path)))
     # A folder can't be replaced in one step: move the old one aside.
     old = path.with_name(f".old-{secrets.token_hex(4)}-{path.name}")
     os.rename(path, old)
@@ -79,7 +80,9 @@ def _resolve_output(path: PathLike) -> Path:
     """Where a file or folder can be written, links resolved."""
     path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UsageError(f"{path} is neither a file nor a folder, so it can't be replaced by one.")
+        raise UsageError(
+            f"{printable(path)} is neither a file nor a folder, so it can't be replaced by one."
+        )
     _parent(path)
     return path
 
@@ -92,7 +95,7 @@ def _parent(path: Path) -> Path:
     """
     parent = next(parent for parent in path.parents if parent.exists())
     if not parent.is_dir():
-        raise UsageError(f"{parent} is not a folder, so nothing can be written into it.")
+        raise UsageError(f"{printable(parent)} is not a folder, so nothing can be written into it.")
     return parent
 
 

@@ -14,8 +14,8 @@ _ELLIPSIS = "..."
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
-    """A plain table; columns of numbers are right-aligned."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    """A plain table of :func:`printable` cells; columns of numbers are right-aligned."""
+    cells = [[printable(cell) for cell in row] for row in rows]
     columns = range(len(headers))
     widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in columns]
     numeric = [bool(cells) and all(_looks_numeric(row[i]) for row in cells) for i in columns]

@@ -14,7 +14,7 @@ from vitsd.data.dataset import ALL
 from vitsd_runtime.cli import app
 from vitsd_runtime.formats import detect_format
 from vitsd_runtime.models.catalog import BUNDLED
-from vitsd_runtime.system.text import table
+from vitsd_runtime.system.text import printable, table
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,7 +63,8 @@ def _print(report: dict[str, Any]) -> None:
     ]
     print(table(rows, ["class", "images", "top-1 %", "precision %", "top-5 %"]))
     kind = "" if report["split"] == ALL else f"{report['split']} "
-    print(f"\n{report['model']} on {report['images']} {kind}images of {report['data']}")
+    model, data = printable(report["model"]), printable(report["data"])
+    print(f"\n{model} on {report['images']} {kind}images of {data}")
     split = "Overall" if report["split"] == ALL else report["split"].capitalize()
     low, high = map(_percent, report["top1_interval"])
     print(f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {low} to {high})")

@@ -13,6 +13,7 @@ from vitsd.backend import load_keras
 from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED
+from vitsd_runtime.system.text import printable
 
 if TYPE_CHECKING:
     from vitsd.evaluation.explain import Explanation
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or f"{Path(arguments.image).stem}-explained.png")
     if output.suffix.lower() != ".png":
-        raise UsageError(f"The picture is a PNG file: let its name end in .png; got {output}.")
+        raise UsageError(
+            f"The picture is a PNG file: let its name end in .png; got {printable(output)}."
+        )
     load_keras()
     from vitsd.evaluation.explain import explain
     from vitsd.hub.pretrained import from_pretrained
@@ -77,12 +80,12 @@ def _print_json(explanation: Explanation, image: str, picture: Path) -> None:
 
 
 def _print(explanation: Explanation, image: str, picture: Path) -> None:
-    answers = (f"{label} {100 * p:.1f} %" for label, p in _answers(explanation).items())
-    print(f"{image}: {', '.join(answers)}")
+    answers = (f"{printable(label)} {100 * p:.1f} %" for label, p in _answers(explanation).items())
+    print(f"{printable(image)}: {', '.join(answers)}")
     if explanation.temperatures is not None:
         values = ", ".join(f"{t:.2f}" for t in explanation.temperatures)
         print(f"Temperatures relative to sqrt(key_dim): {values}")
-    print(f"Picture: {picture}")
+    print(f"Picture: {printable(picture)}")
 
 
 def _answers(explanation: Explanation) -> dict[str, float]:

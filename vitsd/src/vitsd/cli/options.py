@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from vitsd.data.dataset import ALL, SPLITS
 from vitsd.data.sources import BUILT_IN
-from vitsd_runtime.cli.options import flag_of, positive_int
+from vitsd_runtime.cli.options import flag_of, positive_int, type_of
 from vitsd_runtime.validation import options
 
 
@@ -47,17 +47,13 @@ def add_field_options(group: Any, cls: type, left_out: Collection[str] = ()) -> 
         elif declared.type is str:
             group.add_argument(flag, choices=declared.choices, help=help_text)
         else:
-            convert, unit = _NUMBERS[declared.type]
-            group.add_argument(flag, type=convert, metavar=unit, help=help_text)
+            convert = _units if declared.type is tuple else type_of(declared)
+            group.add_argument(flag, type=convert, metavar=_UNITS[declared.type], help=help_text)
 
 
 def _units(text: str) -> list[int]:
     return [positive_int(part) for part in text.split(",") if part.strip()]
 
 
-_NUMBERS: dict[type, tuple[Callable[[str], Any], str]] = {
-    int: (int, "N"),
-    float: (float, "X"),
-    tuple: (_units, "N,N"),
-}
-"""How a field's type is read from the command line, and what stands for it in the help."""
+_UNITS = {int: "N", float: "X", tuple: "N,N"}
+"""What stands for a field's type in the help."""

@@ -26,6 +26,7 @@ from vitsd_runtime.cli.options import flag_of, positive_int
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.spec import MAX_SIDE
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _main(arguments: argparse.Namespace) -> int:
     dataset = job.load_data()
     _log.info(
         "%s: %d training and %d test images of %s, %d classes. Run folder: %s",
-        dataset.name,
+        printable(dataset.name),
         len(dataset.train),
         len(dataset.test),
         dataset.image_shape,
@@ -163,8 +164,8 @@ def _print(results: Mapping[str, Any], dataset: Dataset, folder: RunFolder) -> N
     if dataset.num_classes > 5:
         print(f"Test top 5 accuracy: {100 * results['top5']:.2f}%")
     print(
-        f"Model: {results['model']} (epoch {results['epoch']}); pictures: {folder.curves}, "
-        f"{folder.confusion}"
+        f"Model: {printable(results['model'])} (epoch {results['epoch']}); pictures: "
+        f"{printable(folder.curves)}, {printable(folder.confusion)}"
     )
 
 
@@ -236,7 +237,8 @@ class _Job:
             for name in ("input_size", "resize_mode"):
                 if name in self.options:
                     raise UsageError(
-                        f"{flag_of(name)} is for folders of images; those of {source} have a size."
+                        f"{flag_of(name)} is for folders of images; those of {printable(source)} "
+                        "have a size."
                     )
         side, resize_mode = self.preset.config.image_size, "stretch"
         if self.pretrained is not None:

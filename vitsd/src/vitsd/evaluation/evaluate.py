@@ -17,6 +17,7 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import require_spec
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike, UInt8Array
 
 
@@ -115,7 +116,8 @@ def _check_channels(name: str, images: Split, spec: ModelSpec) -> None:
     channels = images.images.shape[3]
     if channels != spec.input_size[2]:
         raise UsageError(
-            f"{name} has images with {channels} channels, the model takes {spec.input_size[2]}."
+            f"{printable(name)} has images with {channels} channels, the model takes "
+            f"{spec.input_size[2]}."
         )
 
 

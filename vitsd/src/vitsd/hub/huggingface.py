@@ -9,7 +9,7 @@ from typing import Any
 
 from vitsd.hub.saving import MODEL_FILE
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.system.text import first_line
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import PathLike
 
 _REPOSITORY = re.compile(r"(?P<id>[\w.\-]+/[\w.\-]+)(@(?P<revision>[\w.\-/]+))?")
@@ -113,7 +113,7 @@ def _card_files(card: PathLike | None) -> dict[str, Path]:
         return {}
     card = Path(card)
     if not card.is_file():
-        raise UsageError(f"There is no model card at {card}.")
+        raise UsageError(f"There is no model card at {printable(card)}.")
     linked = sorted(set(_LINK.findall(card.read_text(encoding="utf-8"))))
     beside = {name: card.with_name(name) for name in linked}
     return {"README.md": card, **{name: path for name, path in beside.items() if path.is_file()}}

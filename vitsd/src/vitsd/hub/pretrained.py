@@ -13,6 +13,7 @@ from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
 from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def locate(name_or_path: PathLike) -> Path:
     path = Path(name_or_path)
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
-            raise UsageError(f"{path} holds no {MODEL_FILE}.")
+            raise UsageError(f"{printable(path)} holds no {MODEL_FILE}.")
         return path / MODEL_FILE
     if path.exists() or path.suffix == ".keras":
         return path

@@ -96,9 +96,9 @@ def _check_dataset(dataset: Any, file_bytes: int, path: str) -> Shape:
     _require(plain, "data in pieces or elsewhere", path)
     _require(plan.get_nfilters() == 0, "packed data", path)
     _require(plan.get_external_count() == 0, "data in another file", path)
-    numbers = (h5py.h5t.FLOAT, h5py.h5t.INTEGER)
-    if not path.startswith(_OPTIMIZER):
-        numbers = (h5py.h5t.FLOAT,)
+    numbers = [h5py.h5t.FLOAT]
+    if path.startswith(_OPTIMIZER):
+        numbers.append(h5py.h5t.INTEGER)
     _require(kind.get_class() in numbers and kind.get_size() <= 8, "other data than numbers", path)
     shape: Shape = tuple(int(n) for n in dataset.shape)
     stored = dataset.get_storage_size()

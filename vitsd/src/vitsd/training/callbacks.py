@@ -18,6 +18,7 @@ from vitsd.training.sequence import ImageSequence
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.files import atomic_write
 from vitsd_runtime.system.signals import check_interrupted
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray
 
 _log = logging.getLogger(__name__)
@@ -166,7 +167,8 @@ def read_best(path: Path) -> tuple[int, float, list[AnyArray]]:
             return int(stored["epoch"]), float(stored["score"]), weights
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise VitsdError(
-            f"{path} is damaged or missing ({error}); delete the run and start anew."
+            f"{printable(path)} is damaged or missing ({first_line(error)}); delete the run and "
+            "start anew."
         ) from error
 
 

@@ -18,6 +18,7 @@ from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import detect_format, require_spec
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class PretrainedStart:
         """
         path = locate(name_or_path)
         if detect_format(path) != "keras":
-            raise UsageError(f"{path} is an exported model; fine-tuning starts from a .keras file.")
+            raise UsageError(
+                f"{printable(path)} is an exported model; fine-tuning starts from a .keras file."
+            )
         return cls(path, require_spec(path), freeze_backbone)
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.files import atomic_write
+from vitsd_runtime.system.text import first_line, printable
 
 COLUMNS = (
     "epoch",
@@ -49,7 +50,9 @@ def read_history(path: Path) -> list[Row]:
         with open(path, newline="") as file:
             return [_numbers(row) for row in csv.DictReader(file)]
     except (ValueError, TypeError, csv.Error) as error:
-        raise VitsdError(f"{path} is damaged ({error}); delete the run and start anew.") from error
+        raise VitsdError(
+            f"{printable(path)} is damaged ({first_line(error)}); delete the run and start anew."
+        ) from error
 
 
 def _numbers(row: dict[str, str]) -> Row:

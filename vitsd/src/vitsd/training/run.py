@@ -10,13 +10,25 @@ from typing import Any
 from vitsd.data.sources import BUILT_IN
 from vitsd.hub.saving import MODEL_FILE, model_name
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.spec import MAX_SIDE, ModelSpec
 from vitsd_runtime.system.files import write_text
-from vitsd_runtime.types import PathLike
+from vitsd_runtime.system.json_files import read_json
+from vitsd_runtime.system.text import first_line, printable
+from vitsd_runtime.types import RESIZE_MODES, PathLike
+from vitsd_runtime.validation import Option
 
 RUN_FILE = "run.json"
 _NAMED = 6
 """Differences that an error names."""
+_MAX_BYTES = 8 * 2**20
+"""Of ``run.json`` and ``results.json``."""
+_OPTIONS = {
+    **{name: Option("what is trained", str) for name in ("data", "preset", "pretrained")},
+    "freeze_backbone": Option("with `pretrained`", bool),
+    "input_size": Option("side of images", int, at_least=1, at_most=MAX_SIDE),
+    "resize_mode": Option("how they become so large", str, choices=RESIZE_MODES),
+}
+"""Options of ``vitsd-train`` beside the recipe and the architecture."""
 
 
 class RunFolder:
@@ -46,7 +58,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
 
     def __str__(self) -> str:
-        return str(self.path)
+        return printable(self.path)
 
     @property
     def is_finished(self) -> bool:
@@ -103,12 +115,13 @@ class RunFolder:
         """
         if not self.run_file.is_file():
             raise UsageError(f"There is no run in {self} (no {RUN_FILE}).")
+        run: dict[str, Any] = _read_object(self.run_file, "the description of a run")
         try:
-            run = json.loads(self.run_file.read_text(encoding="utf-8"))
-            if not isinstance(run, dict) or not isinstance(_options(run), dict):
-                raise ValueError("it does not describe a run")
-        except (ValueError, AttributeError) as error:
-            raise VitsdError(f"{self.run_file} is damaged: {error}") from error
+            _check_options(_options(run))
+        except (UsageError, AttributeError) as error:
+            raise VitsdError(
+                f"{printable(self.run_file)} is damaged: {first_line(error)}"
+            ) from error
         if "fit" in run:  # resize_mode since then
             raise UsageError(
                 f"{self} was started by vitsd 0.1.0, whose runs can't be resumed: start a new run."
@@ -130,11 +143,7 @@ class RunFolder:
         Raises:
             VitsdError: they are damaged.
         """
-        try:
-            results: dict[str, Any] = json.loads(self.results.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise VitsdError(f"{self.results} is damaged: {error}") from error
-        return results
+        return _read_object(self.results, "the results of a run")
 
 
 def newest_run(root: PathLike = "runs", containing: str = RUN_FILE) -> Path:
@@ -150,7 +159,8 @@ def newest_run(root: PathLike = "runs", containing: str = RUN_FILE) -> Path:
     folders = [RunFolder(file.parent) for file in Path(root).glob(f"*/{containing}")]
     if not folders:
         raise UsageError(
-            f"There is no run under {root}/ (no {root}/NAME/{containing}): train one, or name it."
+            f"There is no run under {printable(root)}/ (none of its folders holds {containing}): "
+            "train one, or name it."
         )
     return max(folders, key=lambda folder: folder.last_written).path
 
@@ -177,6 +187,25 @@ def recorded_source(model: Path, spec: ModelSpec) -> str | None:
     return source if folder.read_source() == source else None
 
 
+def _read_object(path: Path, what: str) -> dict[str, Any]:
+    values = read_json(path, what, _MAX_BYTES, VitsdError)
+    if not isinstance(values, dict):
+        raise VitsdError(f"{printable(path)} is not {what}.")
+    return values
+
+
+def _check_options(options: Any) -> None:
+    """Raise UsageError for options that ``vitsd-train`` did not write.
+
+    Those of the recipe and the architecture are checked by these.
+    """
+    if not isinstance(options, dict):
+        raise UsageError("its options are no object")
+    for name, declared in _OPTIONS.items():
+        if name in options:
+            declared.check(name, options[name])
+
+
 def _options(run: Mapping[str, Any]) -> Any:
     return run.get("origin", {}).get("options", {})
 
@@ -189,7 +218,7 @@ def _differences(
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            yield f"{prefix}{key} was {_short(old)}, now {_short(new)}"
+            yield f"{printable(prefix + key, 80)} was {_short(old)}, now {_short(new)}"
 
 
 def _short(value: Any) -> str:

@@ -39,6 +39,7 @@ from vitsd_runtime.spec import ModelSpec, Provenance
 from vitsd_runtime.spec.sections import from_dict as section_from_dict
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.machine import describe_machine
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import PathLike
 
 _log = logging.getLogger(__name__)
@@ -290,8 +291,8 @@ def _restore(model: keras.Model, folder: RunFolder) -> list[Row]:
         model.load_weights(folder.checkpoint)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise VitsdError(
-            f"The checkpoint {folder.checkpoint} can't be read ({error}); delete the run and start "
-            "anew."
+            f"The checkpoint {printable(folder.checkpoint)} can't be read ({first_line(error)}); "
+            "delete the run and start anew."
         ) from error
     # A run killed between the two writes has a row more than its checkpoint. (Steps don't tell the
     # epoch: mixed_float16 skips some.)
