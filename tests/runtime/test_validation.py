@@ -39,7 +39,7 @@ def test_lists_and_whole_numbers_are_taken_for_what_they_mean():
         ({"share": 10**400}, "share must be of type float"),
         ({"rate": 0}, "rate must be above 0"),
         ({"rate": float("inf")}, "rate must be of type float"),
-        ({"units": (1, 10)}, r"units must be in \[1, 9\]"),
+        ({"units": (1, 10)}, "units must be from 1 to 9"),
         ({"units": "12"}, "units must be of type tuple of int"),
         ({"units": (1.5,)}, "units must be of type tuple of int"),
         ({"kind": "c"}, "kind must be one of a, b; got 'c'"),
@@ -50,6 +50,31 @@ def test_lists_and_whole_numbers_are_taken_for_what_they_mean():
 def test_wrong_values_are_named(values, message):
     with pytest.raises(UsageError, match=message):
         Example(**values)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("count", "1e3", "must be a whole number at least 1; got '1e3'"),
+        ("count", "0", "must be a whole number at least 1; got '0'"),
+        ("rate", "inf", "must be a number above 0; got 'inf'"),
+        ("rate", "nan", "must be a number above 0; got 'nan'"),
+        ("share", "x\x1b", r"must be a number in \[0, 1\); got 'x\\x1b'"),
+        ("count", "9" * 9999, "must be a whole number at least 1; got '9{70}"),
+    ],
+)
+def test_texts_are_read_as_the_option_says(field, text, message):
+    declared = dict(options(Example))[field]
+    assert declared.parse("3" if field == "count" else "0.5") in (3, 0.5)
+    with pytest.raises(UsageError, match=message) as error:
+        declared.parse(text)
+    assert len(str(error.value)) < 200
+
+
+def test_a_value_of_thousands_is_not_repeated():
+    with pytest.raises(UsageError) as error:
+        Example(units=[10] * 100_000)
+    assert len(str(error.value)) < 200
 
 
 def test_misuse_is_a_value_error_too():

@@ -336,7 +336,7 @@ def test_inspect_reads_training_models_without_keras(command, trained):
             "measure with MODEL and --save first",
         ),
         (["vitsd-bench", "MODEL", "--save", "EMPTY"], 2, "empty is a folder"),
-        (["vitsd-bench", "MODEL", "--seconds", "nan"], 2, "a number above 0"),
+        (["vitsd-bench", "MODEL", "--seconds", "nan"], 2, "must be a number in (0, 86400]"),
         (["vitsd-inspect", "EMPTY"], 2, "without a SavedModel"),
         (["vitsd-predict", "CUT", "x.png"], 1, "cut off"),
     ],

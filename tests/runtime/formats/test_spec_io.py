@@ -39,7 +39,8 @@ def test_a_spec_can_be_replaced(artifact, trained, tmp_path, ending):
     written = write_spec(path, spec.replace(resize_mode="crop"))
     assert read_spec(path) == written
     assert written.resize_mode == "crop"
-    assert written.integrity == spec.integrity
+    assert written.integrity.sha256 == spec.integrity.sha256
+    assert written.integrity.spec_sha256 != spec.integrity.spec_sha256
 
 
 @pytest.mark.parametrize("ending", FILES)

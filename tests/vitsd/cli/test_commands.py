@@ -193,8 +193,14 @@ def test_every_old_name_is_tested():
         (["vitsd-train"], "--data"),
         (["vitsd-train", "--data", "nowhere"], "There is no dataset"),
         (["vitsd-train", "--data", "digits", "--image-size", "70"], "multiple of patch_size"),
-        (["vitsd-train", "--data", "digits", "--num-heads", "0"], "num_heads must be at least 1"),
-        (["vitsd-train", "--data", "digits", "--epochs", "0"], "epochs must be at least 1"),
+        (
+            ["vitsd-train", "--data", "digits", "--num-heads", "0"],
+            "--num-heads: must be a whole number from 1",
+        ),
+        (
+            ["vitsd-train", "--data", "digits", "--epochs", "0"],
+            "--epochs: must be a whole number from 1",
+        ),
         (["vitsd-train", "--data", "digits", "--learning-rate", "-1"], "learning_rate"),
         (["vitsd-train", "--resume"], "no run under runs/"),
         (["vitsd-train", "--resume", "--output", "none"], "no run in none"),

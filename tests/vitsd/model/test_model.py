@@ -100,7 +100,7 @@ def test_an_unknown_preset_suggests_the_nearest():
     [
         ({"image_size": 70}, "multiple of patch_size"),
         ({"patch_size": 100}, "multiple of patch_size"),
-        ({"num_heads": 0}, "num_heads must be at least 1"),
+        ({"num_heads": 0}, "num_heads must be from 1 to 64"),
         ({"key_dim": 1}, "key_dim"),
         ({"num_layers": 0}, "num_layers"),
         ({"mlp_units": (128, 32)}, "must equal hidden_dim"),

@@ -122,7 +122,7 @@ def _describe_integrity(integrity: Integrity | None, verified: bool) -> str:
     covered = f"{integrity.size:,} bytes of the model"
     covered += f", {len(integrity.files)} other files" if integrity.files else ""
     if integrity.spec_sha256 is None:
-        return f"{_MATCHES[verified]}: {covered}; not the spec (an older file has none of it)"
+        return f"{_MATCHES[verified]}: {covered}; the spec has none of its own, as in older files"
     return f"{_MATCHES[verified]}: {covered}, and the spec"
 
 

@@ -24,8 +24,10 @@ ZIP_ERRORS = (
     RuntimeError,
     ValueError,
     struct.error,
+    OSError,
 )
-"""What the standard library raises for damaged, encrypted or incomplete archives."""
+"""What the standard library raises for damaged, encrypted or incomplete archives, whose offsets may
+lead anywhere."""
 _CHUNK = 1 << 20
 _MAX_DIRECTORY = 1 << 16
 """Bytes of an archive's list of members; zipfile makes an object of each before it is asked."""

@@ -22,17 +22,19 @@ from vitsd.presets import Preset, get_preset, list_presets
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.run import RunFolder, newest_run
 from vitsd_runtime.cli import app
-from vitsd_runtime.cli.options import flag_of, positive_int
+from vitsd_runtime.cli.options import flag_of, type_of
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.spec import MAX_SIDE
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES
+from vitsd_runtime.validation import Option
 
 if TYPE_CHECKING:
     from vitsd.training.fine_tuning import PretrainedStart
 
 _DEFAULT_PRESET = "vit-small-ds"
+_SIDE = Option("of images, in pixels", int, at_least=1, at_most=MAX_SIDE)
 _NOT_ARCHITECTURE = ("input_size", "num_classes", "activation", "layer_norm_epsilon")
 """Given by the data, or no choice that anyone has asked for."""
 _NOT_REMEMBERED = ("output", "resume", "tensorboard", "json", "backend")
@@ -107,7 +109,7 @@ def _add_architecture_options(parser: argparse.ArgumentParser) -> None:
     add_field_options(group, VitConfig, _NOT_ARCHITECTURE)
     group.add_argument(
         "--input-size",
-        type=positive_int,
+        type=type_of(_SIDE),
         metavar="N",
         help="side that images of a folder are brought to before training (default: the image "
         "size)",
@@ -245,8 +247,6 @@ class _Job:
             spec = self.pretrained.spec
             side, resize_mode = spec.input_size[0], spec.resize_mode
         side = self.options.get("input_size", side)
-        if side > MAX_SIDE:
-            raise UsageError(f"--input-size must be at most {MAX_SIDE} pixels; got {side}.")
         return load_dataset(source, (side, side), self.options.get("resize_mode", resize_mode))
 
 
