@@ -15,6 +15,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import dataclasses
 import importlib
 import importlib.util
+import json
 import shutil
 import signal
 import subprocess
@@ -186,12 +187,15 @@ def command():
 def command_here(capsys, monkeypatch):
     """Like ``command``, in this process: for what ends before it does anything."""
     main_of = {
+        "vitsd-inspect": "vitsd_runtime.cli.inspect",
+        "vitsd-bench": "vitsd_runtime.cli.bench",
+        "vitsd-predict": "vitsd_runtime.cli.predict",
         "vitsd-train": "vitsd.cli.train",
         "vitsd-evaluate": "vitsd.cli.evaluate",
         "vitsd-explain": "vitsd.cli.explain",
         "vitsd-export": "vitsd_export.cli.export",
         "vitsd-parity": "vitsd_export.cli.parity",
-        "vitsd-predict": "vitsd_runtime.cli.predict",
+        "vitsd-import": "vitsd_export.cli.import_",
     }
 
     def run(name: str, *arguments, cwd=None):
@@ -211,6 +215,52 @@ def command_here(capsys, monkeypatch):
         return SimpleNamespace(returncode=code, stdout=captured.out, stderr=captured.err)
 
     return run
+
+
+@pytest.fixture
+def untrusted(tmp_path):
+    """A folder whose files have a name that would drive a terminal, and damaged or odd content.
+
+    ``NAME`` in the arguments of a command stands for that name.
+    """
+    old = Path(__file__).parent / "runtime/data/schema1"
+    name = str(tmp_path / UNTRUSTED_NAME)
+    for suffix in (".onnx", ".keras", ".tflite"):
+        source = "digits-float32.tflite" if suffix == ".tflite" else f"digits{suffix}"
+        shutil.copyfile(old / source, name + suffix)
+        Path(f"{name}-damaged{suffix}").write_bytes(b"x" * 100)
+    Path(name).mkdir()
+    named = {"model": UNTRUSTED_NAME, "engine": UNTRUSTED_NAME}
+    machine = dict.fromkeys(("cpu", "system", "python"), UNTRUSTED_NAME)
+    results = {
+        "results": [{**named, "threads": 1, "batch_size": 1, "p50_ms": 1.0}],
+        "machine": {**machine, "cores": 1, "physical_cores": 1},
+    }
+    Path(f"{name}.json").write_text(json.dumps(results))
+    Path(f"{name}/run.json").write_text(json.dumps({"origin": {"options": {UNTRUSTED_NAME: 1}}}))
+    Path(f"{name}.deep.json").write_text("[" * 100_000)
+
+    def fill_in(*arguments: str) -> list[str]:
+        return [argument.replace("NAME", name) for argument in arguments]
+
+    return fill_in
+
+
+UNTRUSTED_NAME = "a\x1b[31m\n\u202eb"
+"""Colors, ends a line, reverses the direction of writing."""
+
+
+@pytest.fixture
+def assert_harmless():
+    """A function that fails if what a command printed can drive a terminal, or is a traceback."""
+
+    def check(done) -> None:
+        printed = done.stdout + done.stderr
+        assert "Traceback" not in printed
+        assert all(character.isprintable() or character in "\r\n" for character in printed), printed
+        assert r"a\x1b[" in printed
+
+    return check
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

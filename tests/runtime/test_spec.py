@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd_runtime import ModelSpec, VitsdError
-from vitsd_runtime.spec import MAX_JSON_BYTES, Architecture
+from vitsd_runtime.spec import MAX_JSON_BYTES, MAX_MODEL_BYTES, MAX_SIDE, Architecture
+from vitsd_runtime.spec.limits import (
+    MAX_CLASSES,
+    MAX_DENSE_LAYERS,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_UNITS,
+)
 
 
 def changed(spec, **changes):
@@ -61,6 +68,23 @@ def test_a_value_range_is_not_passed_over_by_older_runtimes(spec):
         {"input_size": [32, 32, 4]},
         {"input_size": [0, 32, 3]},
         {"image_size": 10**9},
+        {"image_size": MAX_SIDE + 1},
+        {"input_size": [MAX_SIDE + 1, 8, 3]},
+        {"input_size": [8, MAX_SIDE + 1, 3]},
+        {"class_names": [str(i) for i in range(MAX_CLASSES + 1)]},
+        {"architecture": {"num_layers": MAX_LAYERS + 1}},
+        {"architecture": {"num_heads": MAX_HEADS + 1}},
+        {"architecture": {"patch_size": MAX_SIDE + 1}},
+        {"architecture": {"key_dim": MAX_UNITS + 1}},
+        {"architecture": {"hidden_dim": MAX_UNITS + 1, "mlp_units": [MAX_UNITS + 1]}},
+        {"architecture": {"head_units": [MAX_UNITS + 1]}},
+        {"architecture": {"head_units": [8] * (MAX_DENSE_LAYERS + 1)}},
+        {"architecture": {"mlp_units": [64] * (MAX_DENSE_LAYERS + 1)}},
+        {"integrity": {"size": 0, "sha256": "0" * 64}},
+        {"integrity": {"size": MAX_MODEL_BYTES + 1, "sha256": "0" * 64}},
+        {"integrity": {"size": 1, "sha256": "0" * 64, "files": {"a": "x"}}},
+        {"integrity": {"size": 1, "sha256": "0" * 64, "spec_sha256": "A" * 64}},
+        {"provenance": {"recipe": [[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]}},
         {"mean": [1.0]},
         {"mean": [float("nan")] * 3},
         {"variance": [-1.0, 1.0, 1.0]},
@@ -90,6 +114,25 @@ def test_unusable_values_are_refused(spec, changes):
 def test_what_is_no_spec_is_refused(text):
     with pytest.raises(VitsdError):
         ModelSpec.from_json(text)
+
+
+def test_what_is_at_a_limit_is_read(spec):
+    sizes = {"input_size": [MAX_SIDE, MAX_SIDE, 3], "image_size": MAX_SIDE}
+    most = {"num_layers": MAX_LAYERS, "num_heads": MAX_HEADS, "head_units": [8] * MAX_DENSE_LAYERS}
+    names = [str(i) for i in range(MAX_CLASSES)]
+    read = ModelSpec.from_json(changed(spec, **sizes, architecture=most, class_names=names))
+    assert read.num_classes == MAX_CLASSES
+
+
+def test_what_was_read_can_be_written(spec):
+    for text in (
+        "[[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]",
+        '"\\ud800"',
+        "1e308",
+        "12345678901234567890",
+    ):
+        read = ModelSpec.from_json(changed(spec, provenance={"options": {"x": json.loads(text)}}))
+        assert ModelSpec.from_json(read.to_json()) == read
 
 
 def test_a_missing_field_is_named(spec):
