@@ -53,10 +53,17 @@ def read_spec(path: PathLike, verify: bool = True) -> ModelSpec | None:
     found = store.find_spec(path)
     if found is None:
         return None
-    spec = ModelSpec.from_json(found.json)
+    spec = _parse(path, found)
     if verify:
         _verify(path, store, found, spec.integrity)
     return spec
+
+
+def _parse(path: Path, found: FoundSpec) -> ModelSpec:
+    try:
+        return ModelSpec.from_json(found.json)
+    except VitsdError as error:
+        raise VitsdError(f"{printable(path)}: {error}") from error
 
 
 def require_spec(path: PathLike, verify: bool = True) -> ModelSpec:
@@ -93,7 +100,7 @@ def write_spec(path: PathLike, spec: ModelSpec) -> ModelSpec:
     store = _STORES[detect_format(path)]
     found = store.find_spec(path)
     if found is not None:
-        _verify(path, store, found, ModelSpec.from_json(found.json).integrity)
+        _verify(path, store, found, _parse(path, found).integrity)
     integrity = store.integrity(path, found and found.size)
     spec = _sealed(spec, integrity)
     store.write_spec_json(path, spec.to_json(), integrity.size)

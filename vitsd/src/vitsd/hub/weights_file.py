@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from vitsd.config import Shape
@@ -18,8 +19,8 @@ from vitsd_runtime.system.text import first_line, printable
 
 _OPTIMIZER = "/optimizer/"
 """The state of training, in a file that was saved with it; it is not read."""
-_COPIES = 4
-"""Of the weights, 4 bytes each: with the state of training there may be three."""
+_COPIES = 5
+"""Of the weights, 4 bytes each: with the state of training and an average there are four."""
 _OBJECTS_PER_WEIGHT, _OTHER_OBJECTS = 20, 200
 """Keras makes two groups of every layer, also of those without weights."""
 _OBJECT_BYTES = 4096
@@ -53,6 +54,21 @@ def check_weights(content: bytes, shapes: Sequence[Shape]) -> None:
         raise VitsdError(f"the file of its weights is damaged ({first_line(error)})") from error
     if different := list((found - Counter(shapes)) + (Counter(shapes) - found)):
         raise VitsdError(f"its weights are not those of its architecture (shape {different[0]})")
+
+
+def check_weights_file(path: Path, shapes: Sequence[Shape]) -> None:
+    """:func:`check_weights` of a file.
+
+    Raises:
+        OSError: it can't be read.
+        VitsdError: as for :func:`check_weights`, or it is too large.
+    """
+    limit = largest_file(shapes)
+    with open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise VitsdError(f"it is larger than the {limit:,} bytes that its architecture takes")
+    check_weights(content, shapes)
 
 
 def _most_objects(shapes: Sequence[Shape]) -> int:

@@ -24,6 +24,7 @@ from vitsd.data.statistics import pixel_statistics
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.saving import save_model
+from vitsd.hub.weights_file import check_weights_file
 from vitsd.model.vit import build_vit
 from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import TrainingRecipe
@@ -245,7 +246,7 @@ def _fit(run: _Run, resume: bool, tensorboard: bool) -> list[Row]:
     compile_model(model, recipe, steps_per_epoch=len(images))
     history: list[Row] = []
     if resume and folder.checkpoint.exists():
-        history = _restore(model, folder)
+        history = _restore(model, folder, run.config)
         _log.info("Resuming %s after epoch %d of %d.", folder, len(history), recipe.epochs)
     if len(history) == recipe.epochs:
         return history
@@ -283,13 +284,14 @@ def _callbacks(
     return [callback for callback in chain if callback is not None]
 
 
-def _restore(model: keras.Model, folder: RunFolder) -> list[Row]:
+def _restore(model: keras.Model, folder: RunFolder, config: VitConfig) -> list[Row]:
     """Load weights and optimizer state; returns the rows of the epochs that they stand for."""
     # Without its variables, the optimizer's state in the file would be passed over.
     model.optimizer.build(model.trainable_variables)
     try:
+        check_weights_file(folder.checkpoint, list(config.weight_shapes()))
         model.load_weights(folder.checkpoint)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (VitsdError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise VitsdError(
             f"The checkpoint {printable(folder.checkpoint)} can't be read ({first_line(error)}); "
             "delete the run and start anew."
