@@ -12,7 +12,8 @@ SavedModel  ``assets.extra/vitsd.json`` beside ``saved_model.pb``
 =========== ==================================================================================
 
 In each the spec holds size and SHA-256 of the model itself: what stands before the spec in
-``.tflite`` and ``.onnx``, ``saved_model.pb``, or the archive's ``model.weights.h5``.
+``.tflite`` and ``.onnx``, ``saved_model.pb``, or the archive's ``model.weights.h5``; SHA-256 of the
+other files or members; and its own.
 """
 
 from vitsd_runtime.formats.detect import SUFFIXES, detect_format, model_bytes
