@@ -72,7 +72,10 @@ def load_model(path: PathLike) -> tuple[keras.Model, ModelSpec]:
     if path.suffix.lower() != ".keras":
         raise UsageError(f"{printable(path)} is not a .keras file.")
     spec = require_spec(path)
-    config = VitConfig.from_spec(spec)
+    try:
+        config = VitConfig.from_spec(spec)
+    except UsageError as error:
+        raise VitsdError(f"{printable(path)}: {error}") from error
     _check_weights(path, config)
 
     from vitsd.model.vit import build_vit
