@@ -108,6 +108,8 @@ def test_an_unknown_preset_suggests_the_nearest():
         ({"num_classes": 100_001}, "num_classes must be from 2 to 100,000"),
         ({"image_size": 1020}, "attention weights an image; at most 67,108,864"),
         ({"head_units": (16_384, 8192)}, "weights; at most 134,217,728"),
+        ({"head_units": (16_385,)}, "head_units must be from 1 to 16,384"),
+        ({"head_units": (8,) * 17}, "head_units must be at most 16 layers"),
         ({"key_dim": 1}, "key_dim"),
         ({"num_layers": 0}, "num_layers"),
         ({"mlp_units": (128, 32)}, "must equal hidden_dim"),
