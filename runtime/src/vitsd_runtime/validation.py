@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.system.text import printable
 
 _METADATA = "vitsd.option"
 
@@ -40,12 +39,10 @@ class Option:
         """
         value = self._typed(name, value)
         if self.choices is not None and value not in self.choices:
-            raise UsageError(
-                f"{name} must be one of {', '.join(self.choices)}; got {_shown(value)}."
-            )
+            raise UsageError(f"{name} must be one of {', '.join(self.choices)}; got {value!r:.80}.")
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(self._in_range(number) for number in numbers):
-            raise UsageError(f"{name} must be {self._range()}; got {_shown(value)}.")
+            raise UsageError(f"{name} must be {self._range()}; got {value!r:.80}.")
         return value
 
     def parse(self, text: str) -> Any:
@@ -58,13 +55,13 @@ class Option:
             return self.check("it", self.type(text))
         except ValueError as error:
             kind = "a whole number" if self.type is int else "a number"
-            raise UsageError(f"must be {kind} {self._range()}; got {_shown(text)}") from error
+            raise UsageError(f"must be {kind} {self._range()}; got {text!r:.80}") from error
 
     def _typed(self, name: str, value: Any) -> Any:
         typed = _CONVERTERS[self.type](value)
         if typed is None:
             expected = "tuple of int" if self.type is tuple else self.type.__name__
-            raise UsageError(f"{name} must be of type {expected}; got {_shown(value)}.")
+            raise UsageError(f"{name} must be of type {expected}; got {value!r:.80}.")
         return typed
 
     def _in_range(self, number: Any) -> bool:
@@ -116,10 +113,6 @@ def validate(instance: Any) -> None:
     for name, declared in options(type(instance)):
         value = declared.check(name, getattr(instance, name))
         object.__setattr__(instance, name, value)
-
-
-def _shown(value: Any) -> str:
-    return printable(repr(value), 80)
 
 
 def _readable(limit: float) -> str:

@@ -108,9 +108,9 @@ def _check_dataset(dataset: Any, file_bytes: int, path: str) -> Shape:
     _check_attributes(dataset, 0, path)
     plan, kind = dataset.get_create_plist(), dataset.get_type()
     layout = plan.get_layout()
+    # Only data in pieces can be packed.
     plain = layout in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
     _require(plain, "data in pieces or elsewhere", path)
-    _require(plan.get_nfilters() == 0, "packed data", path)
     _require(plan.get_external_count() == 0, "data in another file", path)
     numbers = [h5py.h5t.FLOAT]
     if path.startswith(_OPTIMIZER):
