@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import tracemalloc
 
 import pytest
 
@@ -49,8 +50,11 @@ def test_what_is_beyond_a_limit_is_named(tmp_path, content, reason):
 
 
 def test_no_more_is_read_than_the_limit():
+    tracemalloc.start()
     with pytest.raises(UsageError, match="larger than 100 bytes"):
         read_json("/dev/zero", "a list", 100)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
 
 
 def test_a_pipe_is_read_like_a_file(tmp_path):

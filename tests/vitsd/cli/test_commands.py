@@ -201,7 +201,7 @@ def test_every_old_name_is_tested():
             ["vitsd-train", "--data", "digits", "--epochs", "0"],
             "--epochs: must be a whole number from 1",
         ),
-        (["vitsd-train", "--data", "digits", "--learning-rate", "-1"], "learning_rate"),
+        (["vitsd-train", "--data", "digits", "--learning-rate", "-1"], "--learning-rate: must be"),
         (["vitsd-train", "--resume"], "no run under runs/"),
         (["vitsd-train", "--resume", "--output", "none"], "no run in none"),
         (["vitsd-train", "--data", "empty"], "no class folders"),
