@@ -252,7 +252,10 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
             "Unknown quantization 'int2'",
         ),
         (["MODEL", "--io", "int8"], "--quantization int8"),
-        (["MODEL", "--format", "onnx", "--opset", "7"], "opset must be in [13, 18]"),
+        (
+            ["MODEL", "--format", "onnx", "--opset", "7"],
+            "--opset: must be a whole number from 13 to 18",
+        ),
         (
             ["MODEL", "--io", "int8", "--quantize", "int8", "--embed-preprocessing"],
             "leave out --io int8",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Union
 import numpy as np
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.system.text import first_line
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray, Float32Array
 
 Model = Union[Path, bytes]
@@ -101,7 +101,7 @@ class ModelFile:
 
 def label(model: Model) -> str:
     """The model's name for messages."""
-    return model.name if isinstance(model, Path) else "the model"
+    return printable(model.name) if isinstance(model, Path) else "the model"
 
 
 def import_optional(module: str) -> Any:
@@ -161,7 +161,7 @@ def refusal(model: Model, engine: str, error: Exception) -> VitsdError:
 
 def model_path(model: Model) -> str:
     """Where the model is, for messages."""
-    return str(model) if isinstance(model, Path) else "the model"
+    return printable(model) if isinstance(model, Path) else "the model"
 
 
 class NotInstalledError(VitsdError):
