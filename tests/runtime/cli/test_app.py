@@ -46,6 +46,15 @@ def test_libraries_log_and_commands_show_it(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_warnings_name_options_as_the_command_does(capsys):
+    def main(arguments):
+        logging.getLogger("vitsd").warning("use `json` or `words=a`, not `jsons` of %s", "`json`")
+
+    assert run(main, []) == 0
+    expected = "warning: use --json or --words a, not `jsons` of --json\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize(
     ("target", "code", "message"), [("closed pipe", 141, ""), ("/dev/full", 1, "disk is full")]
 )

@@ -304,6 +304,7 @@ def test_the_same_seed_gives_the_same_start_and_another_one_does_not(small, tmp_
     "changes",
     [
         {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "label_smoothing": 0.1},
+        {"class_weights": "balanced", "mixup_alpha": 0.2, "precision": "mixed_float16"},
         {"rand_augment": 0.3, "crop_padding": 1, "flip": True},
         {"ema_momentum": 0.9, "global_clipnorm": 1.0},
         {"precision": "mixed_float16"},
@@ -320,6 +321,8 @@ def test_every_option_of_the_recipe_trains(small, tmp_path, changes):
     assert len(rows) == 3
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert 0 <= results["top1"] <= 1
+    balanced = rows[0]["val_balanced_accuracy"] is not None
+    assert balanced == (recipe.class_weights == "balanced")
 
 
 def test_the_average_of_the_weights_is_what_is_kept(small, tmp_path):

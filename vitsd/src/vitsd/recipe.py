@@ -10,6 +10,7 @@ from vitsd_runtime.spec import MAX_SIDE
 from vitsd_runtime.validation import option, validate
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+CLASS_WEIGHTS = ("none", "balanced")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class TrainingRecipe:
     cutmix_alpha: float = option(0.0, "CutMix's alpha; 0 = off", at_least=0, at_most=1)
     label_smoothing: float = option(
         0.0, "probability given to all classes alike", at_least=0, below=1
+    )
+    class_weights: str = option(
+        "none",
+        "balanced: all classes count alike, in the loss and in the choice of the best epoch, "
+        "however many images each has",
+        choices=CLASS_WEIGHTS,
     )
     ema_momentum: float = option(
         0.0,

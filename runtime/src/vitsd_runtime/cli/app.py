@@ -73,7 +73,11 @@ def run(
     arguments = argparse.Namespace()
     try:
         arguments = _parse(parser, sys.argv[1:] if argv is None else argv, renamed or {})
-        with _without_current_folder(), own_stderr(), _logging(_progress_stream(arguments)):
+        with (
+            _without_current_folder(),
+            own_stderr(),
+            _logging(_progress_stream(arguments), arguments),
+        ):
             code = main(arguments) or 0
         if code == 0:
             check_interrupted()
@@ -222,14 +226,26 @@ class _Handler(_TextHandler):
         super().handleError(record)
 
 
+class _Warning(logging.Formatter):
+    """A library's warning, with the command's names of its parameters."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        super().__init__("warning: %(message)s")
+        self._arguments = arguments
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The warning as the command shows it."""
+        return with_flags(super().format(record), self._arguments)
+
+
 @contextlib.contextmanager
-def _logging(stream: TextIO) -> Iterator[None]:
+def _logging(stream: TextIO, arguments: argparse.Namespace) -> Iterator[None]:
     """Show what the libraries log: progress on ``stream``, warnings on stderr."""
     progress = _Handler(stream)
     progress.addFilter(lambda record: record.levelno < logging.WARNING)
     warnings = _Handler(sys.stderr)
     warnings.setLevel(logging.WARNING)
-    warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+    warnings.setFormatter(_Warning(arguments))
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -22,6 +22,8 @@ from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray
 
 _log = logging.getLogger(__name__)
+_SCORES = ("val_balanced_accuracy", "val_top1", "epoch")
+"""What the best epoch has most of: the first that is measured."""
 Logs = dict[str, Any] | None
 """Metrics by name, as Keras hands them to callbacks."""
 
@@ -125,6 +127,8 @@ class LastCheckpoint(keras.callbacks.Callback):
 class BestWeights(keras.callbacks.Callback):
     """Keep the weights of the epoch with the best validation top-1 (without validation: the last).
 
+    With balanced class weights it is the balanced one that counts.
+
     Keras' ``ModelCheckpoint`` does not replace it: that overwrites the file in place, forgets
     epoch and score, keeps the earlier of two equal epochs, and with ``SwapEMAWeights`` swapping on
     epochs the checkpoint for resuming would hold averages instead of weights.
@@ -143,7 +147,8 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Save the weights, if no epoch was better."""
-        score = float((logs or {}).get("val_top1", epoch))
+        measured = {"epoch": epoch, **(logs or {})}
+        score = float(next(measured[name] for name in _SCORES if name in measured))
         if score < self._best:
             return
         self._best = score
@@ -212,6 +217,8 @@ class Progress(keras.callbacks.Callback):
         parts = [f"loss {logs['loss']:.4f}", f"top-1 {100 * logs['top1']:.2f} %"]
         if "val_top1" in logs:
             parts.append(f"validation top-1 {100 * logs['val_top1']:.2f} %")
+        if "val_balanced_accuracy" in logs:
+            parts.append(f"balanced {100 * logs['val_balanced_accuracy']:.2f} %")
         parts += [format_seconds(seconds), f"{format_seconds(left)} left"]
         if self._bar is not None:
             self._bar.clear()

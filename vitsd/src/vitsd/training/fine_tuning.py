@@ -100,7 +100,8 @@ def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20)
 
     Fewer epochs and smaller batches. A quarter of the original learning rate avoids forgetting;
     with a frozen backbone a higher rate is safe, and a new layer alone needs it. In float32: the
-    lower precisions are fast on machines that have them, and many times slower on others.
+    lower precisions are fast on machines that have them, and many times slower on others. Without
+    class weights, which belong to the data.
 
     Args:
         spec: of the trained model.
@@ -119,4 +120,5 @@ def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20)
         batch_size=min(recipe.batch_size, _FINE_TUNING_BATCH),
         learning_rate=_FROZEN_LEARNING_RATE if freeze_backbone else recipe.learning_rate / 4,
         precision="float32",
+        class_weights="none",
     )

@@ -20,6 +20,7 @@ COLUMNS = (
     "val_loss",
     "val_top1",
     "val_top5",
+    "val_balanced_accuracy",
     "seconds",
     "images_per_second",
 )
@@ -27,7 +28,8 @@ _WHOLE_NUMBERS = ("epoch", "step")
 
 Row = dict[str, float | None]
 """Columns to numbers. Learning rate and step are those at the epoch's end, accuracies are in 0..1,
-seconds are of training alone; without a validation split, its columns are None or missing."""
+seconds are of training alone; without a validation split, its columns are None or missing.
+``val_balanced_accuracy`` (the mean of the classes' top-1) is there with balanced class weights."""
 
 
 def write_history(path: Path, history: Sequence[Row]) -> None:

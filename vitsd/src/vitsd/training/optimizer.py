@@ -10,11 +10,15 @@ from vitsd.recipe import TrainingRecipe
 def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: int) -> None:
     """Compile a model for one-hot labels, with top-1 and top-5 accuracy as metrics.
 
+    With balanced class weights also ``balanced_accuracy``: top-1 in which images count by their
+    weight, so all classes alike.
+
     AdamW with linear warm-up and cosine decay; weight decay on matrices only.
 
     Args:
         model: made by :func:`vitsd.build_vit`.
-        recipe: learning rate, weight decay, clipping, averaging, label smoothing, precision.
+        recipe: learning rate, weight decay, clipping, averaging, label smoothing, class weights,
+            precision.
         steps_per_epoch: batches in an epoch.
     """
     optimizer = keras.optimizers.AdamW(
@@ -32,6 +36,7 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=recipe.label_smoothing
     )
+    balanced = recipe.class_weights == "balanced"
     model.compile(
         optimizer,
         loss,
@@ -39,6 +44,9 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
             keras.metrics.CategoricalAccuracy(name="top1"),
             keras.metrics.TopKCategoricalAccuracy(5, name="top5"),
         ],
+        weighted_metrics=[keras.metrics.CategoricalAccuracy(name="balanced_accuracy")]
+        if balanced
+        else None,
         # On the CPU, XLA is a quarter slower here than TensorFlow's own kernels; JAX requires it.
         jit_compile=keras.backend.backend() == "jax",
     )

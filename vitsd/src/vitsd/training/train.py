@@ -18,9 +18,9 @@ import keras
 import numpy as np
 
 from vitsd.config import VitConfig
-from vitsd.data.dataset import SPLITS, Dataset, say_flattered
+from vitsd.data.dataset import SPLITS, Dataset, Split, say_flattered
 from vitsd.data.fingerprint import Fingerprint
-from vitsd.data.statistics import pixel_statistics
+from vitsd.data.statistics import Counts, moments, odd_values, pixel_counts
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.saving import save_model
@@ -30,6 +30,7 @@ from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks as cb
 from vitsd.training.augmentation import BatchAugmentation, augmentation_ranges, model_augmentation
+from vitsd.training.class_balance import balanced_weights, describe_imbalance
 from vitsd.training.fine_tuning import PretrainedStart
 from vitsd.training.history import Row, read_history
 from vitsd.training.optimizer import compile_model
@@ -41,7 +42,7 @@ from vitsd_runtime.spec.sections import from_dict as section_from_dict
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.machine import describe_machine
 from vitsd_runtime.system.text import first_line, printable
-from vitsd_runtime.types import PathLike
+from vitsd_runtime.types import Float32Array, PathLike
 
 _log = logging.getLogger(__name__)
 _ORIGIN = ("preset", "source", "options")
@@ -131,11 +132,10 @@ class _Run:
                 f"{count} of {total} {split} images are training images too", count / total
             )
         config = config.for_data(dataset.image_shape, dataset.num_classes)
+        counts = pixel_counts(dataset.train.images)
         # The weights of a trained model fit pixels normalized as in its training.
         mean, variance = (
-            pretrained.statistics(config)
-            if pretrained is not None
-            else pixel_statistics(dataset.train.images)
+            pretrained.statistics(config) if pretrained is not None else moments(counts)
         )
         spec = ModelSpec(
             name=folder.name,
@@ -152,7 +152,18 @@ class _Run:
             raise UsageError(f"`origin` knows {', '.join(_ORIGIN)}; got {', '.join(unknown)}.")
         run = cls(config, recipe, dataset, folder, spec, pretrained, origin)
         run.provenance()  # checks the types
+        run.warn(counts)
         return run
+
+    def warn(self, counts: Counts) -> None:
+        """Log what is odd about the training images, whose pixels were counted."""
+        name, train = self.dataset.name, self.dataset.train
+        for oddity in odd_values(train.images, counts):
+            _log.warning("%s: %s", name, oddity)
+        if self.recipe.class_weights == "none":
+            imbalance = describe_imbalance(train.labels, self.dataset.class_names)
+            if imbalance:
+                _log.warning("%s: %s", name, imbalance)
 
     def description(self) -> dict[str, Any]:
         """For ``run.json``; a run may be resumed by one with the same description."""
@@ -207,13 +218,26 @@ class _Run:
             recipe.batch_size,
             recipe.seed,
             BatchAugmentation(recipe),
+            self._class_weights(self.dataset.train),
         )
 
     def validation_images(self) -> ImageSequence | None:
         """Batches in order; None without a validation split."""
-        if self.dataset.val is None:
+        val = self.dataset.val
+        if val is None:
             return None
-        return ImageSequence(self.dataset.val, self.config.num_classes, self.recipe.batch_size)
+        return ImageSequence(
+            val,
+            self.config.num_classes,
+            self.recipe.batch_size,
+            class_weights=self._class_weights(val),
+        )
+
+    def _class_weights(self, split: Split) -> Float32Array | None:
+        """By the split's own numbers: then the weighted top-1 is the mean of the classes' top-1."""
+        if self.recipe.class_weights == "none":
+            return None
+        return balanced_weights(split.labels, self.config.num_classes)
 
 
 @contextlib.contextmanager
