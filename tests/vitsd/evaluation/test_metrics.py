@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from vitsd.evaluation.metrics import (
     accuracy_report,
     agreement,
+    balanced_accuracy,
     calibration,
     confusion_matrix,
     paired_difference,
@@ -21,6 +24,8 @@ def test_report_of_a_worked_example():
     report = accuracy_report(logits, labels, ("a", "b", "c"))
     assert report["top1"] == 0.5
     assert report["top5"] == 1.0
+    assert report["balanced_accuracy"] == 0.5
+    assert report["never_predicted"] == []
     by_name = {row["class"]: row for row in report["per_class"]}
     assert (by_name["a"]["recall"], by_name["a"]["precision"]) == (1.0, 0.5)
     assert (by_name["b"]["recall"], by_name["b"]["precision"]) == (0.0, 0.0)
@@ -28,6 +33,29 @@ def test_report_of_a_worked_example():
     np.testing.assert_array_equal(
         confusion_matrix(logits.argmax(1), labels, 3), [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
     )
+
+
+def test_one_answer_for_all_images_is_worth_one_class():
+    labels = np.repeat([0, 1, 3], [96, 2, 2])  # no image of class 2
+    logits = np.tile([4.0, 3.0, 2.0, 1.0], (100, 1))
+    report = accuracy_report(logits, labels, ("cat", "dog", "fox", "owl"))
+    assert report["top1"] == 0.96
+    assert report["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert report["never_predicted"] == ["dog", "owl"]
+    assert [row["class"] for row in report["per_class"]] == ["cat", "dog", "owl"]
+    json.dumps(report, allow_nan=False)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_balanced_accuracy_does_not_depend_on_how_many_images_a_class_has(seed):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 5, 40)
+    hits = random.random(40) < 0.5
+    recalls = [hits[labels == c].mean() for c in np.unique(labels)]
+    assert balanced_accuracy(hits, labels) == pytest.approx(np.mean(recalls))
+    of_zero = np.flatnonzero(labels == labels[0])
+    more = np.concatenate([np.arange(40), *[of_zero] * 9])
+    assert balanced_accuracy(hits[more], labels[more]) == pytest.approx(np.mean(recalls))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitsd.backend import load_keras
+from vitsd.cli.class_balance import balance_lines
 from vitsd.cli.options import add_data_options
 from vitsd.data.dataset import ALL
 from vitsd_runtime.cli import app
@@ -70,6 +71,8 @@ def _print(report: dict[str, Any]) -> None:
     print(f"{split} accuracy: {_percent(report['top1'])}% (95 % interval {low} to {high})")
     if report["classes"] > 5:
         print(f"{split} top 5 accuracy: {_percent(report['top5'])}%")
+    for line in balance_lines(report):
+        print(line)
     print(
         f"Expected calibration error: {_percent(report['ece'])}% (between probabilities and the "
         "share of right answers)"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitsd.backend import load_keras
+from vitsd.cli.class_balance import balance_lines
 from vitsd.cli.options import add_field_options
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
@@ -165,6 +166,8 @@ def _print(results: Mapping[str, Any], dataset: Dataset, folder: RunFolder) -> N
     print(f"Test accuracy: {100 * results['top1']:.2f}%")
     if dataset.num_classes > 5:
         print(f"Test top 5 accuracy: {100 * results['top5']:.2f}%")
+    for line in balance_lines(results):
+        print(line)
     print(
         f"Model: {printable(results['model'])} (epoch {results['epoch']}); pictures: "
         f"{printable(folder.curves)}, {printable(folder.confusion)}"

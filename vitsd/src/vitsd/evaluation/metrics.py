@@ -21,7 +21,7 @@ _95_PERCENT = 1.96
 def accuracy_report(
     logits: AnyArray, labels: AnyArray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Top-1 and top-5 with intervals, calibration, and figures per class.
+    """Top-1 and top-5, calibration, and figures per class.
 
     Args:
         logits: ``(n, classes)``.
@@ -30,10 +30,11 @@ def accuracy_report(
 
     Returns:
         JSON-serializable: ``images``, ``classes``, ``top1``, ``top1_interval`` (95 %), ``top5``,
-        what
-        :func:`calibration` returns, and ``per_class``: for each class that has images or was
-        predicted, ``class``, ``images``, ``recall`` (its top-1), ``precision`` and ``top5``.
-        Fractions are in 0..1, None where there is nothing to divide by.
+        ``balanced_accuracy`` (see :func:`balanced_accuracy`), what :func:`calibration` returns,
+        ``per_class``: for each class that has images or was predicted, ``class``, ``images``,
+        ``recall`` (its top-1), ``precision`` and ``top5``; and ``never_predicted``: the classes
+        that have images and were not predicted for any image. Fractions are in 0..1, None where
+        there is nothing to divide by.
 
     Raises:
         VitsdError: a logit is not finite.
@@ -45,37 +46,59 @@ def accuracy_report(
         )
     hits = top_k_hits(logits, labels, 1)
     top5 = top_k_hits(logits, labels, 5)
+    per_class = _per_class(logits.argmax(axis=1), labels, top5, class_names)
     return {
         "images": len(labels),
         "classes": len(class_names),
         "top1": float(hits.mean()),
         "top1_interval": wilson_interval(int(hits.sum()), len(hits)),
         "top5": float(top5.mean()),
+        "balanced_accuracy": balanced_accuracy(hits, labels),
         **calibration(logits, labels),
-        "per_class": _per_class(logits.argmax(axis=1), labels, top5, class_names),
+        "per_class": per_class,
+        "never_predicted": [row["class"] for row in per_class if row["precision"] is None],
     }
 
 
 def _per_class(
     predicted: AnyArray, labels: AnyArray, top5: Hits, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    rows = []
-    for index, name in enumerate(class_names):
-        members = labels == index
-        images, chosen = int(members.sum()), int((predicted == index).sum())
-        if not images and not chosen:
-            continue
-        correct = int((predicted[members] == index).sum())
-        rows.append(
-            {
-                "class": name,
-                "images": images,
-                "recall": correct / images if images else None,
-                "precision": correct / chosen if chosen else None,
-                "top5": float(top5[members].mean()) if images else None,
-            }
-        )
-    return rows
+    def count(classes: AnyArray) -> list[int]:
+        numbers: list[int] = np.bincount(classes, minlength=len(class_names)).tolist()
+        return numbers
+
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    right = predicted == labels
+    counts = map(count, (labels, predicted, labels[right], labels[top5]))
+    return [
+        {
+            "class": name,
+            "images": images,
+            "recall": share(correct, images),
+            "precision": share(correct, chosen),
+            "top5": share(among_five, images),
+        }
+        for name, images, chosen, correct, among_five in zip(class_names, *counts, strict=True)
+        if images or chosen
+    ]
+
+
+def balanced_accuracy(hits: Hits, labels: AnyArray) -> float:
+    """Mean over the classes that have images of the fraction of right answers, in 0..1.
+
+    A model that always gives the same answer reaches ``1 / classes``, however unequal they are.
+    (K. H. Brodersen et al., "The Balanced Accuracy and Its Posterior Distribution", ICPR 2010;
+    ``sklearn.metrics.balanced_accuracy_score``.)
+
+    Args:
+        hits: ``(n,)``, whether the answer was right; n at least 1.
+        labels: ``(n,)``, class indices.
+    """
+    images = np.bincount(labels)
+    there = images > 0
+    return float((np.bincount(labels, hits)[there] / images[there]).mean())
 
 
 def calibration(logits: AnyArray, labels: AnyArray, bins: int = 15) -> dict[str, Any]:
