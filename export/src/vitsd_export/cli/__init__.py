@@ -34,10 +34,12 @@ def add_options(parser: argparse.ArgumentParser, declared_in: Any) -> None:
 
 
 def print_comparisons(comparisons: Sequence[Comparison]) -> None:
-    """The parity table, and on stderr what is beyond the tolerance."""
-    from vitsd_export.gate import HEADERS, table_rows
+    """The parity table, what it hides, and on stderr what is beyond the tolerance."""
+    from vitsd_export.gate import HEADERS, balance_notes, table_rows
 
     print(table(table_rows(comparisons), HEADERS))
+    for note in balance_notes(comparisons):
+        print(note)
     for comparison in comparisons:
         for failure in comparison.failures:
             print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -157,6 +157,12 @@ class ParityFigures:
     """What was beyond the tolerance."""
     trained_on: int | None = None
     """How many of the images the model was trained on, which flatters it; None if not known."""
+    balanced_accuracy: float | None = None
+    """Mean of the classes' recalls; None in files of earlier versions."""
+    balanced_change: float | None = None
+    """Balanced accuracy minus the reference's."""
+    lost_recall: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Recall and the reference's, of the classes that lost most (at most five)."""
 
     def __post_init__(self) -> None:
         """Check the types."""
@@ -168,6 +174,10 @@ class ParityFigures:
         _check(all(map(_is_number, numbers)), "parity must hold numbers")
         _check(all(isinstance(text, str) for text in self.failures), "parity.failures must be text")
         _check_optional(self, "trained_on", int)
+        for name in ("balanced_accuracy", "balanced_change"):
+            value = getattr(self, name)
+            _check(value is None or _is_number(value), f"parity.{name} must be a number")
+        _check(isinstance(self.lost_recall, Mapping), "parity.lost_recall must be an object")
 
     @property
     def passed(self) -> bool:
