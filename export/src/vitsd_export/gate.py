@@ -23,7 +23,7 @@ from vitsd.evaluation.metrics import (
     paired_difference,
     top_k_hits,
 )
-from vitsd.evaluation.predict import model_logits
+from vitsd.evaluation.predict import model_logits, pixel_logits
 from vitsd_export.quantization.schemes import SCHEMES, Tolerance
 from vitsd_runtime import Classifier
 from vitsd_runtime.formats import model_bytes
@@ -102,7 +102,7 @@ def exported_logits(path: Path, spec: ModelSpec, images: UInt8Array) -> Float32A
     )
     step = 4 * _BATCH_SIZE
     starts = tqdm(range(0, len(images), step), path.name, leave=False, disable=None)
-    return np.concatenate([classifier.logits(images[i : i + step]) for i in starts])
+    return np.concatenate([pixel_logits(classifier, images[i : i + step]) for i in starts])
 
 
 def measure_parity(

@@ -207,6 +207,10 @@ def test_every_old_name_is_tested():
         (["vitsd-train", "--data", "empty"], "no class folders"),
         (["vitsd-train", "--data", "digits", "--input-size", "0"], "whole number from 1"),
         (["vitsd-train", "--data", "digits", "--input-size", "32"], "is for folders"),
+        (["vitsd-train", "--data", "digits", "--value-range", "0,16"], "leave out --value-range"),
+        (["vitsd-train", "--data", "digits", "--value-range", "16,0"], "two rising numbers"),
+        (["vitsd-train", "--data", "digits", "--value-range", "0,nan"], "two rising numbers"),
+        (["vitsd-train", "--data", "float.npz"], "--value-range 0,1"),
         (["vitsd-train", "--data", "digits", "--output", "file/run"], "not a folder"),
         (["vitsd-evaluate", "none.keras", "--data", "digits"], "no model at"),
         (["vitsd-evaluate", "MODEL", "--data", "color.npz"], "3 channels"),
@@ -221,6 +225,7 @@ def test_misuse_ends_with_a_message(command_here, trained, tmp_path, arguments, 
     y = np.arange(20) % 10
     x = np.zeros((20, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "color.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(tmp_path / "float.npz", x_train=x / 255, y_train=y, x_test=x / 255, y_test=y)
     done = command_here(
         *(trained / "model.keras" if a == "MODEL" else a for a in arguments), cwd=tmp_path
     )

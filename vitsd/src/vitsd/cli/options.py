@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -49,6 +50,18 @@ def add_field_options(group: Any, cls: type, left_out: Collection[str] = ()) -> 
         else:
             convert = _units if declared.type is tuple else type_of(declared)
             group.add_argument(flag, type=convert, metavar=_UNITS[declared.type], help=help_text)
+
+
+def value_range(text: str) -> list[float]:
+    """An argparse type: ``0,4095``."""
+    try:
+        low, high = map(float, text.split(","))
+        good = -math.inf < low < high < math.inf
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"must be two rising numbers, as 0,4095; got {text!r}")
+    return [low, high]
 
 
 def _units(text: str) -> list[int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitsd.backend import load_keras
 from vitsd.cli.class_balance import balance_lines
-from vitsd.cli.options import add_field_options
+from vitsd.cli.options import add_field_options, value_range
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
 from vitsd.data.sources import BUILT_IN, load_dataset
@@ -116,6 +116,14 @@ def _add_architecture_options(parser: argparse.ArgumentParser) -> None:
         "size)",
     )
     group.add_argument("--resize-mode", choices=RESIZE_MODES, help="how (default: stretch)")
+    group.add_argument(
+        "--value-range",
+        type=value_range,
+        metavar="LOW,HIGH",
+        help="the values in a folder's or an .npz file's images that become black and white, "
+        "before training and on the device: 0,4095 for 12 bits in 16-bit files (default: 0,255 "
+        "or, for 16 bits, 0,65535)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -245,12 +253,18 @@ class _Job:
                         f"{flag_of(name)} is for folders of images; those of {printable(source)} "
                         "have a size."
                     )
-        side, resize_mode = self.preset.config.image_size, "stretch"
+        side, resize_mode, values = self.preset.config.image_size, "stretch", None
         if self.pretrained is not None:
             spec = self.pretrained.spec
             side, resize_mode = spec.input_size[0], spec.resize_mode
+            values = None if source in BUILT_IN else spec.value_range
         side = self.options.get("input_size", side)
-        return load_dataset(source, (side, side), self.options.get("resize_mode", resize_mode))
+        return load_dataset(
+            source,
+            (side, side),
+            self.options.get("resize_mode", resize_mode),
+            value_range=self.options.get("value_range", values),
+        )
 
 
 def _new_run(arguments: argparse.Namespace) -> tuple[RunFolder, _Job]:

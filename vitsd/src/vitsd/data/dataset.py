@@ -16,7 +16,7 @@ from vitsd.data.cuts import cut_by_content, cut_by_position
 from vitsd.data.identity import Identities, pixel_identities
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import AnyArray, ResizeMode, SplitRule, UInt8Array
+from vitsd_runtime.types import AnyArray, ResizeMode, SplitRule, UInt8Array, ValueRange
 
 SPLITS = ("train", "val", "test")
 ALL = "all"
@@ -70,6 +70,8 @@ class Dataset:
     """How photos were brought to the size of the images, and how a device should do it."""
     split_rule: SplitRule = "content"
     """For :meth:`with_validation`."""
+    value_range: ValueRange | None = None
+    """The values that became 0 and 255, on a device too; None: those of their type."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

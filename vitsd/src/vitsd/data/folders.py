@@ -18,7 +18,7 @@ from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.files import ImageScan
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.system.text import first_line, printable
-from vitsd_runtime.types import ResizeMode, SplitRule
+from vitsd_runtime.types import ResizeMode, SplitRule, ValueRange
 
 _TEST_FRACTION = 0.2
 _NAMED = 10
@@ -31,6 +31,7 @@ def load_folder(
     input_size: tuple[int, int],
     resize_mode: ResizeMode,
     split_rule: SplitRule = "content",
+    value_range: ValueRange | None = None,
 ) -> Dataset:
     """Read ``train/CLASS/*.png`` with optional ``val/`` and ``test/``, or just ``CLASS/*.png``.
 
@@ -41,6 +42,7 @@ def load_folder(
         input_size: height and width that images are brought to.
         resize_mode: how.
         split_rule: what decides which images are held out.
+        value_range: the values that become 0 and 255; None: those of their type.
 
     Raises:
         UsageError: there are no class folders, or the splits have different classes.
@@ -51,21 +53,26 @@ def load_folder(
     check_classes(train)
     for split in splits.values():
         _check_same_classes(split, train)
-    reader = _Reader(list(train.classes), (*input_size, 3), resize_mode)
+    reader = _Reader(list(train.classes), (*input_size, 3), resize_mode, value_range)
     read = {name: reader.read(split, complete=True) for name, split in splits.items()}
     if "test" not in read:
         read["train"], read["test"] = hold_out(read["train"], _TEST_FRACTION, "test", split_rule)
     return Dataset(
         name=_name(root),
         class_names=tuple(train.classes),
+        train=read["train"],
+        test=read["test"],
+        val=read.get("val"),
         resize_mode=resize_mode,
         split_rule=split_rule,
-        **read,
     )
 
 
 def load_whole_folder(
-    root: Path, input_size: tuple[int, int], resize_mode: ResizeMode
+    root: Path,
+    input_size: tuple[int, int],
+    resize_mode: ResizeMode,
+    value_range: ValueRange | None = None,
 ) -> LabeledImages:
     """Read all images of a folder of either kind, whatever split they are in.
 
@@ -75,7 +82,7 @@ def load_whole_folder(
     class_names = sorted({name for split in splits for name in split.with_images})
     if not class_names:
         raise UsageError(f"No images in class folders: expected {printable(root)}/CLASS/*.png.")
-    reader = _Reader(class_names, (*input_size, 3), resize_mode)
+    reader = _Reader(class_names, (*input_size, 3), resize_mode, value_range)
     images = join([reader.read(split) for split in splits])
     if len(images) == 0:
         raise VitsdError(f"{printable(root)} has no readable images.")
@@ -104,9 +111,10 @@ class _Reader:
         class_names: Sequence[str],
         input_size: tuple[int, int, int],
         resize_mode: ResizeMode,
+        value_range: ValueRange | None,
     ) -> None:
         self._class_names, self._input_size = class_names, input_size
-        self._resize_mode = resize_mode
+        self._resize_mode, self._value_range = resize_mode, value_range
 
     def read(self, split: ClassFolders, *, complete: bool = False) -> Split:
         """The images of a split, class by class.
@@ -124,7 +132,9 @@ class _Reader:
         unreadable: list[str] = []
         for path, label in tqdm(files, str(split), leave=False, disable=None):
             try:
-                images[len(labels)] = load_image(path, self._input_size, self._resize_mode)
+                images[len(labels)] = load_image(
+                    path, self._input_size, self._resize_mode, self._value_range
+                )
                 identities[len(labels)] = file_identity(path)
                 labels.append(label)
             except VitsdError as error:

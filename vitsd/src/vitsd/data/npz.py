@@ -13,7 +13,8 @@ import numpy as np
 from vitsd.data.dataset import Dataset, Labels, Split
 from vitsd.data.memory import check_memory
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.types import AnyArray, UInt8Array
+from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.types import AnyArray, UInt8Array, ValueRange
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _READ_ERRORS = (
@@ -28,8 +29,13 @@ _READ_ERRORS = (
 """What zipfile and NumPy raise for damaged files."""
 
 
-def load_npz(path: Path) -> Dataset:
+def load_npz(path: Path, value_range: ValueRange | None = None) -> Dataset:
     """Read an ``.npz`` file with x_train, y_train, x_test, y_test and optionally class_names.
+
+    Args:
+        path: of the file.
+        value_range: the values that become 0 and 255; with it, pixels of any numeric type are
+            taken. None: those of uint8 or uint16.
 
     Raises:
         UsageError: arrays are missing, or of the wrong type or shape.
@@ -44,7 +50,7 @@ def load_npz(path: Path) -> Dataset:
         raise VitsdError(f"{path} can't be read: {error}") from error
     train, test = (
         Split(
-            _images(f"{path}: x_{part}", arrays[f"x_{part}"]),
+            _images(f"{path}: x_{part}", arrays[f"x_{part}"], value_range),
             _labels(f"{path}: y_{part}", arrays[f"y_{part}"]),
         )
         for part in ("train", "test")
@@ -77,16 +83,24 @@ def _read_arrays(path: Path) -> dict[str, AnyArray]:
         return {name: archive[name] for name in (*_ARRAYS, "class_names") if name in archive}
 
 
-def _images(name: str, array: AnyArray) -> UInt8Array:
-    if array.dtype != np.uint8:
+def _images(name: str, array: AnyArray, value_range: ValueRange | None) -> UInt8Array:
+    numeric = value_range is not None and array.dtype.kind in "uif"
+    if array.dtype not in (np.uint8, np.uint16) and not numeric:
         raise UsageError(
-            f"{name} must be uint8 pixels 0-255; got {array.dtype}. Convert it when saving."
+            f"{name} must be uint8 pixels (0-255) or uint16 ones (0-65535); got {array.dtype}. For "
+            "other numbers, say which become black and white: `value_range=0,1`, for example."
         )
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] not in (1, 3):
         raise UsageError(f"{name} must be (n, height, width[, 1 or 3]); got {array.shape}.")
-    return array
+    if array.dtype == np.uint8 and value_range is None:
+        return array
+    # As a device does it with the same arrays.
+    images = np.empty(array.shape, np.uint8)
+    for image, values in zip(images, array, strict=True):
+        image[:] = load_image(values, values.shape, value_range=value_range)
+    return images
 
 
 def _labels(name: str, array: AnyArray) -> Labels:

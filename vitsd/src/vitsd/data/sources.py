@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gzip
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from vitsd.data.dataset import (
 from vitsd.data.folders import load_folder, load_whole_folder
 from vitsd.data.npz import load_npz
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule
+from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule, ValueRange
 
 _DIGITS_TEST_FRACTION = 0.2
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -49,6 +50,7 @@ def load_dataset(
     input_size: tuple[int, int] | None = None,
     resize_mode: ResizeMode = "stretch",
     split_rule: SplitRule = "content",
+    value_range: ValueRange | None = None,
 ) -> Dataset:
     """Load labeled images.
 
@@ -62,6 +64,8 @@ def load_dataset(
         split_rule: what decides which images are held out where the source does not say it. By
             ``content``, an image stays where it is when others come or go. By ``position`` is how
             models were trained that have no ``split_rule`` in their provenance.
+        value_range: the values in files that become 0 and 255, also on a device; others linearly,
+            those outside to the nearer one. None: those of their type, 0-255 or 0-65535.
 
     Returns:
         Images of one size with 1 or 3 channels, and a training and a test split at least.
@@ -70,10 +74,13 @@ def load_dataset(
         UsageError: no such source, or its contents can't be a classification dataset.
         VitsdError: a file is unreadable, or a download failed.
     """
+    if value_range is not None:
+        value_range = _checked(value_range)
     dataset = dataclasses.replace(
-        _load(str(source), input_size, resize_mode, split_rule),
+        _load(str(source), input_size, resize_mode, split_rule, value_range),
         resize_mode=resize_mode,
         split_rule=split_rule,
+        value_range=value_range,
     )
     check_dataset(dataset)
     return dataset
@@ -83,14 +90,16 @@ def load_labeled_images(
     source: PathLike,
     input_size: tuple[int, int] | None = None,
     resize_mode: ResizeMode = "stretch",
+    value_range: ValueRange | None = None,
 ) -> LabeledImages:
     """Load all images of a source, whatever split they are in.
 
     A folder may hold a single class. Args and errors are those of :func:`load_dataset`.
     """
     if _is_folder(str(source)):
-        return load_whole_folder(Path(source), _required(input_size), resize_mode)
-    dataset = load_dataset(source)
+        size = _required(input_size)
+        return load_whole_folder(Path(source), size, resize_mode, value_range)
+    dataset = load_dataset(source, value_range=value_range)
     splits = [split for name in SPLITS if (split := getattr(dataset, name)) is not None]
     return LabeledImages(dataset.name, dataset.class_names, join(splits))
 
@@ -100,18 +109,28 @@ def _load(
     input_size: tuple[int, int] | None,
     resize_mode: ResizeMode,
     split_rule: SplitRule,
+    value_range: ValueRange | None,
 ) -> Dataset:
     if name in _BUILT_IN:
+        if value_range is not None:
+            raise UsageError(f"The images of {name} fill 0 to 255: leave out `value_range`.")
         return _BUILT_IN[name]()
     path = Path(name)
     if _is_folder(name):
-        return load_folder(path, _required(input_size), resize_mode, split_rule)
+        return load_folder(path, _required(input_size), resize_mode, split_rule, value_range)
     if path.is_file() and path.suffix == ".npz":
-        return load_npz(path)
+        return load_npz(path, value_range)
     raise UsageError(
         f"There is no dataset {name!r}: use {', '.join(BUILT_IN)}, a folder of class folders, or "
         "an .npz file."
     )
+
+
+def _checked(value_range: ValueRange) -> ValueRange:
+    low, high = map(float, value_range)
+    if not -math.inf < low < high < math.inf:
+        raise UsageError(f"`value_range` must be two rising numbers; got {value_range}.")
+    return low, high
 
 
 def _is_folder(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from vitsd.data.dataset import ALL, Dataset, Labels, Split, align_labels, say_flattered
 from vitsd.data.fingerprint import Fingerprint, Overlap
 from vitsd.data.sources import load_dataset, load_labeled_images
+from vitsd.data.statistics import unlike_training
 from vitsd.evaluation.metrics import accuracy_report
 from vitsd.evaluation.predict import model_logits
 from vitsd.recipe import TrainingRecipe
@@ -19,6 +21,8 @@ from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike, UInt8Array
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -43,6 +47,8 @@ def evaluate(
     """
     spec = require_spec(model)
     _, chosen = load_labeled(source, spec, split, limit)
+    if oddity := unlike_training(chosen.images, spec.mean, spec.variance):
+        _log.warning("%s: %s", printable(source), oddity)
     overlap = trained_on(chosen, spec, split)
     report = accuracy_report(model_logits(model, chosen.images), chosen.labels, spec.class_names)
     described = None if overlap is None else dataclasses.asdict(overlap)
@@ -67,7 +73,7 @@ def load_labeled(
     if split != ALL:
         dataset = load_matching(source, spec)
         return dataset.name, labeled_images(dataset, spec, split, limit)
-    loaded = load_labeled_images(source, spec.input_size[:2], spec.resize_mode)
+    loaded = load_labeled_images(source, spec.input_size[:2], spec.resize_mode, spec.value_range)
     _check_channels(loaded.name, loaded.images, spec)
     numbers = align_labels(loaded, spec.class_names)
     return loaded.name, _for_model(loaded.images.sample(limit), spec, numbers)
@@ -107,6 +113,7 @@ def load_matching(source: PathLike, spec: ModelSpec) -> Dataset:
         input_size=spec.input_size[:2],
         resize_mode=spec.resize_mode,
         split_rule=spec.provenance.split_rule or "position",
+        value_range=spec.value_range,
     )
     _check_channels(dataset.name, dataset.train, spec)
     return dataset
@@ -153,7 +160,10 @@ def _for_model(split: Split, spec: ModelSpec, numbers: Labels) -> Split:
 
 
 def _to_input_size(images: UInt8Array, spec: ModelSpec) -> UInt8Array:
-    """Images of any size, brought to the model's input size exactly as the runtime does."""
+    """Images of any size, brought to the model's input size exactly as the runtime does.
+
+    Their values are in 0-255 already, whatever the model's ``value_range`` is.
+    """
     if images.shape[1:] == spec.input_size:
         return images
     return np.stack([load_image(image, spec.input_size, spec.resize_mode) for image in images])

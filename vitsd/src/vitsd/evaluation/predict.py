@@ -56,6 +56,25 @@ def model_logits(model: PathLike, images: UInt8Array, batch_size: int = 64) -> F
     return np.concatenate([run(images[start : start + step]) for start in starts])
 
 
+def pixel_logits(classifier: Classifier, images: UInt8Array) -> Float32Array:
+    """Logits of a loaded exported model for images whose values are in 0-255 already.
+
+    :meth:`vitsd_runtime.Classifier.logits` would scale them once more for a model whose spec has a
+    ``value_range``: there it expects the values of files.
+
+    Args:
+        classifier: of the model.
+        images: ``(n, height, width, channels)`` of the model's input size.
+
+    Returns:
+        float32 ``(n, classes)``.
+    """
+    size = classifier.batch_size
+    starts = range(0, len(images), size)
+    batches = (classifier.prepare(images[start : start + size]) for start in starts)
+    return np.concatenate([classifier.forward(batch) for batch in batches])
+
+
 def _open(path: PathLike, batch_size: int) -> Callable[[UInt8Array], Float32Array]:
     if detect_format(path) == "keras":
         from vitsd.hub.saving import load_model
@@ -63,4 +82,4 @@ def _open(path: PathLike, batch_size: int) -> Callable[[UInt8Array], Float32Arra
         model, _ = load_model(path)
         return lambda images: predict_logits(model, images)
     classifier = Classifier.load(path, batch_size=batch_size, num_threads=usable_cores())
-    return classifier.logits
+    return lambda images: pixel_logits(classifier, images)

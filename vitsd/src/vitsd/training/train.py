@@ -145,6 +145,7 @@ class _Run:
             mean=tuple(mean.tolist()),
             variance=tuple(variance.tolist()),
             resize_mode=dataset.resize_mode,
+            value_range=dataset.value_range,
             augmentation=augmentation_ranges(recipe),
             architecture=config.architecture,
         )
@@ -170,6 +171,7 @@ class _Run:
         description = {
             "name": self.spec.name,
             "resize_mode": self.spec.resize_mode,
+            "value_range": self.spec.value_range and list(self.spec.value_range),
             "config": self.config.to_dict(),
             "recipe": self.recipe.to_dict(),
             "data": {

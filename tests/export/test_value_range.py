@@ -1,0 +1,35 @@
+"""Models for values of another range: the images of a dataset are scaled once, not twice."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitsd.evaluation.predict import model_logits
+from vitsd_export.gate import exported_logits
+from vitsd_runtime import Classifier, read_spec
+from vitsd_runtime.formats import write_spec
+
+MODEL = Path(__file__).parents[1] / "runtime" / "data" / "schema1" / "digits.onnx"
+
+
+@pytest.fixture
+def scaled(tmp_path):
+    """The model, for values 0 to 16."""
+    path = tmp_path / "digits.onnx"
+    shutil.copyfile(MODEL, path)
+    write_spec(path, read_spec(MODEL).replace(value_range=(0, 16)))
+    return path
+
+
+def test_evaluation_and_gate_take_a_datasets_images_as_they_are(scaled):
+    values = np.random.default_rng(0).integers(0, 17, (9, 8, 8, 1), dtype=np.uint8)
+    images = np.rint(values * (255 / 16)).astype(np.uint8)  # what load_dataset makes of them
+    expected = model_logits(MODEL, images, batch_size=4)
+    np.testing.assert_array_equal(model_logits(scaled, images, batch_size=4), expected)
+    gate = exported_logits(scaled, read_spec(scaled), images)
+    np.testing.assert_allclose(gate, expected, atol=1e-4)
+    # A device gets the values themselves.
+    on_device = Classifier.load(scaled, num_threads=1, batch_size=4).logits(values)
+    np.testing.assert_allclose(on_device, expected, atol=1e-4)
