@@ -2,11 +2,15 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from vitsd.data.sources import load_dataset
+from vitsd.evaluation.evaluate import evaluate, load_matching
 from vitsd.evaluation.predict import model_logits
+from vitsd_export.data import ParityData
 from vitsd_export.gate import exported_logits
 from vitsd_runtime import Classifier, read_spec
 from vitsd_runtime.formats import write_spec
@@ -33,3 +37,25 @@ def test_evaluation_and_gate_take_a_datasets_images_as_they_are(scaled):
     # A device gets the values themselves.
     on_device = Classifier.load(scaled, num_threads=1, batch_size=4).logits(values)
     np.testing.assert_allclose(on_device, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("top", "warned"), [(255, False), (1, True)])
+def test_images_scaled_unlike_the_models_are_told(tmp_path, caplog, command_here, top, warned):
+    digits = load_dataset("digits")
+    images, labels = digits.test.images // (255 // top), digits.test.labels
+    path = tmp_path / "other.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    spec = read_spec(MODEL)
+
+    def texts():
+        found = [r.getMessage() for r in caplog.records if "scaled differently" in r.getMessage()]
+        caplog.clear()
+        return found
+
+    evaluate(MODEL, path, limit=50)
+    assert bool(texts()) == warned
+    model = SimpleNamespace(predict=lambda images, **_: np.zeros((len(images), 10)))
+    ParityData.load(model, spec, load_matching(path, spec))
+    assert bool(texts()) == warned
+    said = command_here("vitsd-parity", MODEL, MODEL, "--data", path, "--limit", 50).stderr
+    assert ("scaled differently" in said) == warned

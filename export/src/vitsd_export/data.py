@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitsd.data.dataset import Dataset, Split
-from vitsd.evaluation.evaluate import labeled_images, trained_on
+from vitsd.evaluation.evaluate import labeled_images, trained_on, warn_of_values
 from vitsd.evaluation.predict import predict_logits
 from vitsd_export.options import FEWEST_IMAGES, ExportOptions
 from vitsd_export.quantization.schemes import SCHEMES
@@ -47,6 +47,7 @@ class ParityData:
             UsageError: the dataset has classes that the model does not know.
         """
         test = labeled_images(dataset, spec, "test", PARITY_IMAGES)
+        warn_of_values(dataset.name, test, spec)
         overlap = trained_on(test, spec, "test")
         logits = predict_logits(model, test.images)
         known = overlap.images if overlap else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from vitsd.backend import load_keras
 from vitsd.cli.options import add_data_options
 from vitsd.data.dataset import ALL, Split
-from vitsd.evaluation.evaluate import load_labeled, trained_on
+from vitsd.evaluation.evaluate import load_labeled, trained_on, warn_of_values
 from vitsd.evaluation.predict import model_logits
 from vitsd.hub.pretrained import locate_any
 from vitsd_export.cli import print_comparisons
@@ -55,6 +55,7 @@ def _main(arguments: argparse.Namespace) -> int:
     specs = [require_spec(model) for model in models]
     _check_same_task(models, specs)
     name, images = load_labeled(arguments.data, specs[0], arguments.split, arguments.limit)
+    warn_of_values(name, images, specs[0])
     overlap = trained_on(images, specs[0], arguments.split)
     known = overlap.images if overlap else None
     comparisons = [

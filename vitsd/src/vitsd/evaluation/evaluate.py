@@ -19,7 +19,6 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import require_spec
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike, UInt8Array
 
 _log = logging.getLogger(__name__)
@@ -46,9 +45,8 @@ def evaluate(
         VitsdError: a file is damaged, or the model's engine is missing.
     """
     spec = require_spec(model)
-    _, chosen = load_labeled(source, spec, split, limit)
-    if oddity := unlike_training(chosen.images, spec.mean, spec.variance):
-        _log.warning("%s: %s", printable(source), oddity)
+    name, chosen = load_labeled(source, spec, split, limit)
+    warn_of_values(name, chosen, spec)
     overlap = trained_on(chosen, spec, split)
     report = accuracy_report(model_logits(model, chosen.images), chosen.labels, spec.class_names)
     described = None if overlap is None else dataclasses.asdict(overlap)
@@ -77,6 +75,18 @@ def load_labeled(
     _check_channels(loaded.name, loaded.images, spec)
     numbers = align_labels(loaded, spec.class_names)
     return loaded.name, _for_model(loaded.images.sample(limit), spec, numbers)
+
+
+def warn_of_values(name: str, images: Split, spec: ModelSpec) -> None:
+    """Say it if images are scaled unlike those that a model was trained on.
+
+    Args:
+        name: of the dataset.
+        images: from :func:`labeled_images` or :func:`load_labeled`.
+        spec: of the model.
+    """
+    if oddity := unlike_training(images.images, spec.mean, spec.variance):
+        _log.warning("%s: %s", name, oddity)
 
 
 def trained_on(images: Split, spec: ModelSpec, split: str) -> Overlap | None:
