@@ -1,11 +1,13 @@
 """Models for values of another range: the images of a dataset are scaled once, not twice."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vitsd.data.sources import load_dataset
 from vitsd.evaluation.evaluate import evaluate, load_matching
@@ -37,6 +39,16 @@ def test_evaluation_and_gate_take_a_datasets_images_as_they_are(scaled):
     # A device gets the values themselves.
     on_device = Classifier.load(scaled, num_threads=1, batch_size=4).logits(values)
     np.testing.assert_allclose(on_device, expected, atol=1e-4)
+
+
+def test_the_command_answers_as_the_classifier_does(scaled, tmp_path, command_here):
+    values = np.random.default_rng(0).integers(0, 17, (8, 8)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "digit.png")
+    done = command_here("vitsd-predict", scaled, tmp_path / "digit.png", "--json")
+    answer = json.loads(done.stdout)
+    (best, *_) = Classifier.load(scaled, num_threads=1).predict(values)[0]
+    assert answer["predictions"][0]["label"] == best.label
+    assert answer["predictions"][0]["probability"] == pytest.approx(best.probability, abs=1e-4)
 
 
 @pytest.mark.parametrize(("top", "warned"), [(255, False), (1, True)])
