@@ -19,6 +19,7 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import require_spec
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike, UInt8Array
 
 _log = logging.getLogger(__name__)
