@@ -56,7 +56,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
         ("benchmark",),
         ("classifier",),
         ("engines/",),
-        ("formats/", "images/", "models/"),
+        ("formats/", "images/", "models/", "structure/"),
         ("spec/", "system/"),
         ("types", "validation", "errors"),
     ),

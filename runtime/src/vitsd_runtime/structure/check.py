@@ -1,0 +1,90 @@
+"""Prove that a model file can be given to an engine, or say why it is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.structure import limits
+from vitsd_runtime.structure.graph import FlawError, check_graph, require
+from vitsd_runtime.system.text import printable
+from vitsd_runtime.types import Format
+
+
+def check_structure(
+    model: Path | bytes,
+    format: Format,
+    allow_any_operation: bool = False,
+    unsafe_dtypes: Collection[str] = (),
+) -> None:
+    """Check a ``.tflite`` or ``.onnx`` file from its first byte to the shape of its logits.
+
+    Every offset leads into the file; every operation is one that vitsd-export writes, on tensors
+    of shapes and types that it can have; one image goes in, and logits come out; memory and work
+    for an image are within :mod:`vitsd_runtime.structure.limits`. Formats that are programs of
+    their own (SavedModel) are not looked at.
+
+    Args:
+        model: path of a file, or a file's content.
+        format: the model's.
+        allow_any_operation: let other operations pass, and what they do with memory and time.
+        unsafe_dtypes: types of numbers that the engine can't be given.
+
+    Raises:
+        VitsdError: the model is refused; says why.
+    """
+    if format not in ("tflite", "onnx"):
+        return
+    try:
+        with _content(model) as data:
+            _check(data, format, allow_any_operation, unsafe_dtypes)
+    except (FlawError, struct.error) as error:
+        flaw = error if isinstance(error, FlawError) else "it is damaged or cut off"
+        name = printable(model) if isinstance(model, Path) else "the model"
+        raise VitsdError(
+            f"{name} is refused: {printable(flaw)}. Copy it again, or export it again."
+        ) from error
+
+
+def _check(data: Any, format: Format, any_operation: bool, unsafe_dtypes: Collection[str]) -> None:
+    # Only what this format needs: an import takes as long as half of a check.
+    if format == "tflite":
+        from vitsd_runtime.structure import tflite, tflite_rules
+
+        graph = tflite.read_tflite(data, any_operation)
+        rules, products = tflite_rules.RULES, tflite_rules.PRODUCTS
+    else:
+        from vitsd_runtime.structure import onnx, onnx_rules
+
+        graph = onnx.read_onnx(data, tuple(onnx_rules.RULES), any_operation)
+        rules, products = onnx_rules.RULES, onnx_rules.PRODUCTS
+    for tensor in (*graph.constants.values(), *graph.declared.values()):
+        require(
+            tensor.dtype not in unsafe_dtypes,
+            "it has {} weights, at which the installed engine crashes (install a newer one)",
+            tensor.dtype,
+        )
+    if not any_operation:
+        check_graph(graph, rules, products)
+
+
+@contextlib.contextmanager
+def _content(model: Path | bytes) -> Iterator[Any]:
+    """The bytes of a model, without reading those that nobody looks at."""
+    if isinstance(model, bytes):
+        yield model
+        return
+    with open(model, "rb") as file:
+        size = model.stat().st_size
+        if size > limits.MAX_FILE_BYTES:
+            raise FlawError(f"it has {size:,} bytes; the limit is {limits.MAX_FILE_BYTES:,}")
+        if size == 0:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            yield content
