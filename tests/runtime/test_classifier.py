@@ -4,6 +4,8 @@ import builtins
 import itertools
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,16 +185,16 @@ def test_onnx_dynamic_runs_images_alone_because_neighbours_would_change_answers(
 def test_threads_are_chosen_by_measuring(exported_model, monkeypatch, faster):
     from vitsd_runtime.engines import load
 
-    real = load.load_engine
+    real = load.start_engine
 
-    def load_engine(path, format, num_threads, batch_size):
+    def start_engine(path, format, num_threads, batch_size):
         engine = real(path, format, 1, batch_size)
         run = engine.run
         engine.run = lambda batch: (time.sleep(0 if num_threads == faster else 0.02), run(batch))[1]
         return engine
 
     monkeypatch.setattr(load, "usable_cores", lambda: 3)
-    monkeypatch.setattr(load, "load_engine", load_engine)
+    monkeypatch.setattr(load, "start_engine", start_engine)
     assert Classifier.load(exported_model("-float32.tflite", ".onnx")).num_threads == faster
 
 
@@ -263,3 +265,24 @@ def test_a_foreign_onnx_model_with_a_fixed_batch_works_and_one_of_another_dtype_
 
 def test_softmax_does_not_overflow():
     np.testing.assert_allclose(softmax(np.array([[1e4, 1e4, -1e4]])), [[0.5, 0.5, 0]])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (np.full((2, 3), np.nan, np.float32), "not finite"),
+        (np.array([[1, 2, 3], [np.inf, 1, 2]], np.float32), "not finite"),
+        (np.array([[np.inf, -np.inf, 3], [1, 1, 2]], np.float32), "not finite"),
+        (np.ones((0, 3), np.float32), r"2 images with float32 \(0, 3\)"),
+        (np.ones((6, 3), np.float32), r"\(6, 3\) instead of float32 \(2, 3\)"),
+        (np.ones((2, 4), np.float32), r"\(2, 4\)"),
+        (np.ones((2,), np.float32), r"\(2,\)"),
+        (np.ones((2, 3)), "float64"),
+        (np.array([["a", "b", "c"]] * 2), "<U1"),
+    ],
+)
+def test_every_answer_is_checked(spec, answer, message):
+    engine = SimpleNamespace(run=lambda batch: answer)
+    classifier = Classifier(engine, spec, Path("odd.onnx"), num_threads=1, batch_size=8)
+    with pytest.raises(VitsdError, match=f"odd.onnx .*{message}"):
+        classifier.predict_proba(np.zeros((2, *spec.input_size), np.uint8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ def measure(
     *,
     verify: bool = True,
     spec: ModelSpec | None = None,
+    allow_any_operation: bool = False,
     burst: int = 10,
 ) -> list[dict[str, Any]]:
     """Latencies of several models, run in turns so that their ratios hold on a noisy machine.
@@ -95,6 +96,7 @@ def measure(
         seconds: of measuring, per model.
         verify: as for :meth:`Classifier.load`.
         spec: for models that carry none.
+        allow_any_operation: as for :meth:`Classifier.load`.
         burst: runs of a model in one turn; in the first the caches are full of the model before.
 
     Returns:
@@ -105,7 +107,8 @@ def measure(
     Raises:
         UsageError, VitsdError: as for :meth:`Classifier.load`.
     """
-    subjects = [_load(model, num_threads, batch_size, verify, spec) for model in models]
+    options = {"verify": verify, "spec": spec, "allow_any_operation": allow_any_operation}
+    subjects = [_load(model, num_threads, batch_size, options) for model in models]
     deadline = time.perf_counter() + seconds * len(subjects)
     while time.perf_counter() < deadline or len(subjects[0].running) < _MIN_RUNS:
         for subject in subjects:
@@ -167,12 +170,10 @@ def _check_results(report: dict[str, Any]) -> None:
 
 
 def _load(
-    model: PathLike, num_threads: int, batch_size: int, verify: bool, spec: ModelSpec | None
+    model: PathLike, num_threads: int, batch_size: int, options: Mapping[str, Any]
 ) -> _Subject:
     start = time.perf_counter()
-    classifier = Classifier.load(
-        model, num_threads=num_threads, batch_size=batch_size, verify=verify, spec=spec
-    )
+    classifier = Classifier.load(model, num_threads=num_threads, batch_size=batch_size, **options)
     load_ms = 1e3 * (time.perf_counter() - start)
     shape = (batch_size, *classifier.spec.input_size)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

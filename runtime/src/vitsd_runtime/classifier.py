@@ -72,6 +72,7 @@ class Classifier:
         batch_size: int = 8,
         spec: ModelSpec | None = None,
         verify: bool = True,
+        allow_any_operation: bool = False,
     ) -> Classifier:
         """Load a ``.tflite`` or ``.onnx`` file or a SavedModel folder.
 
@@ -83,11 +84,14 @@ class Classifier:
             batch_size: images that the engine gets at once.
             spec: for a model that carries none, or to override what it carries.
             verify: check the model's SHA-256 against its spec.
+            allow_any_operation: also run models with operations that vitsd-export does not write,
+                after a try in a process of its own. Only for files that you trust: what such
+                operations do with memory and time is not known.
 
         Raises:
             UsageError: no such model, a wrong option, or a model without spec and none given.
-            VitsdError: the file is damaged, its engine is missing or refuses it, or it does not
-                fit its spec.
+            VitsdError: the file is damaged, its structure is unsound, its engine is missing or
+                refuses it, or it does not fit its spec.
         """
         path = bundled_model() if path is None else Path(path)
         batch_size = BATCH_SIZE.check("batch_size", batch_size)
@@ -98,9 +102,9 @@ class Classifier:
         if spec.export is not None and not spec.export.batch_invariant:
             batch_size = 1  # other images of a batch would change the answer
         if num_threads is None:
-            engine, num_threads = load_fastest_engine(path, format, batch_size)
+            engine, num_threads = load_fastest_engine(path, format, batch_size, allow_any_operation)
         else:
-            engine = load_engine(path, format, num_threads, batch_size)
+            engine = load_engine(path, format, num_threads, batch_size, allow_any_operation)
         _check_engine_fits_spec(engine, spec, path)
         return cls(engine, spec, path, num_threads, batch_size)
 
@@ -211,13 +215,28 @@ class Classifier:
         """The engine's logits, float32 ``(n, classes)``, for what :meth:`prepare` returned.
 
         Raises:
-            VitsdError: the engine fails.
+            VitsdError: the engine fails, or gives no finite logit for each image and class.
         """
         size = self.batch_size
         if len(batch) <= size:
-            return self.engine.run(batch)
-        parts = [self.engine.run(batch[i : i + size]) for i in range(0, len(batch), size)]
+            return self._run(batch)
+        parts = [self._run(batch[i : i + size]) for i in range(0, len(batch), size)]
         return np.concatenate(parts)
+
+    def _run(self, batch: AnyArray) -> Float32Array:
+        logits = self.engine.run(batch)
+        expected = (len(batch), self.spec.num_classes)
+        if logits.shape != expected or logits.dtype != np.float32:
+            raise VitsdError(
+                f"{printable(self.path)} answers {len(batch)} images with {logits.dtype} "
+                f"{logits.shape} instead of float32 {expected}."
+            )
+        if not np.isfinite(logits).all():
+            raise VitsdError(
+                f"{printable(self.path)} answers with numbers that are not finite (NaN or "
+                "infinite): export it again."
+            )
+        return logits
 
     def probabilities(self, pixels: UInt8Array, views: Views) -> Float32Array:
         """Class probabilities, float32 ``(n, classes)``, the mean over the views of each image.

@@ -1,10 +1,12 @@
 """Engines: from a path or from bytes, started once, and able to say what they hold."""
 
+import os
+
 import numpy as np
 import pytest
 
-from vitsd_runtime import Classifier, UsageError, VitsdError, preprocess, read_spec
-from vitsd_runtime.engines import base, load, load_engine
+from vitsd_runtime import Classifier, ModelSpec, UsageError, VitsdError, preprocess, read_spec
+from vitsd_runtime.engines import base, load, load_engine, probe
 from vitsd_runtime.formats import detect_format
 
 
@@ -64,18 +66,106 @@ def test_training_models_have_no_engine(trained):
 def test_engines_are_started_no_more_often_than_the_choice_needs(
     exported_model, monkeypatch, num_threads, cores, starts
 ):
-    from vitsd_runtime import classifier
-
-    started = []
+    real, started = load.start_engine, []
 
     def count(*arguments):
         started.append(arguments)
-        return load_engine(*arguments)
+        return real(*arguments)
 
     monkeypatch.setattr(load, "usable_cores", lambda: cores)
-    monkeypatch.setattr(load, "load_engine", count)
-    monkeypatch.setattr(classifier, "load_engine", count)
+    monkeypatch.setattr(load, "start_engine", count)
     path = exported_model("-float32.tflite", ".onnx")
     loaded = Classifier.load(path, num_threads=num_threads)
     assert len(started) == starts
     assert loaded.num_threads in (1, cores)
+
+
+def test_no_engine_sees_what_is_not_sound(artifact, monkeypatch):
+    path = artifact("-float32.tflite", ".onnx")
+    monkeypatch.setattr(load, "start_engine", lambda *arguments: pytest.fail("started"))
+    with pytest.raises(VitsdError, match="is refused"):
+        load_engine(path.read_bytes()[:1000], detect_format(path))
+    os.truncate(path, 1000)
+    for num_threads in (1, None):
+        with pytest.raises(VitsdError, match="is refused"):
+            Classifier.load(path, spec=SPEC, num_threads=num_threads)
+
+
+@pytest.fixture
+def plain_model(tmp_path):
+    """An .onnx file that another converter might have written, and its spec."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["images"], ["logits"])],
+        "graph",
+        [helper.make_tensor_value_info("images", 1, ["n", 1, 3, 1])],
+        [helper.make_tensor_value_info("logits", 1, ["n", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    path = tmp_path / "plain.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+SPEC = ModelSpec(
+    name="plain",
+    class_names=("a", "b", "c"),
+    input_size=(1, 3, 1),
+    image_size=3,
+    mean=(0.0,),
+    variance=(1.0,),
+)
+
+
+@pytest.mark.slow
+def test_other_operations_run_where_they_are_allowed(plain_model, monkeypatch):
+    with pytest.raises(VitsdError, match=r"Flatten, which vitsd-export does not write \(`allow_"):
+        load_engine(plain_model, "onnx")
+    images = np.arange(6, dtype=np.float32).reshape(2, 1, 3, 1)
+    for model in (plain_model, plain_model.read_bytes()):
+        engine = load_engine(model, "onnx", allow_any_operation=True)
+        np.testing.assert_array_equal(engine.run(images), images.reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("child", "message"),
+    [
+        ("import os; os.abort()", "ends its engine: exit code -6"),
+        ("import sys; sys.exit('no\\x1b such operation')", r"ends its engine: no\\x1b such"),
+        ("import time; time.sleep(60)", "did not answer within 1 seconds"),
+    ],
+)
+def test_what_ends_its_own_process_is_refused(plain_model, monkeypatch, child, message):
+    monkeypatch.setattr(probe, "_CHILD", child)
+    monkeypatch.setattr(probe, "_MAX_SECONDS", 1 if "sleep" in child else 60)
+    with pytest.raises(VitsdError, match=message):
+        load_engine(plain_model, "onnx", allow_any_operation=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "function", "message"),
+    [
+        ([None, None, 4, 1], lambda tf, x: tf.ones((1, 3)), "input float32"),
+        (None, lambda tf, x: tf.ones((1, 3)), "input float32"),
+        ([None, 4, 4, 1], lambda tf, x: tf.strings.as_string(x[:, 0, :3, 0]), "output string"),
+        ([None, 4, 4, 1], lambda tf, x: tf.reshape(x, (-1,)), "output float32"),
+        ([None, 4, 4, 1], lambda tf, x: None, "can't load"),
+    ],
+)
+def test_saved_models_take_images_and_give_logits(tmp_path, shape, function, message):
+    tf = pytest.importorskip("tensorflow")
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="images")])
+    def serve(images):
+        answer = function(tf, images)
+        return {} if answer is None else {"logits": answer}
+
+    module.serve = serve
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": serve})
+    with pytest.raises(VitsdError, match=message):
+        load_engine(tmp_path / "model", "saved_model")

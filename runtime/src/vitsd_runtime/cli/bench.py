@@ -122,6 +122,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 batch_size,
                 arguments.seconds,
                 verify=arguments.verify,
+                allow_any_operation=arguments.allow_any_operation,
                 spec=spec,
             )
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.cli import app
-from vitsd_runtime.cli.options import add_verify_option
+from vitsd_runtime.cli.options import add_check_options
 from vitsd_runtime.engines import load_engine
 from vitsd_runtime.formats import detect_format, model_bytes, read_spec
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=".tflite, .onnx or .keras file, or SavedModel folder (default: "
         f"{BUNDLED}, which comes with the runtime)",
     )
-    add_verify_option(parser)
+    add_check_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -57,7 +57,10 @@ def _main(arguments: argparse.Namespace) -> None:
     path = arguments.model
     format = detect_format(path)
     spec = read_spec(path, verify=arguments.verify)
-    contents = {} if format == "keras" else load_engine(path, format).describe()
+    contents = {}
+    if format != "keras":
+        allow = arguments.allow_any_operation
+        contents = load_engine(path, format, allow_any_operation=allow).describe()
     machine, state = describe_machine(), thermal_state()
     if arguments.json:
         report = {

@@ -55,10 +55,21 @@ def add_verify_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_check_options(parser: argparse.ArgumentParser) -> None:
+    """What is checked before a model is loaded."""
+    add_verify_option(parser)
+    parser.add_argument(
+        "--allow-any-operation",
+        action="store_true",
+        help="also run models with operations that vitsd-export does not write; only for files "
+        "that you trust",
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that loads an exported model."""
     parser.add_argument("--spec", metavar="FILE", help="JSON spec for a model that carries none")
-    add_verify_option(parser)
+    add_check_options(parser)
 
 
 def read_spec_option(path: str | None) -> ModelSpec | None:

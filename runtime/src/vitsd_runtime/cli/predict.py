@@ -106,6 +106,7 @@ def _main(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         spec=options.read_spec_option(arguments.spec),
         verify=arguments.verify,
+        allow_any_operation=arguments.allow_any_operation,
     )
     # Pillow warns of what does not matter, with the file's own words in it.
     warnings.filterwarnings("ignore", module="PIL")

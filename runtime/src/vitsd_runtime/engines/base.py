@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Union
 
@@ -41,6 +42,11 @@ class Engine(ABC):
     """Of the model's own input tensor. Float batches are quantized to it if it is quantized."""
     num_classes: int | None
     """None where the model does not say."""
+
+    @classmethod
+    def unsafe_dtypes(cls) -> Sequence[str]:
+        """Types of weights at which the version that is installed ends the process."""
+        return ()
 
     @abstractmethod
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None: ...
@@ -97,6 +103,12 @@ class ModelFile:
         except OSError:
             return None
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def blank_images(engine: Engine, count: int) -> AnyArray:
+    """Zeros as the engine takes them, ``(count, *input_shape)``."""
+    dtype = np.uint8 if engine.input_dtype == np.uint8 else np.float32
+    return np.zeros((count, *engine.input_shape), dtype)
 
 
 def label(model: Model) -> str:

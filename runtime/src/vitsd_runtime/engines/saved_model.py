@@ -17,7 +17,7 @@ from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.saved_model import find_saved_model
 from vitsd_runtime.system.fork import PerProcess, never_destroy
 from vitsd_runtime.system.stderr import quiet_stderr
-from vitsd_runtime.system.text import first_line
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray, Float32Array
 
 
@@ -42,9 +42,9 @@ class SavedModelEngine(Engine):
         if others:
             raise VitsdError(f"{model} has {len(others) + 1} inputs; an image classifier has one.")
         self._input_name = name
-        self.input_shape = tuple(tensor.shape[1:])
+        self.input_shape = _static_shape(model, "input", tensor, rank=4)
         self.input_dtype = np.dtype(tensor.dtype.as_numpy_dtype)
-        self.num_classes = output.shape[-1]
+        (self.num_classes,) = _static_shape(model, "output", output, rank=2)
 
     def run(self, batch: AnyArray) -> Float32Array:
         """See :meth:`Engine.run`."""
@@ -127,6 +127,17 @@ def _note_running_tensorflow() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_note_running_tensorflow)
+
+
+def _static_shape(model: Path, name: str, tensor: Any, rank: int) -> tuple[int, ...]:
+    """The shape of an input or output without the batch; VitsdError if that can be any."""
+    shape, dtype = tensor.shape, tensor.dtype
+    if shape.rank != rank or None in shape.as_list()[1:] or dtype.name not in ("float32", "uint8"):
+        raise VitsdError(
+            f"{printable(model)} has an {name} {dtype.name} {shape}; images are (batch, height, "
+            "width, channels) and logits (batch, classes), of known sizes."
+        )
+    return tuple(shape.as_list()[1:])
 
 
 def _describe_tensor(name: str, tensor: Any) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,21 +15,22 @@ from vitsd_runtime.engines.base import (
     Engine,
     Model,
     ModelFile,
+    NotInstalledError,
     import_optional,
     label,
     not_installed,
     refusal,
 )
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.formats.spec_io import check_complete
 from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.stderr import quiet_stderr
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
+_OLD = "tflite-runtime"
 _PACKAGES = (
     ("ai_edge_litert.interpreter", "ai_edge_litert", "ai-edge-litert"),
-    ("tflite_runtime.interpreter", "tflite_runtime", "tflite-runtime"),
+    ("tflite_runtime.interpreter", "tflite_runtime", _OLD),
     ("tensorflow.lite.python.interpreter", "tensorflow", "tensorflow"),
 )
 """Module with the interpreter, package with the version, name of the distribution."""
@@ -60,17 +62,23 @@ class TFLiteEngine(Engine):
 
     extra = "tflite"
 
+    @classmethod
+    def unsafe_dtypes(cls) -> Sequence[str]:
+        """See :meth:`Engine.unsafe_dtypes`: tflite-runtime 2.14 overwrites memory at 4 bits."""
+        with contextlib.suppress(NotInstalledError):
+            _, name = _find_interpreter(b"")
+            return ("int4",) if name.startswith(_OLD) else ()
+        return ()
+
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
         self._file = ModelFile(model)
         self._num_threads, self._batch_size = num_threads, batch_size
         self._interpreter_class, self.name = _find_interpreter(model)
-        if isinstance(model, Path):  # tflite-runtime would read beyond its end, and crash
-            check_complete(model)
         self._interpreters = PerProcess(_Interpreters)
         single = self._interpreter(self._interpreters.get(), 1)
         # Some files can't be compiled for more; and tflite-runtime 2.14 crashes on a Cortex-A76
         # when a model with dynamic layers was resized to four images or more (make arm64).
-        if single.input["shape_signature"][0] == 1 or self.name.startswith("tflite-runtime"):
+        if single.input["shape_signature"][0] == 1 or self.name.startswith(_OLD):
             self._batch_size = 1
         self.input_shape = tuple(int(n) for n in single.input["shape"][1:])
         self.input_dtype = np.dtype(single.input["dtype"])

@@ -17,11 +17,10 @@ other files or members; and its own.
 """
 
 from vitsd_runtime.formats.detect import SUFFIXES, detect_format, model_bytes
-from vitsd_runtime.formats.spec_io import check_complete, read_spec, require_spec, write_spec
+from vitsd_runtime.formats.spec_io import read_spec, require_spec, write_spec
 
 __all__ = [
     "SUFFIXES",
-    "check_complete",
     "detect_format",
     "model_bytes",
     "read_spec",

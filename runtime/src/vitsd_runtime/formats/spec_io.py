@@ -81,11 +81,6 @@ def require_spec(path: PathLike, verify: bool = True) -> ModelSpec:
     return spec
 
 
-def check_complete(path: PathLike) -> None:
-    """Raise VitsdError if the file is visibly cut off, whether or not it carries a spec."""
-    _STORES[detect_format(path)].find_spec(Path(path))
-
-
 def write_spec(path: PathLike, spec: ModelSpec) -> ModelSpec:
     """Put ``spec`` into the model at ``path``; returns it with its integrity filled in.
 
