@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -320,3 +321,18 @@ def test_weights_of_a_type_at_which_the_engine_crashes_are_refused():
     with pytest.raises(VitsdError, match="int8 weights, at which the installed engine"):
         check_structure(INT8, "tflite", unsafe_dtypes=["int8"])
     check_structure(INT8, "tflite", unsafe_dtypes=["int4"])
+
+
+def test_a_vector_that_claims_to_be_huge_takes_no_memory(tmp_path):
+    # A root table whose subgraphs are said to be four billion.
+    vtable = (
+        (12).to_bytes(2, "little") + (8).to_bytes(2, "little") + bytes(4) + b"\x04\x00" + bytes(2)
+    )
+    table = (12).to_bytes(4, "little") + (4).to_bytes(4, "little") + b"\xff\xff\xff\xff"
+    content = (20).to_bytes(4, "little") + b"TFL3" + vtable + table + bytes(64)
+    (tmp_path / "huge.tflite").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(VitsdError, match=r"4,294,967,295 entries|cut off"):
+        check_structure(tmp_path / "huge.tflite", "tflite")
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
