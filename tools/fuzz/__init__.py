@@ -1,0 +1,1 @@
+"""Hostile inputs of every kind, and what the code makes of them."""

@@ -1,0 +1,150 @@
+"""What one input goes through, and what may come of it. Runs on Python 3.9 beside any engine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitsd_runtime.errors import VitsdError
+
+MODULES = {
+    "runtime": (
+        "vitsd_runtime.classifier",
+        "vitsd_runtime.images.loading",
+        "vitsd_runtime.cli.bench",
+        "ai_edge_litert.interpreter",
+        "tflite_runtime.interpreter",
+        "onnxruntime",
+        "PIL.Image",
+    ),
+    "trainer": (
+        "vitsd.backend",
+        "vitsd.model.vit",
+        "vitsd.hub.saving",
+        "vitsd.data.sources",
+        "vitsd.training.run",
+        "vitsd_export.quantization.recipe",
+        "vitsd_runtime.classifier",
+    ),
+}
+"""What is imported once, before inputs are tried in forked processes."""
+
+_LONGEST_MESSAGE = 1500
+"""Characters; names and messages of others in it are cut at 300 each."""
+
+
+def outcome(kind: str, path: Path) -> dict[str, str]:
+    """What became of an input.
+
+    ``ok``; ``refused`` with a clear error; or a fault: ``answer`` (not finite, or of another
+    shape), ``message`` (not one printable line), ``traceback``.
+    """
+    try:
+        TARGETS[kind](path)
+    except VitsdError as error:
+        text = str(error)
+        clean = text.isprintable() and len(text) <= _LONGEST_MESSAGE
+        return {"outcome": "refused" if clean else "message", "detail": text[:2000]}
+    except _AnswerError as error:
+        return {"outcome": "answer", "detail": str(error)}
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if "vitsd" in frame.filename] or frames
+        place = f"{Path(ours[-1].filename).name}:{ours[-1].name}"
+        text = f"{type(error).__name__} in {place}: {error}"
+        return {"outcome": "traceback", "detail": text[:500]}
+    return {"outcome": "ok", "detail": ""}
+
+
+class _AnswerError(Exception):
+    """The model answered with something else than one finite row per image."""
+
+
+def _classify(path: Path) -> None:
+    from vitsd_runtime import Classifier
+
+    classifier = Classifier.load(path, num_threads=1, batch_size=2)
+    size = classifier.spec.input_size
+    ramp = np.arange(np.prod(size)).reshape(size) % 256
+    images = np.stack([ramp, 255 - ramp, 0 * ramp]).astype(np.uint8)
+    answers = classifier.predict_proba(images)
+    expected = (len(images), classifier.spec.num_classes)
+    if answers.shape != expected:
+        raise _AnswerError(f"shape {answers.shape} instead of {expected}")
+    if not np.isfinite(answers).all():
+        raise _AnswerError("not finite")
+    classifier.predict(images[0])
+
+
+def _load_keras(path: Path) -> None:
+    from vitsd.hub.saving import load_model
+
+    load_model(path)
+
+
+def _spec(path: Path) -> None:
+    (_load_keras if path.suffix == ".keras" else _classify)(path)
+
+
+def _load_dataset(path: Path) -> None:
+    from vitsd.data.sources import load_dataset
+
+    load_dataset(str(path))
+
+
+def _load_image(path: Path) -> None:
+    from vitsd_runtime.images.loading import load_image
+
+    for size, mode in (((32, 24, 3), "crop"), ((8, 8, 1), "stretch")):
+        image = load_image(path, size, mode)
+        if image.shape != size or image.dtype != np.uint8:
+            raise _AnswerError(f"{image.dtype} {image.shape} instead of uint8 {size}")
+
+
+def _read_document(path: Path) -> None:
+    readers: dict[str, Callable[[Path], Any]] = {
+        "results": _compare,
+        "recipe": _read_recipe,
+        "run": _read_run,
+    }
+    readers[path.stem](path)
+
+
+def _compare(path: Path) -> None:
+    from vitsd_runtime.cli import bench
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = bench.main(["--compare", str(path), str(path)])
+    texts = [line for text in (out, err) for line in text.getvalue().splitlines()]
+    if not all(line.isprintable() for line in texts) or (code and len(texts) != 1):
+        raise VitsdError("\n".join(texts))
+
+
+def _read_recipe(path: Path) -> None:
+    from vitsd_export.quantization.recipe import read_recipe
+
+    read_recipe(path)
+
+
+def _read_run(path: Path) -> None:
+    from vitsd.training.run import RunFolder
+
+    RunFolder(path.parent).read_options()
+
+
+TARGETS: dict[str, Callable[[Path], None]] = {
+    "tflite": _classify,
+    "onnx": _classify,
+    "spec": _spec,
+    "keras": _load_keras,
+    "npz": _load_dataset,
+    "image": _load_image,
+    "json": _read_document,
+}
