@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -78,3 +79,16 @@ _MAKERS: dict[str, Callable[[Random, Samples], tuple[str, bytes]]] = {
     "json": _json,
 }
 KINDS = tuple(_MAKERS)
+_SHARES = {"tflite": 6, "onnx": 5, "image": 4, "spec": 2, "npz": 1, "json": 1, "keras": 1}
+"""How many inputs of each kind in a round; a ``.keras`` file takes longest."""
+
+
+def numbered(kinds: Sequence[str], count: int) -> Iterator[tuple[str, int]]:
+    """Kind and number of ``count`` inputs, the kinds mixed by their shares."""
+    rounds = [
+        kind for turn in range(max(_SHARES.values())) for kind in kinds if turn < _SHARES[kind]
+    ]
+    numbers = dict.fromkeys(kinds, 0)
+    for kind in itertools.islice(itertools.cycle(rounds), count):
+        yield kind, numbers[kind]
+        numbers[kind] += 1

@@ -118,8 +118,8 @@ class Run:
     def try_all(self, kinds: Sequence[str]) -> None:
         """Try as many inputs as there is time for, the kinds in turns."""
         waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-        for i in range(self._arguments.inputs):
-            waiting.put((kinds[i % len(kinds)], i // len(kinds)))
+        for kind_and_number in inputs.numbered(kinds, self._arguments.inputs):
+            waiting.put(kind_and_number)
         end = time.monotonic() + self._arguments.seconds
         with ThreadPoolExecutor() as pool:
             workers = [pool.submit(self._work, waiting, end) for _ in range(self._arguments.jobs)]
@@ -157,8 +157,8 @@ class Run:
         totals = [sum(row[i] for row in rows) for i in range(1, len(OUTCOMES) + 2)]
         print(table([*rows, ["all", *totals]], ["kind", "inputs", *OUTCOMES]))
         print(
-            f"{report['inputs']} inputs in {seconds:.0f} s; the slowest took {self._slowest:.1f} s, the "
-            f"largest {self._largest} MB."
+            f"{self.counts.total()} inputs in {seconds:.0f} s; the slowest took "
+            f"{self._slowest:.1f} s, the largest {self._largest} MB."
         )
         for fault in report["faults"]:
             print(f"{fault['inputs']:5d} {fault['kind']} {fault['outcome']}: {fault['what']}")

@@ -33,6 +33,8 @@ _UNREADABLE = (
     b"1" * 5_000,
     b"{}",
 )
+_NESTED = "deeply nested lists"
+"""Stands for them until the text is written."""
 
 Place = tuple[Any, Any]
 """A dictionary or list, and one of its keys."""
@@ -51,6 +53,8 @@ def mutate(rng: Random, document: Any) -> bytes:
             owner = rng.choice(list(owners.values()))
             _change(rng, owner, rng.choice([key for o, key in places if o is owner]))
     text = json.dumps(document, ensure_ascii=rng.random() < 0.5)
+    depth = rng.choice((50, 900, 5_000, 100_000))
+    text = text.replace(f'"{_NESTED}"', "[" * depth + "]" * depth)
     content = text.encode("utf-8", "surrogatepass")
     return raw.mutate(rng, content) if rng.random() < 0.1 else content
 
@@ -70,7 +74,7 @@ def _change(rng: Random, owner: Any, key: Any) -> None:
     elif change < 0.25:
         owner[key] = rng.choice(_VALUES)
     elif change < 0.3:
-        owner[key] = _nested(rng.choice((50, 900, 5_000 if rng.random() < 0.1 else 500)))
+        owner[key] = _NESTED
     elif isinstance(value, list) and change < 0.7:
         owner[key] = value * rng.choice((0, 2, 1000 if len(value) < 100 else 20))
     elif isinstance(value, dict) and change < 0.7:
@@ -86,10 +90,3 @@ def _like(rng: Random, value: Any) -> Any:
     if isinstance(value, str):
         return rng.choice((rng.choice(_TEXTS), value * 2, value.upper(), value[:-1]))
     return rng.choice(_VALUES)
-
-
-def _nested(depth: int) -> Any:
-    node: Any = {}
-    for _ in range(depth):
-        node = [node]
-    return node
