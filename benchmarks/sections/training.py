@@ -108,7 +108,7 @@ class _TrainingLoop:
         # Once per epoch of 45,000 images, so they are timed apart.
         self._savers: list[Any] = [
             callbacks.BestWeights(folder / "best.npz"),
-            callbacks.LastCheckpoint(folder / "last.weights.h5"),
+            callbacks.LastCheckpoint(folder / "last.npz"),
         ]
 
     def run(self, epoch: int) -> float:

@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(command, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "last.weights.h5").exists():
+    while not (tmp_path / "run" / "last.npz").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1][-2000:]
         time.sleep(0.02)

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,14 @@ class MetricsLog(keras.callbacks.Callback):
 
 
 class LastCheckpoint(keras.callbacks.Callback):
-    """Save weights and optimizer state after every epoch, for resuming."""
+    """Save weights and optimizer state after every epoch, for resuming.
+
+    Not by Keras' ``save_weights``: when the disk is full, HDF5 fails once more for every object in
+    its memory, and crashes the process.
+
+    Args:
+        path: of an ``.npz`` file.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -121,7 +129,38 @@ class LastCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Replace the checkpoint."""
         with atomic_write(self._path) as temporary:
-            self.model.save_weights(temporary)
+            np.savez(temporary, *map(keras.ops.convert_to_numpy, _state(self.model)))
+
+
+def restore_checkpoint(path: Path, model: keras.Model) -> None:
+    """Give a compiled model the weights and optimizer state that :class:`LastCheckpoint` saved.
+
+    Raises:
+        VitsdError: the file is damaged, or of another model.
+    """
+    model.optimizer.build(model.trainable_variables)
+    state = _state(model)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = [stored[f"arr_{i}"] for i in range(len(stored.files))]
+        if [array.shape for array in arrays] != [tuple(variable.shape) for variable in state]:
+            raise ValueError("it is of another model")
+    except _DAMAGED as error:
+        raise VitsdError(
+            f"The checkpoint {printable(path)} can't be read ({first_line(error)}); delete the run "
+            "and start anew."
+        ) from error
+    for variable, array in zip(state, arrays, strict=True):
+        variable.assign(array)
+
+
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """All that training changes, in an order that depends on the model alone."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for damaged files."""
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -170,7 +209,7 @@ def read_best(path: Path) -> tuple[int, float, list[AnyArray]]:
         with np.load(path, allow_pickle=False) as stored:
             weights = [stored[f"arr_{i}"] for i in range(len(stored.files) - 2)]
             return int(stored["epoch"]), float(stored["score"]), weights
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise VitsdError(
             f"{printable(path)} is damaged or missing ({first_line(error)}); delete the run and "
             "start anew."

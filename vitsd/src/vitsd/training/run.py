@@ -46,7 +46,7 @@ class RunFolder:
         """What is trained, on what, how."""
         self.metrics = self.path / "metrics.csv"
         """One row per epoch, see :mod:`vitsd.training.history`."""
-        self.checkpoint = self.path / "last.weights.h5"
+        self.checkpoint = self.path / "last.npz"
         """Weights and optimizer state after the last whole epoch, for resuming."""
         self.best = self.path / "best.npz"
         """Weights of the best epoch, see :class:`vitsd.training.callbacks.BestWeights`."""

@@ -24,7 +24,6 @@ from vitsd.data.statistics import Counts, moments, odd_values, pixel_counts
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.saving import save_model
-from vitsd.hub.weights_file import check_weights_file
 from vitsd.model.vit import build_vit
 from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import TrainingRecipe
@@ -41,7 +40,6 @@ from vitsd_runtime.spec import ModelSpec, Provenance
 from vitsd_runtime.spec.sections import from_dict as section_from_dict
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.machine import describe_machine
-from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import Float32Array, PathLike
 
 _log = logging.getLogger(__name__)
@@ -271,8 +269,8 @@ def _fit(run: _Run, resume: bool, tensorboard: bool) -> list[Row]:
     images = run.training_images()
     compile_model(model, recipe, steps_per_epoch=len(images))
     history: list[Row] = []
-    if resume and folder.checkpoint.exists():
-        history = _restore(model, folder, run.config)
+    if resume:
+        history = _restore(model, folder)
         _log.info("Resuming %s after epoch %d of %d.", folder, len(history), recipe.epochs)
     if len(history) == recipe.epochs:
         return history
@@ -310,22 +308,16 @@ def _callbacks(
     return [callback for callback in chain if callback is not None]
 
 
-def _restore(model: keras.Model, folder: RunFolder, config: VitConfig) -> list[Row]:
+def _restore(model: keras.Model, folder: RunFolder) -> list[Row]:
     """Load weights and optimizer state; returns the rows of the epochs that they stand for."""
-    # Without its variables, the optimizer's state in the file would be passed over.
-    model.optimizer.build(model.trainable_variables)
-    try:
-        check_weights_file(folder.checkpoint, list(config.weight_shapes()))
-        model.load_weights(folder.checkpoint)
-    except (VitsdError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise VitsdError(
-            f"The checkpoint {printable(folder.checkpoint)} can't be read ({first_line(error)}); "
-            "delete the run and start anew."
-        ) from error
+    history = read_history(folder.metrics)
+    if not folder.checkpoint.exists() and len(history) < 2:
+        return []  # killed before it was first written
+    cb.restore_checkpoint(folder.checkpoint, model)
     # A run killed between the two writes has a row more than its checkpoint. (Steps don't tell the
     # epoch: mixed_float16 skips some.)
     step = int(model.optimizer.iterations)
-    history = [row for row in read_history(folder.metrics) if (row["step"] or 0) <= step]
+    history = [row for row in history if (row["step"] or 0) <= step]
     if not history or history[-1]["step"] != step:
         raise VitsdError(
             f"{folder.metrics} does not fit the checkpoint; delete the run and start anew."
