@@ -203,7 +203,7 @@ def test_an_interrupted_export_leaves_nothing_half_written(model):
         cwd=model.parent,
     )
     deadline = time.monotonic() + 120
-    while not list(model.parent.glob(".tmp-*")):
+    while not list(model.parent.glob(".vitsd-tmp-*")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1][-2000:]
         time.sleep(0.005)

@@ -145,7 +145,7 @@ def _locked(cache: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _work_folder(cache: Path) -> Iterator[Path]:
     """A folder for this run; what killed runs left is removed."""
-    for left in (*cache.glob(".tmp-*"), *cache.glob("work-*")):
+    for left in cache.glob("work-*"):
         remove(left)
     work = Path(tempfile.mkdtemp(prefix="work-", dir=cache))
     # Exporters that are killed leave their temporary files: here they go with the folder.

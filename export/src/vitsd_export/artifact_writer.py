@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +44,7 @@ from vitsd_export.quantization.tflite import GROUP_METHODS, TFLiteQuantizer
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ExportInfo, ModelSpec
+from vitsd_runtime.system.files import temporary_folder
 from vitsd_runtime.types import AnyArray, Format, Quantization, UInt8Array
 
 _SIMD_WIDTH = 16
@@ -95,9 +96,10 @@ class ArtifactWriter:
         self.layers = {name: kernel.size for name, kernel in dense_layers(self._folded)}
         """Names of the dense layers, and how many weights each has."""
         self._modules: dict[GraphOptions, Any] = {}
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> ArtifactWriter:
-        self._scratch = tempfile.TemporaryDirectory(prefix="vitsd-export-")
+        self._scratch = self._open.enter_context(temporary_folder())
         return self
 
     def __exit__(
@@ -106,7 +108,7 @@ class ArtifactWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._scratch.cleanup()
+        self._open.close()
 
     def write(self, path: Path, format: Format, quantization: Quantization) -> WrittenArtifact:
         """Write a file, or the folder of a SavedModel, without its spec.
@@ -279,7 +281,7 @@ class ArtifactWriter:
 
     def _saved_model(self, options: GraphOptions) -> Path:
         module = self._module(options)
-        folder = Path(self._scratch.name) / f"saved_model_{list(self._modules).index(options)}"
+        folder = self._scratch / f"saved_model_{list(self._modules).index(options)}"
         if not folder.exists():
             write_saved_model(module, folder)
         return folder

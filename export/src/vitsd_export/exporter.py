@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,12 @@ from vitsd_export.options import (
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import model_bytes, require_spec, write_spec
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.files import atomic_write, check_writable, write_text
+from vitsd_runtime.system.files import (
+    atomic_write,
+    check_writable,
+    temporary_folder,
+    write_text,
+)
 from vitsd_runtime.system.signals import check_interrupted
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Format, PathLike, Quantization
@@ -203,8 +207,8 @@ class _Exporter:
 
         _log.info("%s ...", path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
-            temporary = Path(scratch) / path.name
+        with temporary_folder(path.parent) as scratch:
+            temporary = scratch / path.name
             try:
                 artifact = self._write_and_compare(temporary, path, format, quantization)
             except BudgetError as error:  # other artifacts may still meet their budget

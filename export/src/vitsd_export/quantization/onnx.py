@@ -9,7 +9,6 @@ faster than an int8 output, and rounds less.
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,7 @@ from vitsd_export.quantization.recipe import Choices, LayerChoice
 from vitsd_export.quiet import quiet_logger
 from vitsd_runtime.engines.onnx import import_onnxruntime
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.files import temporary_folder
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray
 
@@ -75,8 +75,8 @@ class OnnxQuantizer:
         import_onnxruntime()  # before any other import of it
         quantize = self._dynamic if precisions == {"dynamic"} else self._static
         # onnxruntime's quantizer gives advice through the root logger.
-        with tempfile.TemporaryDirectory(prefix="vitsd-onnx-") as scratch, quiet_logger(None):
-            path = Path(scratch) / "model.onnx"
+        with temporary_folder() as scratch, quiet_logger(None):
+            path = scratch / "model.onnx"
             quantize(path, nodes)
             return path.read_bytes()
 
