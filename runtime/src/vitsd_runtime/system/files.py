@@ -18,7 +18,6 @@ _SCRATCH = ".vitsd-tmp-"
 """How the names of our temporary folders begin."""
 _OLD = ".old"
 """In such a folder: what was moved out of the way, where it can't be exchanged in one step."""
-
 _NEW = 2.0
 """Seconds after which a temporary folder is surely locked by the process that made it."""
 
@@ -28,8 +27,8 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path; what stands there at the end takes the place of ``path``.
 
     It has the same name, because libraries choose the format by its ending. Works for a file or a
-    folder. At every moment there is the old one or the new one. On any error the old one stays as it
-    was. A link stays a link: what it points to is replaced.
+    folder. At every moment there is the old one or the new one. On any error the old one stays as
+    it was. A link stays a link: what it points to is replaced.
 
     Raises:
         UsageError: something is in the way that can't be replaced.
