@@ -200,6 +200,22 @@ def test_a_run_that_dies_while_it_saves_can_be_resumed(small, tmp_path, monkeypa
     assert rows[results["epoch"] - 1]["val_top1"] == max(row["val_top1"] for row in rows)
 
 
+def test_what_can_not_be_resumed_is_an_error(small, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train(CONFIG, RECIPE, small, folder)
+    folder.results.unlink()  # as if it were not finished
+    checkpoint = folder.checkpoint.read_bytes()
+    other = io.BytesIO()
+    np.savez(other, np.zeros(3))
+    for content in (checkpoint[:-100], checkpoint[:200], b"", other.getvalue()):
+        folder.checkpoint.write_bytes(content)
+        with pytest.raises(VitsdError, match=r"last\.npz can't be read .*; delete the run"):
+            train(CONFIG, RECIPE, small, folder, resume=True)
+    folder.checkpoint.unlink()  # training must not begin again without a word
+    with pytest.raises(VitsdError, match=r"last\.npz can't be read .*; delete the run"):
+        train(CONFIG, RECIPE, small, folder, resume=True)
+
+
 def test_training_leaves_pythons_random_generator_as_it_was(small, tmp_path):
     random.seed(1)
     before = random.getstate()

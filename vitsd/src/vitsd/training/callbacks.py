@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import time
@@ -128,8 +129,7 @@ class LastCheckpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Replace the checkpoint."""
-        with atomic_write(self._path) as temporary:
-            np.savez(temporary, *map(keras.ops.convert_to_numpy, _state(self.model)))
+        _write_arrays(self._path, *map(keras.ops.convert_to_numpy, _state(self.model)))
 
 
 def restore_checkpoint(path: Path, model: keras.Model) -> None:
@@ -157,6 +157,15 @@ def restore_checkpoint(path: Path, model: keras.Model) -> None:
 def _state(model: keras.Model) -> list[keras.Variable]:
     """All that training changes, in an order that depends on the model alone."""
     return [*model.variables, *model.optimizer.variables]
+
+
+def _write_arrays(path: Path, *arrays: AnyArray, **named: float) -> None:
+    """Write an ``.npz`` file, whole or not at all."""
+    # In memory: a zip archive that can't be written complains once more when it is dropped.
+    content = io.BytesIO()
+    np.savez(content, *arrays, **named)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -193,8 +202,7 @@ class BestWeights(keras.callbacks.Callback):
         self._best = score
         if self._swap is not None:
             self._swap.on_test_begin()
-        with atomic_write(self._path) as temporary:
-            np.savez(temporary, *self.model.get_weights(), epoch=epoch + 1, score=score)
+        _write_arrays(self._path, *self.model.get_weights(), epoch=epoch + 1, score=score)
         if self._swap is not None:
             self._swap.on_test_end()
 
