@@ -213,20 +213,24 @@ def test_an_interrupted_export_leaves_nothing_half_written(model):
     assert not list(model.parent.glob(".*"))
 
 
-def test_a_full_disk_is_reported_and_leaves_nothing(model, monkeypatch, capsys):
-    import errno
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [("No space left on device", "the disk is full"), ("Input/output error", "TensorFlow can't")],
+)
+def test_a_full_disk_is_reported_and_leaves_nothing(model, monkeypatch, capsys, reason, message):
+    import tensorflow as tf
 
-    from vitsd_export import artifact_writer
     from vitsd_export.cli.export import main
 
-    def write_saved_model(module, path):
-        path.mkdir()
-        (path / "half").write_bytes(b"half of a mo")
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def save(module, path, signatures):
+        Path(path).mkdir(parents=True)
+        (Path(path) / "half").write_bytes(b"half of a mo")
+        raise tf.errors.ResourceExhaustedError(None, None, f"{path}/saved_model.pb.tmp; {reason}")
 
-    monkeypatch.setattr(artifact_writer, "write_saved_model", write_saved_model)
+    monkeypatch.setattr(tf.saved_model, "save", save)
     assert main([str(model), "--format", "saved_model"]) == 1
-    assert "disk is full" in capsys.readouterr().err
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
     assert list(model.parent.iterdir()) == [model]
 
 
