@@ -73,7 +73,7 @@ def _run(kind: str, path: Path, messages: IO[bytes], sent: int) -> None:
     """In the child: what native code prints is kept for the description of a crash."""
     try:
         os.dup2(messages.fileno(), 2)
-        faulthandler.enable(sys.__stderr__)
+        faulthandler.enable(messages)  # the descriptor 2 may be redirected
         content = json.dumps(target.outcome(kind, path)).encode()
         os.write(sent, content)
     finally:

@@ -39,11 +39,12 @@ def mutate(rng: Random, payload: bytes) -> bytes:
     if rng.random() < 0.1:
         del members[rng.choice(list(members))]
     out = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as archive:
-        warnings.simplefilter("ignore")
+    packing = rng.choice((zipfile.ZIP_STORED,) * 8 + (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", packing) as archive:
+        warnings.simplefilter("ignore")  # of a name that is there twice
         for name, data in members.items():
-            for _ in range(rng.choice((1, 1, 1, 1, 2))):
-                archive.writestr(name, data, rng.choice((0, 8, 8, 12, 14)))
+            for _ in range(2 if rng.random() < 0.05 else 1):
+                archive.writestr(name, data)
     return out.getvalue()
 
 
