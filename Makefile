@@ -10,7 +10,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 PROJECTS := pyproject.toml runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast format lint typecheck docs bench arm64 dist clean
+.PHONY: help demo test test-fast test-lowest fuzz format lint typecheck docs bench arm64 dist clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,12 @@ test: $(VENV)/.installed-tests  ## the test suite; PYTHON=python3.13 for another
 
 test-fast: $(VENV)/.installed-tests  ## what is not marked slow, for the inner loop
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
+
+test-lowest: $(VENV)/.installed  ## loading and running with the lowest versions that we allow; needs Python 3.10 or 3.11
+	$(RUN) tools/lowest.py $(LOWEST_ARGS)
+
+fuzz: $(VENV)/.installed  ## hostile inputs of every kind; FUZZ_ARGS="--inputs 20000 --seconds 3600 --only tflite,onnx"
+	$(RUN) tools/fuzz/run.py $(FUZZ_ARGS)
 
 format: $(VENV)/.installed-tests  ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix-only .
@@ -46,7 +52,7 @@ dist: $(VENV)/.installed  ## wheels of the three distributions in dist/
 	for d in runtime vitsd export; do $(BIN)/python -m pip wheel --quiet --no-deps -w dist ./$$d || exit 1; done
 
 clean:  ## remove what the targets above have made
-	rm -rf .venv* dist site
+	rm -rf .venv* dist site fuzz
 
 $(VENV)/.installed: $(PROJECTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed (make PYTHON=...)")'

@@ -53,7 +53,7 @@ ENVIRONMENTS = {
         {"runtime": ("tflite-runtime",)}, ("tests/runtime",), "tflite-runtime-2.14"
     ),
     "trainer": Environment(
-        {"runtime": ("tensorflow",), "vitsd": ("tensorflow", "digits")},
+        {"runtime": ("tensorflow",), "vitsd": ("tensorflow", "digits", "hub")},
         ("tests/runtime/engines", "tests/vitsd/model", "tests/vitsd/hub"),
     ),
 }

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    kinds = _choose_kinds(arguments.only)
+    kinds = choose_kinds(arguments.only)
     with contextlib.ExitStack() as stack:
         folder = arguments.samples or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         _log.info("Making the models that inputs are made from ...")
@@ -94,7 +94,12 @@ def _main(arguments: argparse.Namespace) -> int:
     return 1 if run.faults else 0
 
 
-def _choose_kinds(requested: str | None) -> Sequence[str]:
+def choose_kinds(requested: str | None) -> Sequence[str]:
+    """The kinds of inputs that are asked for, by default all.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
     kinds = requested.split(",") if requested else inputs.KINDS
     if unknown := sorted(set(kinds) - set(inputs.KINDS)):
         raise UsageError(
@@ -209,7 +214,7 @@ class Run:
             self._largest = max(self._largest, answer["megabytes"])
             if outcome not in FAULTS:
                 return
-            what = _signature(answer["detail"])
+            what = signature(answer["detail"])
             self.faults[kind, outcome, what] += 1
             if self.faults[kind, outcome, what] > _KEPT_OF_EACH:
                 return
@@ -219,7 +224,7 @@ class Run:
         (kept / "what.txt").write_text(answer["detail"], encoding="utf-8", errors="replace")
 
 
-def _signature(detail: str) -> str:
+def signature(detail: str) -> str:
     """What tells a fault from others: numbers and paths don't."""
     return re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|/\S+/", "N", printable(detail, 160))
 

@@ -49,8 +49,8 @@ def make(folder: Path) -> Samples:
         "recipe": json.loads(next((folder / "exported").glob("*.recipe.json")).read_text()),
         "results": _bench_results(),
     }
-    models = [_read(path) for path in sorted(folder.rglob("*")) if path.suffix[1:] in _FORMATS]
-    return Samples(models, _dataset(), documents, images.samples())
+    models = [read_model(path) for path in sorted(folder.rglob("*")) if path.suffix[1:] in _FORMATS]
+    return Samples(models, dataset(), documents, images.samples())
 
 
 _FORMATS = ("tflite", "onnx", "keras")
@@ -81,7 +81,8 @@ def _make_models(folder: Path) -> None:
     )
 
 
-def _read(path: Path) -> Sample:
+def read_model(path: Path) -> Sample:
+    """A model file in its parts."""
     from vitsd_runtime.formats import require_spec
 
     spec, content = require_spec(path), path.read_bytes()
@@ -97,7 +98,8 @@ def _read(path: Path) -> Sample:
     return Sample(format, out.getvalue(), spec.to_dict())
 
 
-def _dataset() -> bytes:
+def dataset() -> bytes:
+    """A small ``.npz`` file."""
     random = np.random.default_rng(0)
     arrays = {
         f"{kind}_{part}": random.integers(0, high, shape, dtype)

@@ -26,7 +26,6 @@ from tools.fuzz import target
 
 _LOOK_EVERY = 0.02
 """Seconds between two looks at a process's memory."""
-_PAGE = resource.getpagesize()
 
 
 def main() -> None:
@@ -41,16 +40,18 @@ def main() -> None:
     print(json.dumps({"ready": True}), file=answers, flush=True)
     with tempfile.TemporaryFile() as messages:
         for line in sys.stdin:
-            answer = _try(json.loads(line), messages, (seconds, megabytes))
+            answer = try_input(json.loads(line), messages, (seconds, megabytes))
             print(json.dumps(answer), file=answers, flush=True)
 
 
-def _try(request: dict[str, Any], messages: IO[bytes], limits: tuple[float, int]) -> dict[str, Any]:
+def try_input(
+    request: dict[str, Any], messages: IO[bytes], limits: tuple[float, int]
+) -> dict[str, Any]:
     """Run one input in a process of its own; returns what became of it."""
     messages.seek(0)
     messages.truncate()
     results, sent = os.pipe()
-    start, baseline = time.monotonic(), _resident(os.getpid())
+    start, baseline = time.monotonic(), _resident(os.getpid(), "RssAnon")
     child = os.fork()
     if child == 0:
         _run(request["kind"], Path(request["path"]), messages, sent)
@@ -94,12 +95,13 @@ def _watch(child: int, end: float, megabytes: int) -> str:
         os.close(ended)
 
 
-def _resident(process: int) -> int:
-    """Memory of a process, in MiB."""
+def _resident(process: int, kind: str = "VmRSS") -> int:
+    """Memory of a process, in MiB; of kind ``RssAnon``, that which a child starts with."""
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE >> 20
-    except (OSError, IndexError):
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:  # it has ended
         return 0
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith(kind)), 0)
 
 
 def _describe(status: int, messages: bytes) -> str:
