@@ -131,15 +131,13 @@ def _test(name: str, model: Path, cache: Path, python: str) -> bool:
     environment = ENVIRONMENTS[name]
     files = _make_files(environment.target, model, cache)
     _log.info("%s: installing %s ...", name, " ".join(lowest(environment.extras)))
-    own = _install(cache / name, python, lowest(environment.extras))
+    own = _install(cache / name, python, environment.extras)
     _log.info("%s: %s ...", name, " ".join(environment.tests))
-    sources = [str(REPOSITORY / folder / "src") for folder in environment.extras]
-    variables = {"PYTHONPATH": os.pathsep.join(sources), "VITSD_TEST_ARTIFACTS": str(files)}
     options = ("-p", "no:cacheprovider", "-rf")
     done = subprocess.run(
         [own, "-m", "pytest", *options, *environment.tests],
         cwd=REPOSITORY,
-        env={**os.environ, **variables},
+        env={**os.environ, "VITSD_TEST_ARTIFACTS": str(files)},
     )
     return done.returncode == 0
 
@@ -158,19 +156,20 @@ def _make_files(target: str, model: Path, cache: Path) -> Path:
     return folder
 
 
-def _install(folder: Path, python: str, requirements: Sequence[str]) -> Path:
-    """An environment with exactly these versions; returns its Python."""
+def _install(folder: Path, python: str, extras: dict[str, tuple[str, ...]]) -> Path:
+    """An environment of our sources and the lowest versions; returns its Python."""
     own = folder / "bin" / "python"
+    ours = [f"{REPOSITORY / name}[{','.join(chosen)}]" for name, chosen in extras.items()]
+    pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        print(*requirements, sep="\n", file=constraints, flush=True)
-        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        wanted = (*requirements, *_TESTS_NEED)
+        print(*lowest(extras), sep="\n", file=constraints, flush=True)
+        wanted = [word for path in ours for word in ("-e", path)]
         for words in (
             (python, "-m", "venv", folder),
-            (own, *pip, "-c", constraints.name, *wanted),
+            (own, *pip, "-c", constraints.name, *wanted, *_TESTS_NEED),
         ):
             if subprocess.run([str(word) for word in words]).returncode:
-                raise VitsdError(f"{' '.join(requirements)} can't be installed together.")
+                raise VitsdError(f"{' '.join(lowest(extras))} can't be installed by {python}.")
     return own
 
 
