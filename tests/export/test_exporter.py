@@ -234,6 +234,21 @@ def test_a_full_disk_is_reported_and_leaves_nothing(model, monkeypatch, capsys, 
     assert list(model.parent.iterdir()) == [model]
 
 
+def test_a_full_disk_that_onnxruntime_does_not_notice_is_reported(model, monkeypatch, capsys):
+    from google.protobuf.message import DecodeError
+
+    from vitsd_export.cli.export import main
+
+    def quantize(*arguments, **options):
+        raise DecodeError("Error parsing message")  # of the file that it has just written
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", quantize)
+    assert main([str(model), "--format", "onnx", "--quantization", "dynamic"]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "is the disk full?" in error
+    assert list(model.parent.iterdir()) == [model]
+
+
 def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
     keras_model, spec = load_model(model)
     save_model(keras_model, tmp_path / "b.keras", spec.replace(provenance={}))

@@ -9,6 +9,7 @@ faster than an int8 output, and rounds less.
 from __future__ import annotations
 
 import copy
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from vitsd_export.graph.layer_names import scope_of
 from vitsd_export.graph.module import INPUT_NAME
@@ -62,6 +64,10 @@ class OnnxQuantizer:
 
         Args:
             layers: the choice for each dense layer.
+
+        Raises:
+            OSError: there is no space for temporary files.
+            VitsdError: layers of both kinds in one file, or static ones without images.
         """
         chosen = {name: c for name, c in layers.items() if c.precision != "float"}
         nodes = {self._dense[name].name: choice for name, choice in chosen.items()}
@@ -77,7 +83,12 @@ class OnnxQuantizer:
         # onnxruntime's quantizer gives advice through the root logger.
         with temporary_folder() as scratch, quiet_logger(None):
             path = scratch / "model.onnx"
-            quantize(path, nodes)
+            try:
+                quantize(path, nodes)
+            except DecodeError as error:  # of a file that onnxruntime wrote, and does not check
+                raise OSError(
+                    errno.EIO, "can't be read back; is the disk full?", str(scratch.parent)
+                ) from error
             return path.read_bytes()
 
     def _dynamic(self, path: Path, nodes: Mapping[str, LayerChoice]) -> None:
