@@ -205,9 +205,11 @@ def test_what_can_not_be_resumed_is_an_error(small, tmp_path):
     train(CONFIG, RECIPE, small, folder)
     folder.results.unlink()  # as if it were not finished
     checkpoint = folder.checkpoint.read_bytes()
-    other = io.BytesIO()
+    other, packed = io.BytesIO(), io.BytesIO()
     np.savez(other, np.zeros(3))
-    for content in (checkpoint[:-100], checkpoint[:200], b"", other.getvalue()):
+    np.savez_compressed(packed, np.zeros(10**6))
+    contents = (other.getvalue(), packed.getvalue())
+    for content in (checkpoint[:-100], checkpoint[:200], b"", *contents):
         folder.checkpoint.write_bytes(content)
         with pytest.raises(VitsdError, match=r"last\.npz can't be read .*; delete the run"):
             train(CONFIG, RECIPE, small, folder, resume=True)

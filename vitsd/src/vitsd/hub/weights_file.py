@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from vitsd.config import Shape
@@ -54,21 +53,6 @@ def check_weights(content: bytes, shapes: Sequence[Shape]) -> None:
         raise VitsdError(f"the file of its weights is damaged ({first_line(error)})") from error
     if different := list((found - Counter(shapes)) + (Counter(shapes) - found)):
         raise VitsdError(f"its weights are not those of its architecture (shape {different[0]})")
-
-
-def check_weights_file(path: Path, shapes: Sequence[Shape]) -> None:
-    """:func:`check_weights` of a file.
-
-    Raises:
-        OSError: it can't be read.
-        VitsdError: as for :func:`check_weights`, or it is too large.
-    """
-    limit = largest_file(shapes)
-    with open(path, "rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise VitsdError(f"it is larger than the {limit:,} bytes that its architecture takes")
-    check_weights(content, shapes)
 
 
 def _most_objects(shapes: Sequence[Shape]) -> int:

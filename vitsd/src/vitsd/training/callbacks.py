@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import time
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -141,8 +142,8 @@ def restore_checkpoint(path: Path, model: keras.Model) -> None:
     model.optimizer.build(model.trainable_variables)
     state = _state(model)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = [stored[f"arr_{i}"] for i in range(len(stored.files))]
+        stored = _read_arrays(path)
+        arrays = [stored[f"arr_{i}"] for i in range(len(stored))]
         if [array.shape for array in arrays] != [tuple(variable.shape) for variable in state]:
             raise ValueError("it is of another model")
     except _DAMAGED as error:
@@ -168,7 +169,19 @@ def _write_arrays(path: Path, *arrays: AnyArray, **named: float) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+def _read_arrays(path: Path) -> dict[str, AnyArray]:
+    """What :func:`_write_arrays` wrote; raises one of :data:`_DAMAGED` for anything else."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its arrays are packed")  # maybe to gigabytes
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+_DAMAGED = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError, tokenize.TokenError),
+)
 """What NumPy and zipfile raise for damaged files."""
 
 
@@ -214,9 +227,9 @@ def read_best(path: Path) -> tuple[int, float, list[AnyArray]]:
         VitsdError: the file is damaged or missing.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            weights = [stored[f"arr_{i}"] for i in range(len(stored.files) - 2)]
-            return int(stored["epoch"]), float(stored["score"]), weights
+        stored = _read_arrays(path)
+        weights = [stored[f"arr_{i}"] for i in range(len(stored) - 2)]
+        return int(stored["epoch"]), float(stored["score"]), weights
     except _DAMAGED as error:
         raise VitsdError(
             f"{printable(path)} is damaged or missing ({first_line(error)}); delete the run and "
