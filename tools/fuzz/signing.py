@@ -46,7 +46,7 @@ def _weights(payload: bytes) -> bytes:
 def _append_zip(payload: bytes, spec: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr(SPEC, spec)
+        archive.writestr(zipfile.ZipInfo(SPEC), spec)
     # Python and others look for the archive's end, and allow for what stands before it.
     return payload + out.getvalue()
 
@@ -55,7 +55,7 @@ def _add_member(payload: bytes, spec: bytes) -> bytes:
     out = io.BytesIO(payload)
     try:
         with zipfile.ZipFile(out, "a") as archive:
-            archive.writestr(SPEC, spec)
+            archive.writestr(zipfile.ZipInfo(SPEC), spec)
     except Exception:  # the archive is damaged, in whatever way
         return payload
     return out.getvalue()

@@ -37,7 +37,9 @@ def _zip(members: Members, rng: Random | None = None) -> bytes:
     with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as archive:
         warnings.simplefilter("ignore")  # of a name that is there twice
         for name, data in members:
-            archive.writestr(name, data, rng.choice(packing) if rng else zipfile.ZIP_STORED)
+            # With a fixed date, or no input could be made again.
+            kind = rng.choice(packing) if rng else zipfile.ZIP_STORED
+            archive.writestr(zipfile.ZipInfo(name), data, kind)
     return out.getvalue()
 
 

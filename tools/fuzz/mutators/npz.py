@@ -40,11 +40,12 @@ def mutate(rng: Random, payload: bytes) -> bytes:
         del members[rng.choice(list(members))]
     out = io.BytesIO()
     packing = rng.choice((zipfile.ZIP_STORED,) * 8 + (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
-    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", packing) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as archive:
         warnings.simplefilter("ignore")  # of a name that is there twice
         for name, data in members.items():
             for _ in range(2 if rng.random() < 0.05 else 1):
-                archive.writestr(name, data)
+                # With a fixed date, or no input could be made again.
+                archive.writestr(zipfile.ZipInfo(name), data, packing)
     return out.getvalue()
 
 
