@@ -275,3 +275,15 @@ def test_labels_follow_the_models_class_names(folder):
     assert align_labels(dataset, ("ape", "owl", "dog", "cat")).tolist() == [3, 2, 1]
     with pytest.raises(UsageError, match="owl"):
         align_labels(dataset, ("cat", "dog"))
+
+
+@pytest.mark.parametrize("shape", [None, (10**13,)])
+def test_a_member_that_is_no_array_is_an_error(tmp_path, shape):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode("latin1")
+    member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", member if shape else b"text")
+    with pytest.raises(VitsdError, match="can't be read") as error:
+        load_dataset(str(tmp_path / "d.npz"))
+    assert str(error.value).isprintable()

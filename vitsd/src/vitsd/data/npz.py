@@ -14,6 +14,7 @@ from vitsd.data.dataset import Dataset, Labels, Split
 from vitsd.data.memory import check_memory
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, UInt8Array, ValueRange
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -25,6 +26,7 @@ _READ_ERRORS = (
     ValueError,
     SyntaxError,
     tokenize.TokenError,
+    MemoryError,
 )
 """What zipfile and NumPy raise for damaged files."""
 
@@ -47,7 +49,7 @@ def load_npz(path: Path, value_range: ValueRange | None = None) -> Dataset:
     except VitsdError:  # UsageError is a ValueError, too
         raise
     except _READ_ERRORS as error:
-        raise VitsdError(f"{path} can't be read: {error}") from error
+        raise VitsdError(f"{path} can't be read: {first_line(error)}") from error
     train, test = (
         Split(
             _images(f"{path}: x_{part}", arrays[f"x_{part}"], value_range),
@@ -80,7 +82,11 @@ def _read_arrays(path: Path) -> dict[str, AnyArray]:
                 f"{path} lacks {', '.join(missing)}; it has "
                 f"{', '.join(archive.files) or 'nothing'}."
             )
-        return {name: archive[name] for name in (*_ARRAYS, "class_names") if name in archive}
+        arrays = {name: archive[name] for name in (*_ARRAYS, "class_names") if name in archive}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives back the bytes of what is no array
+            raise ValueError(f"{name} is no array")
+    return arrays
 
 
 def _images(name: str, array: AnyArray, value_range: ValueRange | None) -> UInt8Array:
