@@ -46,6 +46,14 @@ def test_equals_keras_for_all_sizes(keras, height, width, channels, size, seed):
     np.testing.assert_allclose(result, expected, atol=1e-4, rtol=0)
 
 
+@given(sides, sides, sides, st.integers(0, 255))
+def test_flat_images_stay_flat(height, width, size, level):
+    # Behind it the model divides by deviations, which makes the smallest one visible.
+    spec = make_spec(height, width, 1, size)
+    result = preprocess(np.full((1, height, width, 1), level, np.uint8), spec)
+    assert (result == result.flat[0]).all()
+
+
 def test_a_constant_channel_does_not_divide_by_zero():
     result = preprocess(
         np.full((1, 4, 4, 1), 7, np.uint8), make_spec(4, 4, 1, 8, mean=7.0, variance=0.0)

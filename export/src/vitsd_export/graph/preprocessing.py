@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from vitsd_export.graph.ops import Tensor, constant
-from vitsd_runtime.images.resizing import resize_matrix
+from vitsd_runtime.images.resizing import neighbors
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.types import AnyArray
 
 
 def preprocess(images: Tensor, spec: ModelSpec) -> Tensor:
-    """Normalize and resize, exactly as :func:`vitsd_runtime.preprocess` does in NumPy.
+    """Normalize and resize, to the bit as :func:`vitsd_runtime.preprocess` does in NumPy.
 
     Args:
         images: uint8 ``(batch, *spec.input_size)``.
         spec: the model's.
 
     Returns:
-        float32 ``(batch, image_size, image_size, channels)``; resized bilinearly, as two matrix
-        products.
+        float32 ``(batch, image_size, image_size, channels)``.
     """
-    height, width, channels = spec.input_size
-    size = spec.image_size
     scale, offset = spec.normalization()
     images = tf.cast(images, tf.float32) * constant(scale) + constant(offset)
-    if height != size:
-        images = tf.reshape(images, (-1, height, width * channels))
-        images = tf.matmul(constant(resize_matrix(height, size)), images)
-        images = tf.reshape(images, (-1, size, width, channels))
-    if width != size:
-        images = tf.matmul(constant(resize_matrix(width, size)), images)
+    for axis in (2, 1):
+        if images.shape[axis] != spec.image_size:
+            images = _interpolate(images, axis, spec.image_size)
     return images
+
+
+def _interpolate(images: Tensor, axis: int, size: int) -> Tensor:
+    low, high, share = neighbors(images.shape[axis], size)
+    lower = _pixels(images, low, axis)
+    shape = (-1, 1, 1) if axis == 1 else (-1, 1)
+    return lower + constant(share.reshape(shape)) * (_pixels(images, high, axis) - lower)
+
+
+def _pixels(images: Tensor, indices: AnyArray, axis: int) -> Tensor:
+    return tf.gather(images, indices.astype(np.int32), axis=axis)
