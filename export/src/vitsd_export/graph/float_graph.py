@@ -13,7 +13,15 @@ import tensorflow as tf
 from vitsd.config import VitConfig
 from vitsd_export.graph import layer_names
 from vitsd_export.graph.folding import Attention, Block, Dense, FoldedVit, score_bounds
-from vitsd_export.graph.ops import Tensor, activate, constant, dense, mean, unit_variance
+from vitsd_export.graph.ops import (
+    Tensor,
+    activate,
+    constant,
+    dense,
+    mean,
+    relative_to_first,
+    unit_variance,
+)
 from vitsd_export.graph.options import GraphOptions
 from vitsd_export.graph.tokenization import cut_patches
 
@@ -55,12 +63,8 @@ def _tokenize(images: Tensor, folded: FoldedVit) -> Tensor:
     with tf.name_scope("patches"):
         patches, kernel = cut_patches(images, folded)
         if config.spt:
+            patches = relative_to_first(patches)
             patches = patches - mean(patches)
-            if config.input_size[2] == 1:
-                # On constant gray patches the variance is pure rounding error, which the norm
-                # amplifies about 1000 times and makes logits CPU-dependent. (Colors differ once
-                # they are normalized.)
-                patches = patches - mean(patches)
             patches = unit_variance(patches, config.layer_norm_epsilon)
     projection = Dense(kernel, np.zeros(config.hidden_dim))
     projected = dense(patches, projection, layer_names.TOKENIZATION)

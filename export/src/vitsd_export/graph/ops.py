@@ -31,6 +31,15 @@ def mean(values: Tensor) -> Tensor:
     return tf.reduce_mean(values, axis=-1, keepdims=True)
 
 
+def relative_to_first(values: Tensor) -> Tensor:
+    """Differences from the first value along the last axis.
+
+    Each is exact to the rounding of itself, and all are zero where all values are equal: a mean and
+    a deviation of them are as exact as the values differ, however large they are.
+    """
+    return values - values[..., :1]
+
+
 def unit_variance(centered: Tensor, epsilon: float) -> Tensor:
     """LayerNorm without scale and shift, of values whose mean is zero already."""
     return centered * inverse_deviation(centered, epsilon)

@@ -90,7 +90,11 @@ class ShiftedPatchTokenization(layers.Layer):
         patches = ops.reshape(images, (-1, rows, patch, columns, patch, channels))
         patches = ops.transpose(patches, (0, 1, 3, 2, 4, 5))
         patches = ops.reshape(patches, (-1, rows * columns, patch * patch * channels))
-        return self.projection(self.norm(patches) if self.shifted else patches)
+        if self.shifted:
+            # The norm divides by a patch's deviation. The mean of large, nearly equal values is
+            # rounded by more than a nearly flat patch deviates; that of their differences is not.
+            patches = self.norm(patches - patches[..., :1])
+        return self.projection(patches)
 
     def shifted_copies(self, images: Tensor) -> Iterator[Tensor]:
         """The four shifted copies of images ``(batch, height, width, channels)``."""
