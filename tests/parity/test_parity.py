@@ -19,19 +19,24 @@ def test_float_artifacts_give_the_keras_models_logits(trained, exported, digits)
     expected = model_logits(trained / "model.keras", digits.images)
     for ending in FLOAT:
         logits = model_logits(exported / f"digits{ending}", digits.images)
-        assert np.abs(logits - expected).max() < 1e-3 * expected.std()
+        assert np.abs(logits - expected).max() < 5e-5 * expected.std()
         np.testing.assert_array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
 
 
-def test_flat_images_do_not_set_engines_apart(exported):
-    # Their patches have no variance: the rounding of a mean, which each engine has its own way of,
-    # would become visible.
-    levels = np.arange(256, dtype=np.uint8)
-    images = np.broadcast_to(levels[:, None, None, None], (256, 8, 8, 1))
-    tflite, onnx = (
-        model_logits(exported / name, images) for name in ("digits-float32.tflite", "digits.onnx")
-    )
-    np.testing.assert_allclose(tflite, onnx, atol=1e-4)
+def test_flat_images_do_not_set_engines_apart(trained, exported):
+    # Their patches have no variance, or nearly none: the rounding of resizing and of means, which
+    # each engine has its own way of, would become visible.
+    levels = np.arange(0, 256, 3, dtype=np.uint8)
+    flat = np.broadcast_to(levels[:, None, None, None], (len(levels), 8, 8, 1))
+    nearly = flat.copy()
+    nearly[:, 3, 4] ^= 1
+    images = np.concatenate([flat, nearly])
+    expected = model_logits(trained / "model.keras", images)
+    spread = expected.std()
+    first, *others = (model_logits(exported / f"digits{ending}", images) for ending in FLOAT)
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=2e-5 * spread, rtol=0)
+    np.testing.assert_allclose(first, expected, atol=2e-4 * spread, rtol=0)
 
 
 def test_figures_of_a_worked_example(exported):
@@ -61,8 +66,8 @@ def test_nan_logits_fail(exported):
 
 
 def test_tolerances_are_those_that_are_documented():
-    assert SCHEMES["none"].tolerance.logit_difference == 1e-3
-    assert SCHEMES["none"].tolerance.agreement == 1.0
+    assert SCHEMES["none"].tolerance.logit_difference == 2e-4
+    assert SCHEMES["none"].tolerance.agreement == 0.999
     assert SCHEMES["float16"].tolerance.agreement == 0.995
 
 

@@ -87,7 +87,9 @@ SCHEMES: dict[Quantization, Scheme] = {
             "none",
             "float32",
             ladders=_ANY,
-            tolerance=Tolerance(1e-3, 1.0, 0.0),
+            # Rounding is 5e-6 on test images, 4e-5 on those made to be as bad as can be: flat but
+            # for one pixel. Two classes that tie may change places.
+            tolerance=Tolerance(2e-4, 0.999, 0.001),
         ),
         Scheme(
             "float16",
