@@ -70,7 +70,9 @@ def test_with_json_the_reason_is_on_stderr(arm64, tmp_path):
     assert done.stderr.startswith("skipped: ")
 
 
-@pytest.mark.parametrize("arguments", [["--emulation", "magic"], ["--cpus"], ["model.keras"]])
+@pytest.mark.parametrize(
+    "arguments", [["--emulation", "magic"], ["--cpus"], ["--seeds", "a"], ["model.keras"]]
+)
 def test_misuse_is_exit_code_2(arm64, arguments):
     assert arm64(*arguments).returncode == 2
 
@@ -109,13 +111,14 @@ def test_float_logits_must_be_near_and_quantized_answers_equal(arm64_modules):
     logits = np.random.default_rng(0).normal(size=(500, 10)).astype(np.float32)
     near, far = logits + np.float32(5e-5), logits.copy()
     far[0, 0] += 0.01
-    float_file = reference("a.tflite", True, logits)
+    float_file = reference("seed-1", "a.tflite", True, logits)
     for found, passes in ((logits, True), (near, True), (far, False)):
         assert float_file.compare("engine", "cpu", found).passed is passes
     other = logits.copy()
     other[:6] = -other[:6]  # 6 of 500 other answers
-    quantized_file = reference("a.tflite", False, logits)
+    quantized_file = reference("seed-1", "a.tflite", False, logits)
     assert quantized_file.compare("engine", "cpu", far).passed
     row = quantized_file.compare("engine", "cpu", other)
+    assert (row.model, row.artifact) == ("seed-1", "a.tflite")
     assert row.agreement == pytest.approx(0.988)
     assert not row.passed

@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,19 +67,30 @@ class Materials:
     """Folder that the guest sees as /work."""
     digits: Path
     """The preset ``tiny``, trained on handwritten digits."""
-    model: Path
-    """The trained model whose logits are compared."""
+    models: Mapping[str, Path]
+    """The trained models whose logits are compared, by the names of their folders."""
     data: str
-    """Its dataset."""
+    """Their dataset."""
     images: UInt8Array
     """``(n, *input_size)``; the first :data:`PICTURES` are also PNG files in ``pictures/``."""
     wheel: Path
     """Of the runtime."""
 
 
-def prepare(work: Path, cache: Path, model: Path | None, data: str) -> Materials:
-    """Make them; the model is the one trained on digits if none is given."""
-    digits = digits_model(cache)
+def prepare(
+    work: Path, cache: Path, model: Path | None, data: str, seeds: Sequence[int]
+) -> Materials:
+    """Make them.
+
+    Args:
+        work: folder that the guest sees as /work.
+        cache: for trained models.
+        model: whose logits are compared; None: those of models trained on digits.
+        data: its dataset.
+        seeds: of the models trained on digits.
+    """
+    models = {"model": model} if model else {f"seed-{n}": digits_model(cache, n) for n in seeds}
+    digits = digits_model(cache, seeds[0])
     images, _ = load_images(data, model or digits)
     np.save(work / "images.npy", images)
     pictures = work / "pictures"
@@ -87,17 +99,17 @@ def prepare(work: Path, cache: Path, model: Path | None, data: str) -> Materials
         Image.fromarray(image.squeeze()).save(pictures / f"{i}.png")
     shutil.copyfile(Path(__file__).with_name("guest.py"), work / "guest.py")
     copy_tests(work / "repository")
-    return Materials(work, digits, model or digits, data, images, runtime_wheel(work))
+    return Materials(work, digits, models, data, images, runtime_wheel(work))
 
 
-def digits_model(cache: Path) -> Path:
+def digits_model(cache: Path, seed: int) -> Path:
     """The preset ``tiny`` trained on handwritten digits, once for each version of the trainer."""
     sources = sorted((REPOSITORY / "vitsd" / "src").rglob("*.py"))
-    folder = cache / f"trained-{_digest(*(path.read_bytes() for path in sources))}"
+    folder = cache / f"trained-{_digest(*(path.read_bytes() for path in sources))}-{seed}"
     if not folder.exists():
-        _log.info("Training preset tiny on handwritten digits ...")
+        _log.info("Training preset tiny on handwritten digits, seed %d ...", seed)
         with atomic_write(folder) as temporary:
-            options = ("--preset", "tiny", "--data", "digits")
+            options = ("--preset", "tiny", "--data", "digits", "--seed", str(seed))
             _run_command("vitsd-train", *options, "--output", temporary / "digits")
     return folder / "digits" / "model.keras"
 

@@ -34,6 +34,7 @@ class Row:
     """One artifact on one CPU model, compared with the same file on this machine."""
 
     engine: str
+    model: str
     artifact: str
     cpu: str
     difference: float
@@ -47,6 +48,8 @@ class Row:
 class Reference:
     """What an exported file answers on this machine."""
 
+    model: str
+    """Which trained model it is of."""
     name: str
     """Of the file."""
     is_float: bool
@@ -59,7 +62,7 @@ class Reference:
         difference = float(np.abs(self.logits - logits).max())
         same = agreement(logits, self.logits)
         passed = difference <= FLOAT_TOLERANCE if self.is_float else same >= LEAST_AGREEMENT
-        return Row(engine, self.name, cpu, difference, same, passed)
+        return Row(engine, self.model, self.name, cpu, difference, same, passed)
 
 
 class Proof:
@@ -83,18 +86,27 @@ class Proof:
     def run(self, with_tests: bool) -> None:
         """Try every engine, then a deployment; ``with_tests``: the runtime's test suite too."""
         for engine in ENGINES:
-            _log.info("\n%s: exporting on this machine ...", engine.name)
-            files = self.materials.work / engine.name / "compared"
-            artifacts.export_for(engine, self.materials.model, self.materials.data, files)
             self._make_environment(engine)
+            references = {name: self._export(engine, name) for name in self.materials.models}
+            first = next(iter(references))
             if with_tests:
-                self._run_tests(engine, files)
-            references = self._references(files)
+                self._run_tests(engine, self._files(engine, first))
             for cpu in self._cpus:
                 _log.info("%s, %s: commands and logits ...", engine.name, cpu)
-                self._try_commands(engine, cpu, references)
-                self._compare_logits(engine, cpu, references)
+                self._try_commands(engine, cpu, references[first])
+                for of_model in references.values():
+                    self._compare_logits(engine, cpu, of_model)
         self._try_deployment()
+
+    def _files(self, engine: Engine, model: str) -> Path:
+        """Folder of the exported files that are compared."""
+        return self.materials.work / engine.name / model
+
+    def _export(self, engine: Engine, model: str) -> list[Reference]:
+        _log.info("\n%s: exporting %s on this machine ...", engine.name, model)
+        files = self._files(engine, model)
+        artifacts.export_for(engine, self.materials.models[model], self.materials.data, files)
+        return self._references(model, files)
 
     def _make_environment(self, engine: Engine) -> None:
         wheels = artifacts.engine_wheels(engine, self._cache)
@@ -108,7 +120,7 @@ class Proof:
         cpu, digits = self._cpus[0], self.materials.digits
         _log.info("%s, %s: the runtime's tests ...", engine.name, cpu)
         folder = self.materials.work / engine.name / "tests"
-        if self.materials.model == digits:
+        if digits in self.materials.models.values():
             shutil.copytree(files, folder / "exported")
         else:
             artifacts.export_for(engine, digits, "digits", folder / "exported")
@@ -133,13 +145,14 @@ class Proof:
             _log.info("%s", done.stdout[-6000:])
             self.failures.append(f"{engine.name}: tests failed: {lines[-1]}")
 
-    def _references(self, files: Path) -> list[Reference]:
+    def _references(self, model: str, files: Path) -> list[Reference]:
         references = []
         for path in sorted(p for p in files.iterdir() if p.suffix in (".tflite", ".onnx")):
             export = require_spec(path).export
             classifier = Classifier.load(path, num_threads=1, batch_size=8)
             references.append(
                 Reference(
+                    model,
                     path.name,
                     is_float=export is None or export.quantization == "none",
                     logits=classifier.logits(self.materials.images),
@@ -148,7 +161,7 @@ class Proof:
         return references
 
     def _try_commands(self, engine: Engine, cpu: str, references: Sequence[Reference]) -> None:
-        folder = f"/work/{engine.name}/compared"
+        folder = f"/work/{engine.name}/{references[0].model}"
         for reference in references:
             path = f"{folder}/{reference.name}"
             self._python(engine, cpu, "-m", "vitsd_runtime.cli.inspect", path)
@@ -172,8 +185,9 @@ class Proof:
             self._fail(engine, cpu, "vitsd-bench left out a model")
 
     def _compare_logits(self, engine: Engine, cpu: str, references: Sequence[Reference]) -> None:
-        folder, output = f"/work/{engine.name}", f"{cpu}.npz"
-        words = ("/work/guest.py", f"{folder}/compared", "/work/images.npy", f"{folder}/{output}")
+        folder = f"/work/{engine.name}"
+        model, output = references[0].model, f"{references[0].model}-{cpu}.npz"
+        words = ("/work/guest.py", f"{folder}/{model}", "/work/images.npy", f"{folder}/{output}")
         if self._python(engine, cpu, *words) is None:
             return
         with np.load(self.materials.work / engine.name / output) as stored:
@@ -184,7 +198,7 @@ class Proof:
         self.rows += rows
         for row in rows:
             if not row.passed:
-                self._fail(engine, cpu, f"{row.artifact} answers differently")
+                self._fail(engine, cpu, f"{row.model}, {row.artifact} answers differently")
 
     def _try_deployment(self) -> None:
         """Make a deployment with its wheels; install and run it where there is no network."""

@@ -15,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -36,6 +37,8 @@ from vitsd_runtime.system.files import remove
 from vitsd_runtime.system.text import table
 
 CPUS = {"cortex-a72": "Raspberry Pi 4", "cortex-a76": "Raspberry Pi 5"}
+SEEDS = (0, 1, 2)
+"""Several: how a CPU rounds must not matter for any weights that a training may end with."""
 _log = logging.getLogger("vitsd.tools.arm64")
 
 
@@ -50,7 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         type=Path,
         metavar="MODEL.keras",
-        help="whose logits are compared (default: tiny, trained on digits)",
+        help="whose logits are compared (default: tiny, trained on digits with each seed)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="SEED,SEED",
+        default=SEEDS,
+        help=f"of the models trained on digits (default: {','.join(map(str, SEEDS))})",
     )
     parser.add_argument(
         "--data", metavar="SOURCE", default="digits", help="its data (default: digits)"
@@ -70,6 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON at the end")
     return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"must be numbers such as 0,1,2; got {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,7 +140,7 @@ def _prove(arguments: argparse.Namespace, cpus: list[str]) -> Proof:
     with _locked(cache), _work_folder(cache) as work:
         _log.info("Everything is kept in %s.", cache)
         root = root_file_system(cache)
-        materials = artifacts.prepare(work, cache, arguments.model, arguments.data)
+        materials = artifacts.prepare(work, cache, arguments.model, arguments.data, arguments.seeds)
         proof = Proof(Device(root, work), materials, cache, cpus)
         proof.run(with_tests=arguments.tests)
         return proof
@@ -157,10 +173,19 @@ def _work_folder(cache: Path) -> Iterator[Path]:
 
 
 def _print(proof: Proof, cpus: list[str]) -> None:
-    headers = ["engine", "artifact", "CPU model", "max |logit diff|", "agreement %", "verdict"]
+    headers = [
+        "engine",
+        "model",
+        "artifact",
+        "CPU model",
+        "max |logit diff|",
+        "agreement %",
+        "verdict",
+    ]
     cells = [
         [
             row.engine,
+            row.model,
             row.artifact,
             row.cpu,
             f"{row.difference:.1e}",
