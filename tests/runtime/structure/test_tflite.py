@@ -11,7 +11,7 @@ import pytest
 
 from vitsd_runtime import VitsdError
 from vitsd_runtime.models.catalog import bundled_model
-from vitsd_runtime.structure import limits, tflite
+from vitsd_runtime.structure import limits, onnx_rules, tflite
 from vitsd_runtime.structure.check import check_structure
 from vitsd_runtime.structure.flatbuffer import FlatBuffer
 from vitsd_runtime.structure.graph import FlawError, Operation, Quantization, Tensor
@@ -315,6 +315,19 @@ def test_int8_softmax_and_dequantize_refuse_what_their_kernels_divide_by():
     half = Tensor("float16", (1, 4))
     with pytest.raises(FlawError, match="takes float16"):
         RULES["DEQUANTIZE"](Operation("DEQUANTIZE", (0,), (1,), {}), [half], [half])
+
+
+@pytest.mark.parametrize("indices", [(0, 3), (-1,), ()])
+def test_gather_refuses_what_is_not_there(indices):
+    image, picked = Tensor("float32", (1, 3, 8, 1)), Tensor("float32", (1, 2, 8, 1))
+    chosen = Tensor("int32", (len(indices),), None, True, indices)
+    for rules, kind in ((RULES, "GATHER"), (onnx_rules.RULES, "Gather")):
+        options = {"axis": 1, "batch_dims": 0} if kind == "GATHER" else {"axis": 1}
+        step = Operation(kind, (0, 1), (2,), options)
+        with pytest.raises(FlawError, match="not among 3"):
+            rules[kind](step, [image, chosen], [picked])
+        good = chosen._replace(shape=(2,), values=(2, 0))
+        assert rules[kind](step, [image, good], [picked])[0].shape == picked.shape
 
 
 def test_weights_of_a_type_at_which_the_engine_crashes_are_refused():

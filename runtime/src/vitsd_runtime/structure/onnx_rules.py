@@ -100,6 +100,14 @@ def _layer_norm(step: Operation, inputs: Inputs) -> list[Tensor]:
     return _float32(value.shape)
 
 
+def _gather(step: Operation, inputs: Inputs) -> list[Tensor]:
+    value, indices = inputs
+    _real(value)
+    numbers = shapes.values(indices)
+    require(len(indices.shape) == 1, "picks in another way than along an axis")
+    return _float32(shapes.gather(value.shape, numbers, step.options.get("axis", 0)))
+
+
 def _matmul(step: Operation, inputs: Inputs) -> list[Tensor]:
     left, right = inputs
     _real(left, right)
@@ -200,6 +208,7 @@ RULES: Mapping[str, Rule] = {
     "Concat": _rule(_concat, 1, 64, axis=int),
     "DequantizeLinear": _rule(_dequantize, 3, axis=int),
     "DynamicQuantizeLinear": _rule(_dynamic_quantize, 1),
+    "Gather": _rule(_gather, 2, axis=int),
     "GlobalAveragePool": _rule(_average_pool, 1),
     "LayerNormalization": _rule(_layer_norm, 2, 3, axis=int, epsilon=float),
     "MatMul": _rule(_matmul, 2),

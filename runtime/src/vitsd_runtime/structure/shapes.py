@@ -109,3 +109,13 @@ def space_to_depth(shape: Shape, block: int, channels_last: bool) -> Shape:
     require(height % block == 0 == width % block, "cuts {} into blocks of {}", shape, block)
     height, width, channels = height // block, width // block, channels * block * block
     return (batch, height, width, channels) if channels_last else (batch, channels, height, width)
+
+
+def gather(shape: Shape, indices: Sequence[int], number: int) -> Shape:
+    """The slices at the indices along an axis, of which each exists."""
+    along = axis(number, len(shape))
+    length = shape[along]
+    require(length <= limits.MAX_DIMENSION, "picks images of a batch")
+    fits = len(indices) > 0 and 0 <= min(indices) <= max(indices) < length
+    require(fits, "picks what is not among {}", length)
+    return (*shape[:along], len(indices), *shape[along + 1 :])

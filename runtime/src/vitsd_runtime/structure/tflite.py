@@ -36,8 +36,8 @@ _METADATA = "rI"
 _SIGNATURE = "rrrrI"
 _SIGNATURE_END = "rI"
 
-_MAX_VALUES = 16
-"""Numbers of a constant that can be axes, margins or a shape."""
+_MAX_VALUES = 1024
+"""Numbers of a constant that can be axes, margins, a shape, or indices of pixels."""
 _TYPES = {
     0: ("float32", 32),
     1: ("float16", 16),
@@ -80,6 +80,7 @@ _KINDS: Mapping[int, _Kind] = {
     18: _Kind("MUL", 21, "b", ["activation"]),
     22: _Kind("RESHAPE", 17),
     25: _Kind("SOFTMAX", 9, "f", ["beta"]),
+    36: _Kind("GATHER", 23, "ii", ["axis", "batch_dims"]),
     26: _Kind("SPACE_TO_DEPTH", 19, "i", ["block"]),
     34: _Kind("PAD", 22),
     39: _Kind("TRANSPOSE", 26),
@@ -203,9 +204,9 @@ def _tensor(
         size = math.prod(shape)
         expected = (size * bits + 7) // 8
         require(count == expected, "it has {:,} bytes for {} {}", count, dtype, shape)
-        if dtype == "int32" and size <= _MAX_VALUES:
-            values = whole_numbers(bytes(data[start : start + count]), dtype)
     scales = _quantization(file, quantization, dtype, shape)
+    if count and dtype == "int32" and not scales and size <= _MAX_VALUES:
+        values = whole_numbers(bytes(data[start : start + count]), dtype)
     if scales is None and dtype in ("int8", "int4"):
         raise FlawError(f"it has {dtype} numbers without a scale")
     return Tensor(dtype, shape, scales, count > 0, values), file.numbers(signature, "i", 8)

@@ -69,6 +69,15 @@ def _elementwise(step: Operation, inputs: Inputs, outputs: Declared) -> list[Ten
     return _same(first, shapes.broadcast(first.shape, second.shape))
 
 
+def _gather(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor]:
+    value, indices = inputs
+    _real_or_int8(value, *outputs)
+    numbers = shapes.values(indices)
+    plain = len(indices.shape) == 1 and not step.options["batch_dims"]
+    require(plain, "picks in another way than along an axis")
+    return _same(value, shapes.gather(value.shape, numbers, step.options["axis"]))
+
+
 def _matmul(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor]:
     left, right = inputs
     _real_or_int8(left, right)
@@ -272,6 +281,7 @@ RULES: Mapping[str, Rule] = {
     "DIV": _rule(_elementwise, 2),
     "EXP": _rule(_real, 1),
     "FULLY_CONNECTED": _rule(_fully_connected, 2, 3),
+    "GATHER": _rule(_gather, 2),
     "GELU": _rule(_table, 1),
     "MEAN": _rule(_reduce, 2),
     "MUL": _rule(_elementwise, 2),
