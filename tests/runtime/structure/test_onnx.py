@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vitsd_runtime import VitsdError
+from vitsd_runtime.spec import MAX_MODEL_BYTES
 from vitsd_runtime.structure import limits
 from vitsd_runtime.structure.check import check_structure
 
@@ -338,6 +339,6 @@ def test_dimensions_that_no_engine_counts_are_refused():
 def test_a_file_larger_than_any_model_is_not_read(tmp_path, format):
     path = tmp_path / f"sparse.{format}"
     path.touch()
-    os.truncate(path, limits.MAX_FILE_BYTES + 1)
+    os.truncate(path, MAX_MODEL_BYTES + 1)
     with pytest.raises(VitsdError, match="the limit is"):
         check_structure(path, format)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.structure import limits
+from vitsd_runtime.spec.limits import MAX_MODEL_BYTES
 from vitsd_runtime.structure.graph import FlawError, check_graph, require
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Format
@@ -81,8 +81,8 @@ def _content(model: Path | bytes) -> Iterator[Any]:
         return
     with open(model, "rb") as file:
         size = model.stat().st_size
-        if size > limits.MAX_FILE_BYTES:
-            raise FlawError(f"it has {size:,} bytes; the limit is {limits.MAX_FILE_BYTES:,}")
+        if size > MAX_MODEL_BYTES:
+            raise FlawError(f"it has {size:,} bytes; the limit is {MAX_MODEL_BYTES:,}")
         if size == 0:
             yield b""
             return

@@ -56,7 +56,7 @@ class Tensor(NamedTuple):
         return math.prod(self.shape)
 
 
-_ITEM_BYTES = {
+ITEM_BYTES = {
     "float32": 4,
     "float16": 2,
     "int64": 8,
@@ -177,7 +177,7 @@ class _Walk:
             tensor = stated if shape is tensor.shape else stated._replace(shape=tensor.shape)
         self._known[key] = tensor
         self._elements[key] = elements = math.prod(shape)
-        self._bytes[key] = nbytes = elements * _ITEM_BYTES[tensor.dtype]
+        self._bytes[key] = nbytes = elements * ITEM_BYTES[tensor.dtype]
         self._live += nbytes
 
     def _count(self, step: Operation, inputs: Sequence[Tensor | None]) -> None:

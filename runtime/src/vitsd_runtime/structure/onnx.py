@@ -14,6 +14,7 @@ import numpy as np
 from vitsd_runtime.structure import limits
 from vitsd_runtime.structure.graph import (
     ANY,
+    ITEM_BYTES,
     FlawError,
     Graph,
     Key,
@@ -40,14 +41,11 @@ _SHAPE = "b"
 _DIMENSION = "nbb"
 
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64"}
-_ITEM_BYTES = {"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
 _WHOLE = ("int32", "int64")
 """Types of the constants whose numbers count."""
 _DOMAINS = ("", "ai.onnx")
 _OLDEST_OPSET = 13
 """Softmax and ReduceSum were something else before."""
-_MAX_VALUES = 1024
-"""Numbers of a constant that can be axes, margins, a shape, or indices of pixels."""
 
 
 class _Value(NamedTuple):
@@ -146,7 +144,7 @@ def _check_ends(image: _Value, logits: _Value) -> None:
         fits = len(dims) == rank and dims[0] in (0, 1) and min(dims[1:]) > 0
         shown = tuple(n or "any" for n in dims)
         require(
-            fits and value.dtype in dtypes and max(dims) < 2**31,
+            fits and value.dtype in dtypes and max(dims) <= limits.MAX_DIMENSION,
             "its {} is {} {}; {}",
             name,
             value.dtype,
@@ -203,8 +201,8 @@ def _tensor(data: Any, span: Span) -> tuple[str, Tensor]:
             dims = _extended(dims, data, value)
         elif number in _TYPED:
             count += _count(data, number, value)
-            if number != 4 and count <= _MAX_VALUES:
-                values += read_integers(data, value, _MAX_VALUES)
+            if number != 4 and count <= limits.MAX_VALUES:
+                values += read_integers(data, value, limits.MAX_VALUES)
         fields[number] = value
     dtype = _DTYPES.get(fields.get(2, 0), "")
     shape = tuple(dims)
@@ -216,12 +214,12 @@ def _tensor(data: Any, span: Span) -> tuple[str, Tensor]:
     raw = fields.get(9)
     if raw is not None:
         content = raw.end - raw.start
-        require(content == size * _ITEM_BYTES[dtype] and not typed, _ODD, shape)
-        if dtype in _WHOLE and size <= _MAX_VALUES:
+        require(content == size * ITEM_BYTES[dtype] and not typed, _ODD, shape)
+        if dtype in _WHOLE and size <= limits.MAX_VALUES:
             values = list(whole_numbers(bytes(data[raw.start : raw.end]), dtype))
     else:
         require(typed == [_FIELDS[dtype]] and count == size, _ODD, shape)
-    small = tuple(values) if dtype in _WHOLE and size <= _MAX_VALUES else None
+    small = tuple(values) if dtype in _WHOLE and size <= limits.MAX_VALUES else None
     return _text(data, fields.get(8)), Tensor(dtype, shape, None, True, small)
 
 

@@ -36,8 +36,6 @@ _METADATA = "rI"
 _SIGNATURE = "rrrrI"
 _SIGNATURE_END = "rI"
 
-_MAX_VALUES = 1024
-"""Numbers of a constant that can be axes, margins, a shape, or indices of pixels."""
 _TYPES = {
     0: ("float32", 32),
     1: ("float16", 16),
@@ -205,7 +203,7 @@ def _tensor(
         expected = (size * bits + 7) // 8
         require(count == expected, "it has {:,} bytes for {} {}", count, dtype, shape)
     scales = _quantization(file, quantization, dtype, shape)
-    if count and dtype == "int32" and not scales and size <= _MAX_VALUES:
+    if count and dtype == "int32" and not scales and size <= limits.MAX_VALUES:
         values = whole_numbers(bytes(data[start : start + count]), dtype)
     if scales is None and dtype in ("int8", "int4"):
         raise FlawError(f"it has {dtype} numbers without a scale")
@@ -294,19 +292,14 @@ def _operation(
     reads = _keys(file, inputs, tensors, lowest=-1)
     writes = _keys(file, outputs, tensors)
     if kind.name == ANY:
-        for vector, item_bytes in zip(others, (1, 0, 1, 4)):
-            file.span(vector if item_bytes else 0, item_bytes)
+        custom, _, mutated, intermediates, *_ = others
+        for vector, item_bytes in ((custom, 1), (mutated, 1), (intermediates, 4)):
+            file.span(vector, item_bytes)
         return Operation(ANY, (), writes, {})
     require(reads and writes, "{} has no inputs or no outputs", kind.name)
     require(not any(others), "{} has options of its own", kind.name)
-    if -1 in reads:
-        return Operation(
-            kind.name,
-            tuple(None if key < 0 else key for key in reads),
-            writes,
-            _options(file, table, options, kind),
-        )
-    return Operation(kind.name, reads, writes, _options(file, table, options, kind))
+    given = tuple(None if key < 0 else key for key in reads) if -1 in reads else reads
+    return Operation(kind.name, given, writes, _options(file, table, options, kind))
 
 
 def _options(file: FlatBuffer, table: int, position: int, kind: _Kind) -> Mapping[str, Any]:
