@@ -169,3 +169,10 @@ def test_saved_models_take_images_and_give_logits(tmp_path, shape, function, mes
     tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": serve})
     with pytest.raises(VitsdError, match=message):
         load_engine(tmp_path / "model", "saved_model")
+
+
+def test_an_engine_that_is_broken_is_named_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "broken_engine.py").write_text(r"raise ImportError('no \x1b[2J\nlibrary')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(VitsdError, match=r"can't be imported: no \\x1b\[2J$"):
+        base.import_optional("broken_engine")

@@ -40,8 +40,7 @@ class Engine(ABC):
     """Of one image: height, width, channels."""
     input_dtype: np.dtype[Any]
     """Of the model's own input tensor. Float batches are quantized to it if it is quantized."""
-    num_classes: int | None
-    """None where the model does not say."""
+    num_classes: int
 
     @classmethod
     def unsafe_dtypes(cls) -> Sequence[str]:
@@ -129,7 +128,9 @@ def import_optional(module: str) -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name
         if missing and missing.split(".")[0] == package:
             return None
-        raise VitsdError(f"{package} is installed but can't be imported: {error}") from error
+        raise VitsdError(
+            f"{package} is installed but can't be imported: {first_line(error)}"
+        ) from error
 
 
 _HINTS = (

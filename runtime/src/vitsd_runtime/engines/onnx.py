@@ -16,7 +16,6 @@ from vitsd_runtime.engines.base import (
     ModelFile,
     import_optional,
     label,
-    model_path,
     not_installed,
     refusal,
 )
@@ -25,11 +24,7 @@ from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
-_DTYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(uint8)": np.uint8,
-    "tensor(float16)": np.float16,
-}
+_DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
 class OnnxEngine(Engine):
@@ -45,22 +40,16 @@ class OnnxEngine(Engine):
         self._file = ModelFile(model)
         self._session = PerProcess(partial(_start_session, self._file, self.name, num_threads))
         session = self._session.get()
-        inputs, *others = session.get_inputs()
-        if others:
-            raise VitsdError(
-                f"{model_path(model)} has {len(others) + 1} inputs; an image classifier has one."
-            )
-        shape = inputs.shape
-        self._input_name = inputs.name
-        self._fixed_batch = shape[0] if shape and isinstance(shape[0], int) else None
-        self.input_shape = tuple(shape[1:])
-        self.input_dtype = np.dtype(_DTYPES.get(inputs.type, np.object_))
-        outputs = session.get_outputs()[0]
-        self.num_classes = outputs.shape[-1] if outputs.shape else None
+        (images,), (logits,) = session.get_inputs(), session.get_outputs()
+        self._input_name = images.name
+        self._one_by_one = images.shape[0] == 1
+        self.input_shape = tuple(images.shape[1:])
+        self.input_dtype = np.dtype(_DTYPES[images.type])
+        self.num_classes = logits.shape[1]
 
     def run(self, batch: AnyArray) -> Float32Array:
         """See :meth:`Engine.run`."""
-        if self._fixed_batch == 1:
+        if self._one_by_one:
             return np.concatenate([self._run(batch[i : i + 1]) for i in range(len(batch))])
         return self._run(batch)
 

@@ -12,12 +12,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vitsd_runtime.engines.base import Engine, Model, import_optional, not_installed, refusal
+from vitsd_runtime.engines.base import (
+    Engine,
+    Model,
+    import_optional,
+    model_path,
+    not_installed,
+    refusal,
+)
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats.saved_model import find_saved_model
 from vitsd_runtime.system.fork import PerProcess, never_destroy
 from vitsd_runtime.system.stderr import quiet_stderr
-from vitsd_runtime.system.text import first_line, printable
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, Float32Array
 
 
@@ -40,7 +47,9 @@ class SavedModelEngine(Engine):
         except Exception as error:  # TensorFlow raises many kinds here
             raise refusal(model, self.name, error) from error
         if others:
-            raise VitsdError(f"{model} has {len(others) + 1} inputs; an image classifier has one.")
+            raise VitsdError(
+                f"{model_path(model)} has {len(others) + 1} inputs; an image classifier has one."
+            )
         self._input_name = name
         self.input_shape = _static_shape(model, "input", tensor, rank=4)
         self.input_dtype = np.dtype(tensor.dtype.as_numpy_dtype)
@@ -134,7 +143,7 @@ def _static_shape(model: Path, name: str, tensor: Any, rank: int) -> tuple[int, 
     shape, dtype = tensor.shape, tensor.dtype
     if shape.rank != rank or None in shape.as_list()[1:] or dtype.name not in ("float32", "uint8"):
         raise VitsdError(
-            f"{printable(model)} has an {name} {dtype.name} {shape}; images are (batch, height, "
+            f"{model_path(model)} has an {name} {dtype.name} {shape}; images are (batch, height, "
             "width, channels) and logits (batch, classes), of known sizes."
         )
     return tuple(shape.as_list()[1:])
