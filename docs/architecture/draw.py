@@ -177,9 +177,9 @@ Step = tuple[str, str, str, str, str]
 """Distribution, place in the code, what happens (two lines), what leaves it."""
 
 IMAGE: tuple[Step, ...] = (
-    ("", "a photo", "any size, mode and orientation", "", "path, PIL image or uint8 array"),
+    ("", "a photo", "any size, mode and orientation", "", "file, PIL image or array"),
     (
-        "vitsd_runtime", "images/loading", "decode within limits, turn upright, 8 bits,",
+        "vitsd_runtime", "images/", "decode within limits, turn upright, 8 bits,",
         "RGB or gray, input size, antialiased", "uint8 (height, width, channels) = input_size",
     ),
     (
@@ -227,7 +227,7 @@ WEIGHT: tuple[Step, ...] = (
     ),
     (
         "vitsd_runtime", "formats/", "the spec is written into the file, once,",
-        "with size and SHA-256 of the model", "one file to copy",
+        "with SHA-256 of the model and of itself", "one file to copy",
     ),
 )  # fmt: skip
 
