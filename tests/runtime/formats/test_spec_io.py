@@ -9,6 +9,7 @@ import pytest
 
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
 from vitsd_runtime.formats import write_spec
+from vitsd_runtime.spec import MAX_JSON_BYTES
 from vitsd_runtime.system.files import atomic_write
 
 FILES = ["-float32.tflite", "-int8.tflite", ".onnx", "-dynamic.onnx"]
@@ -169,4 +170,21 @@ def test_unusual_compression_is_refused(artifact, method):
     with zipfile.ZipFile(path, "a", method) as archive:
         archive.writestr("vitsd.json", spec.to_json())
     with pytest.raises(VitsdError, match="does not use"):
+        read_spec(path)
+
+
+@pytest.mark.parametrize("format", ["tflite", "saved_model"])
+def test_a_spec_that_is_larger_than_any_is_not_read_to_its_end(tmp_path, format):
+    content = b" " * (MAX_JSON_BYTES + 1)
+    if format == "tflite":
+        path = tmp_path / "model.tflite"
+        path.write_bytes(b"\0\0\0\0TFL3")
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("vitsd.json", content)
+    else:
+        path = tmp_path
+        (path / "saved_model.pb").touch()
+        (path / "assets.extra").mkdir()
+        (path / "assets.extra" / "vitsd.json").write_bytes(content)
+    with pytest.raises(VitsdError, match="larger than 8,388,608 bytes"):
         read_spec(path)

@@ -48,7 +48,7 @@ def find_spec(path: Path) -> FoundSpec | None:
             if SPEC_NAME not in names:
                 return None
             _check_names(path, names)
-            content = read_spec_member(path, archive)
+            content = read_spec_member(archive)
             members = [Member(m.filename, m.file_size, m.CRC) for m in archive.infolist()]
             return FoundSpec(content, archive.getinfo(WEIGHTS).file_size, is_plain(path, members))
     except (*ZIP_ERRORS, zipfile.LargeZipFile) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats.archive import SPEC_NAME, FoundSpec, digest_file
 from vitsd_runtime.spec import MAX_JSON_BYTES, Integrity
 from vitsd_runtime.system.text import printable
@@ -43,15 +43,13 @@ def is_saved_model(path: PathLike) -> bool:
 
 
 def find_spec(path: Path) -> FoundSpec | None:
-    """The spec; None if the folder has none. Raises VitsdError if it is too large."""
+    """The spec; None if the folder has none."""
     folder = find_saved_model(path)
     file = folder / _SPEC
     if not file.is_file():
         return None
     with open(file, "rb") as opened:
-        content = opened.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise VitsdError(f"{printable(file)} is too large to be a spec.")
+        content = opened.read(MAX_JSON_BYTES + 1)  # whoever parses it refuses more
     return FoundSpec(content, (folder / _GRAPH).stat().st_size, alone=True)
 
 

@@ -65,7 +65,7 @@ def _find_in_archive(path: Path) -> FoundSpec | None:
         with open_archive(path) as archive:
             if SPEC_NAME not in archive.namelist():
                 return None
-            content = read_spec_member(path, archive)
+            content = read_spec_member(archive)
             size = min(member.header_offset for member in archive.infolist())
     except ZIP_ERRORS as error:
         raise damaged(path, error) from error
