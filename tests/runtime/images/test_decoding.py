@@ -28,7 +28,7 @@ def with_scans(image, count):
 
 
 def test_long_sides_are_refused():
-    limit = decoding.MAX_SIDE
+    limit = decoding.MAX_PHOTO_SIDE
     assert load_image(encoded(Image.new("1", (limit, 1)), "PNG"), SIZE).shape == SIZE
     for size in ((limit + 1, 1), (1, limit + 1)):
         with pytest.raises(VitsdError, match="on a side"):

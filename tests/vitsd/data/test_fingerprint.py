@@ -5,7 +5,7 @@ import pytest
 
 from vitsd.data.fingerprint import Fingerprint
 from vitsd_runtime import VitsdError
-from vitsd_runtime.spec.sections import FINGERPRINT_HASHES
+from vitsd_runtime.spec.limits import MAX_FINGERPRINT_HASHES
 
 
 def identities(*seeds: int, count: int = 1000):
@@ -41,7 +41,7 @@ def test_text_is_bounded_and_holds_everything():
     for count in (0, 1, 100, 100_000):
         fingerprint = Fingerprint.of(identities(0, count=count))
         text = fingerprint.to_text()
-        assert len(text) == 8 * min(count, FINGERPRINT_HASHES)
+        assert len(text) == 8 * min(count, MAX_FINGERPRINT_HASHES)
         np.testing.assert_array_equal(Fingerprint.from_text(text).hashes, fingerprint.hashes)
 
 

@@ -14,8 +14,8 @@ from vitsd_runtime.images.kinds import HEAD_BYTES, image_kind, what_it_is
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray
 
-MAX_SIDE = 100_000
-"""Pixels."""
+MAX_PHOTO_SIDE = 100_000
+"""Pixels; those of what a model takes are bounded by its spec."""
 MAX_DECODED_BYTES = 512 * 2**20
 """Of memory, while an image is decoded: 134 million pixels of most formats."""
 MAX_SCAN_PIXELS = 10**9
@@ -96,11 +96,12 @@ def check_side(width: int, height: int, name: str) -> None:
     """Refuse images that are very long.
 
     Raises:
-        VitsdError: a side is above :data:`MAX_SIDE`.
+        VitsdError: a side is above :data:`MAX_PHOTO_SIDE`.
     """
-    if max(width, height) > MAX_SIDE:
+    if max(width, height) > MAX_PHOTO_SIDE:
         raise VitsdError(
-            f"{name} has {width}x{height} pixels; more than {MAX_SIDE:,} on a side are refused."
+            f"{name} has {width}x{height} pixels; more than {MAX_PHOTO_SIDE:,} on a side are "
+            "refused."
         )
 
 

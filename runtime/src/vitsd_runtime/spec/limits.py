@@ -16,6 +16,8 @@ MAX_SIDE = 1024
 """Pixels of an image's side: a batch of 8 is 100 MB of float32."""
 MAX_CLASSES = 100_000
 """ImageNet-21k has 21,841."""
+MAX_FINGERPRINT_HASHES = 2048
+"""Of 48 bits each, that say which images a model was trained on: 16 kB as text."""
 MAX_LAYERS = 64
 """Transformer blocks: building one takes Keras 25 ms; the largest ViTs have 48."""
 MAX_HEADS = 64

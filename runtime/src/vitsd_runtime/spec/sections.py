@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.spec.limits import MAX_MODEL_BYTES
+from vitsd_runtime.spec.limits import MAX_FINGERPRINT_HASHES, MAX_MODEL_BYTES
 from vitsd_runtime.types import (
     FORMATS,
     QUANTIZATIONS,
@@ -19,10 +19,8 @@ from vitsd_runtime.types import (
     SplitRule,
 )
 
-FINGERPRINT_HASHES = 2048
-"""At most so many hashes, of 48 bits each, say which images a model was trained on."""
 _T = TypeVar("_T")
-_SHA256 = re.compile("[0-9a-f]{64}")
+_SHA256 = "[0-9a-f]{64}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Integrity:
         _check(isinstance(self.files, Mapping), "integrity.files must be an object")
         digests = [self.sha256, *self.files.values()]
         digests += [] if self.spec_sha256 is None else [self.spec_sha256]
-        good = all(isinstance(text, str) and _SHA256.fullmatch(text) for text in digests)
+        good = all(isinstance(text, str) and re.fullmatch(_SHA256, text) for text in digests)
         _check(good, "every SHA-256 in integrity must be 64 hexadecimal digits")
 
 
@@ -126,7 +124,7 @@ class Provenance:
 
     def _check_fingerprint(self) -> None:
         _check_optional(self, "trained_on", str)
-        hashes = rf"([A-Za-z0-9+/]{{8}}){{0,{FINGERPRINT_HASHES}}}"
+        hashes = rf"([A-Za-z0-9+/]{{8}}){{0,{MAX_FINGERPRINT_HASHES}}}"
         good = re.fullmatch(hashes, self.trained_on or "")
         _check(bool(good), "provenance.trained_on must be hashes of 48 bits in base64")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitsd.data.identity import Identities
-from vitsd_runtime.spec.sections import FINGERPRINT_HASHES
+from vitsd_runtime.spec.limits import MAX_FINGERPRINT_HASHES
 
 _BYTES = 6
 """Of a hash: 48 bits of the identity. Two of a million images share one with a chance of 0.2 %."""
@@ -35,12 +35,12 @@ class Fingerprint:
     """
 
     hashes: Identities
-    """Ascending, at most :data:`FINGERPRINT_HASHES`."""
+    """Ascending, at most :data:`MAX_FINGERPRINT_HASHES`."""
 
     @classmethod
     def of(cls, identities: Identities) -> Fingerprint:
         """Of the images with these identities."""
-        return cls(np.unique(identities >> _DROPPED_BITS)[:FINGERPRINT_HASHES])
+        return cls(np.unique(identities >> _DROPPED_BITS)[:MAX_FINGERPRINT_HASHES])
 
     @classmethod
     def from_text(cls, text: str) -> Fingerprint:
@@ -58,7 +58,7 @@ class Fingerprint:
     def union(self, other: Fingerprint) -> Fingerprint:
         """Of what either was made of."""
         hashes = np.union1d(self.hashes, other.hashes)
-        return Fingerprint(hashes[:FINGERPRINT_HASHES])
+        return Fingerprint(hashes[:MAX_FINGERPRINT_HASHES])
 
     def overlap(self, identities: Identities) -> Overlap | None:
         """How many of the images with these identities were trained on.
@@ -66,7 +66,7 @@ class Fingerprint:
         None if the fingerprint can't tell: none of them is in its range.
         """
         hashes = identities >> _DROPPED_BITS
-        exact = len(self.hashes) < FINGERPRINT_HASHES
+        exact = len(self.hashes) < MAX_FINGERPRINT_HASHES
         if not exact:
             hashes = hashes[hashes <= self.hashes[-1]]
         if len(hashes) == 0:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vitsd_runtime.formats.archive import digest_file
 from vitsd_runtime.types import UInt8Array
 
 Identities = npt.NDArray[np.uint64]
 """``(n,)``, the first 64 bits of SHA-256 of each image's content."""
-_CHUNK = 2**20
 
 
 def file_identity(path: Path) -> int:
@@ -21,11 +21,8 @@ def file_identity(path: Path) -> int:
     Raises:
         OSError: the file can't be read.
     """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return _first_64_bits(digest.digest())
+    _, digest = digest_file(path)
+    return _first_64_bits(bytes.fromhex(digest))
 
 
 def pixel_identities(images: UInt8Array) -> Identities:

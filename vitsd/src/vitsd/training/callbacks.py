@@ -8,7 +8,6 @@ import math
 import time
 import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from vitsd.training.history import COLUMNS, Row, write_history
 from vitsd.training.sequence import ImageSequence
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.formats.archive import ZIP_ERRORS
 from vitsd_runtime.system.files import atomic_write
 from vitsd_runtime.system.signals import check_interrupted
 from vitsd_runtime.system.text import first_line, printable
@@ -179,10 +179,10 @@ def _read_arrays(path: Path) -> dict[str, AnyArray]:
 
 
 _DAMAGED = (
-    *(OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError, tokenize.TokenError),
+    *ZIP_ERRORS,
+    *(AttributeError, MemoryError, SyntaxError, TypeError, tokenize.TokenError),
 )
-"""What NumPy and zipfile raise for damaged files."""
+"""What zipfile and NumPy raise for damaged files, and for those that hold something else."""
 
 
 class BestWeights(keras.callbacks.Callback):
