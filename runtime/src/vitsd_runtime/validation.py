@@ -40,8 +40,8 @@ class Option:
         value = self._typed(name, value)
         if self.choices is not None and value not in self.choices:
             raise UsageError(f"{name} must be one of {', '.join(self.choices)}; got {value!r:.80}.")
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not all(self._in_range(number) for number in numbers):
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(map(self._in_range, values)):
             raise UsageError(f"{name} must be {self._range()}; got {value!r:.80}.")
         return value
 

@@ -84,9 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="engine threads (default: measured)",
     )
     options.add_model_options(parser)
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="one JSON object per image and line")
-    output.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    form.add_argument(
         "--csv", action="store_true", help="CSV: image, rank, label, index, probability, error"
     )
     return parser

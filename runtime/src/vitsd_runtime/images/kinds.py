@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 HEAD_BYTES = 64
-"""From the start of a file: what :func:`image_kind` and :func:`other_kind` look at."""
+"""From the start of a file: what :func:`image_kind` and :func:`what_it_is` look at."""
 
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),

@@ -14,12 +14,12 @@ from vitsd_runtime.types import PathLike
 
 MAX_FILE_BYTES = 256 * 2**20
 """A larger file is refused: 45 million pixels without any compression take half of this."""
-_URL = re.compile(r"(https?|ftps?|s3|gs|file):/|data:[\w/+.-]*[;,]", re.IGNORECASE)
+_URL = r"(https?|ftps?|s3|gs|file):/|data:[\w/+.-]*[;,]"
 
 
 def is_url(text: PathLike) -> bool:
     """Whether something given as a path is a URL."""
-    return _URL.match(str(text)) is not None
+    return re.match(_URL, str(text), re.IGNORECASE) is not None
 
 
 def is_encoded(source: Any) -> bool:

@@ -86,16 +86,16 @@ class ModelSpec:
             raise VitsdError(f"The model's spec is unusable: {printable(error)}") from error
 
     def _check_names(self) -> None:
-        good = isinstance(self.name, str) and re.fullmatch(r"[^\W_][\w.\-]{0,99}", self.name)
+        good = isinstance(self.name, str) and bool(re.fullmatch(r"[^\W_][\w.\-]{0,99}", self.name))
         _check(
-            bool(good),
+            good,
             "name must be letters, digits, '.', '_' and '-' (it becomes part of file names); "
             f"got {self.name!r}",
         )
         names = tuple(self.class_names)
         # Printable, because they end up on terminals and come out of untrusted files.
-        printable = all(isinstance(name, str) and name.isprintable() for name in names)
-        _check(printable, "class_names must be printable strings")
+        good = all(isinstance(name, str) and name.isprintable() for name in names)
+        _check(good, "class_names must be printable strings")
         _check(len(set(names)) == len(names), "class_names must differ from each other")
         _check(2 <= len(names) <= MAX_CLASSES, f"there must be 2 to {MAX_CLASSES:,} class names")
         self._set("class_names", names)

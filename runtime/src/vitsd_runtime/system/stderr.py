@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from typing import BinaryIO, ClassVar
@@ -61,4 +60,6 @@ def _memory() -> BinaryIO:
     """A file without a name; on Linux one that needs no place on a disk."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("stderr"), "w+b")
+    import tempfile  # half a millisecond, which Linux need not wait for
+
     return tempfile.TemporaryFile()
