@@ -114,3 +114,9 @@ def test_figures_of_other_types_are_refused(spec):
     for name, value in (("balanced_accuracy", "high"), ("lost_recall", ["owl"])):
         with pytest.raises(ValueError, match=f"parity.{name}"):
             ParityFigures(**{**good, name: value})
+
+
+def test_a_long_name_leaves_the_figures_whole(spec):
+    named = spec.replace(class_names=("cat", "dog", "o" * 60))
+    (failure,) = parity(named, np.where(LABELS == 2, 0, LABELS)).failures
+    assert failure.endswith("... 100 -> 0 % of 4 images")

@@ -187,7 +187,7 @@ class _Classes:
             if _at_least(before - right, images, 1 - tolerance.agreement) < limit
         ]
         if collapsed:
-            yield f"recall of {first_few(collapsed)}"
+            yield f"recall of {first_few(collapsed, limit=100)}"
 
 
 def _at_least(lost: int, images: int, probability: float) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.types import ValueRange
 
 _METADATA = "vitsd.option"
 
@@ -113,6 +114,21 @@ def validate(instance: Any) -> None:
     for name, declared in options(type(instance)):
         value = declared.check(name, getattr(instance, name))
         object.__setattr__(instance, name, value)
+
+
+def check_value_range(value: Any) -> ValueRange:
+    """Two rising numbers, as floats.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        low, high = map(float, value)
+    except (TypeError, ValueError, OverflowError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise UsageError(f"value_range must be two rising numbers; got {value!r:.80}.")
+    return low, high
 
 
 def _readable(limit: float) -> str:

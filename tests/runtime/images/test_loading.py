@@ -231,3 +231,10 @@ def test_colors_of_16_bits_are_not_scaled_as_if_all_of_them_were_there():
     np.testing.assert_array_equal(load_image(content, (1, 2, 3))[0, 1], [6, 8, 10])
     with pytest.raises(VitsdError, match="can't be read in full"):
         load_image(content, (1, 2, 3), value_range=(0, 4095))
+
+
+@pytest.mark.parametrize("value_range", [(1, 1), (5, 0), (0, float("nan")), (0,), "ab", 3])
+def test_a_value_range_is_two_rising_numbers(value_range):
+    image = np.zeros((4, 4), np.uint16)
+    with pytest.raises(UsageError, match="two rising numbers"):
+        load_image(image, (4, 4, 1), value_range=value_range)

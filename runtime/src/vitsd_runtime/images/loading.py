@@ -23,6 +23,7 @@ from vitsd_runtime.types import (
     UInt8Array,
     ValueRange,
 )
+from vitsd_runtime.validation import check_value_range
 
 
 def load_image(
@@ -55,12 +56,14 @@ def load_image(
 
     Raises:
         VitsdError: the image can't be read, or is too large.
-        UsageError: the array has a wrong dtype or shape, or the path does not exist.
+        UsageError: a wrong option, dtype or shape, or the path does not exist.
     """
     if resize_mode not in RESIZE_MODES:
         raise UsageError(
             f"resize_mode must be one of {', '.join(RESIZE_MODES)}; got {resize_mode!r}."
         )
+    if value_range is not None:
+        value_range = check_value_range(value_range)
     try:
         image = _open(source, input_size[2] == 1, value_range)
         pixels = _fit(image, input_size, resize_mode, value_range)

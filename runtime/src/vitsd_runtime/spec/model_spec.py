@@ -28,6 +28,7 @@ from vitsd_runtime.spec.sections import (
 from vitsd_runtime.system.json_files import parse_json
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, Float32Array, ResizeMode, ValueRange
+from vitsd_runtime.validation import check_value_range
 
 SCHEMA_VERSION = 3
 _SCHEMA_WITHOUT_VALUE_RANGE = 2
@@ -123,12 +124,8 @@ class ModelSpec:
             _check(len(values) == self.input_size[2], f"{name} must have one value per channel")
             _check(bool(np.isfinite(values).all()), f"{name} must be finite")
         _check(min(self.variance) >= 0, "variance must not be negative")
-
         if self.value_range is not None:
-            values = tuple(float(value) for value in self.value_range)
-            good = len(values) == 2 and bool(np.isfinite(values).all()) and values[0] < values[1]
-            _check(good, f"value_range must be two rising numbers; got {values}")
-            self._set("value_range", values)
+            self._set("value_range", check_value_range(self.value_range))
 
     def _check_sections(self) -> None:
         for name, cls in _SECTIONS.items():

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vitsd.data.dataset import first_few
 from vitsd.evaluation.metrics import wilson_interval
 from vitsd_runtime.system.text import printable
-
-_NAMED = 5
 
 
 def balance_lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -27,11 +26,11 @@ def balance_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if balanced != _percent(report["top1"]):
         yield f"Balanced accuracy: {balanced} (mean of the classes' recall)"
     if never := report["never_predicted"]:
-        yield f"Never answered: {_some([printable(name) for name in never], report['classes'])}"
+        yield f"Never answered: {_some(never, report['classes'])}"
     weak = [row for row in report["per_class"] if _is_weak(row, report["top1"])]
     if weak:
         weak.sort(key=lambda row: row["recall"])
-        shown = [f"{printable(row['class'])} {_percent(row['recall'])}" for row in weak]
+        shown = [f"{printable(row['class'], 80)} {_percent(row['recall'])}" for row in weak]
         yield f"Lowest recall: {_some(shown, report['classes'])}"
 
 
@@ -43,8 +42,7 @@ def _is_weak(row: Mapping[str, Any], top1: float) -> bool:
 
 def _some(texts: Sequence[str], classes: int) -> str:
     """At most five texts, and how many of all classes they stand for."""
-    more = " ..." if len(texts) > _NAMED else ""
-    return f"{', '.join(texts[:_NAMED])}{more} ({len(texts)} of {classes} classes)"
+    return f"{first_few(texts, limit=100)} ({len(texts)} of {classes} classes)"
 
 
 def _percent(fraction: float) -> str:

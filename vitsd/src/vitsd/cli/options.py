@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Collection
 from typing import Any
 
 from vitsd.data.dataset import ALL, SPLITS
 from vitsd.data.sources import BUILT_IN
 from vitsd_runtime.cli.options import flag_of, positive_int, type_of
-from vitsd_runtime.validation import options
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.validation import check_value_range, options
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +55,11 @@ def add_field_options(group: Any, cls: type, left_out: Collection[str] = ()) -> 
 def value_range(text: str) -> list[float]:
     """An argparse type: ``0,4095``."""
     try:
-        low, high = map(float, text.split(","))
-        good = -math.inf < low < high < math.inf
-    except ValueError:
-        good = False
-    if not good:
-        raise argparse.ArgumentTypeError(f"must be two rising numbers, as 0,4095; got {text!r}")
-    return [low, high]
+        return list(check_value_range(text.split(",")))
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be two rising numbers, as 0,4095; got {text!r:.80}"
+        ) from error
 
 
 def _units(text: str) -> list[int]:

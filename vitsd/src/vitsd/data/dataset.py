@@ -200,9 +200,9 @@ def align_labels(dataset: Dataset | LabeledImages, class_names: Sequence[str]) -
     return np.array([numbers[name] for name in dataset.class_names])
 
 
-def first_few(names: Sequence[str]) -> str:
-    """At most five names of the outside world, for a message."""
-    shown = ", ".join(printable(name, limit=50) for name in names[:5])
+def first_few(names: Sequence[str], limit: int = 50) -> str:
+    """At most five names of the outside world, for a message; ``limit`` characters of each."""
+    shown = ", ".join(printable(name, limit) for name in names[:5])
     return f"{shown} ..." if len(names) > 5 else shown
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gzip
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from vitsd.data.folders import load_folder, load_whole_folder
 from vitsd.data.npz import load_npz
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule, ValueRange
+from vitsd_runtime.validation import check_value_range
 
 _DIGITS_TEST_FRACTION = 0.2
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -75,7 +75,7 @@ def load_dataset(
         VitsdError: a file is unreadable, or a download failed.
     """
     if value_range is not None:
-        value_range = _checked(value_range)
+        value_range = check_value_range(value_range)
     dataset = dataclasses.replace(
         _load(str(source), input_size, resize_mode, split_rule, value_range),
         resize_mode=resize_mode,
@@ -124,13 +124,6 @@ def _load(
         f"There is no dataset {name!r}: use {', '.join(BUILT_IN)}, a folder of class folders, or "
         "an .npz file."
     )
-
-
-def _checked(value_range: ValueRange) -> ValueRange:
-    low, high = map(float, value_range)
-    if not -math.inf < low < high < math.inf:
-        raise UsageError(f"`value_range` must be two rising numbers; got {value_range}.")
-    return low, high
 
 
 def _is_folder(name: str) -> bool:
