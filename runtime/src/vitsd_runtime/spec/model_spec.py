@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.spec import schema1
 from vitsd_runtime.spec.architecture import Architecture
 from vitsd_runtime.spec.limits import MAX_CLASSES, MAX_JSON_BYTES, MAX_SIDE
 from vitsd_runtime.spec.sections import (
@@ -210,6 +209,8 @@ class ModelSpec:
             )
         try:
             if version == 1:
+                from vitsd_runtime.spec import schema1
+
                 values = schema1.upgrade(values)
             fields = {f.name for f in dataclasses.fields(cls)}
             return cls(**{name: value for name, value in values.items() if name in fields})
