@@ -197,6 +197,15 @@ def test_unusable_arrays_are_refused(tmp_path, changes, message):
         load_dataset(npz(tmp_path / "a.npz", **changes))
 
 
+def test_a_download_that_fails_is_one_line(monkeypatch):
+    def load_data():
+        raise OSError("no route\nto the host \x1b[2J")
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", load_data)
+    with pytest.raises(VitsdError, match=r"^cifar10 could not be downloaded \(no route\)\. Off"):
+        load_dataset("cifar10")
+
+
 def test_a_download_shows_its_progress_beside_the_results(monkeypatch, capsys):
     def load_data():
         print("Downloading data from ...")

@@ -24,6 +24,7 @@ from vitsd.data.dataset import (
 from vitsd.data.folders import load_folder, load_whole_folder
 from vitsd.data.npz import load_npz
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule, ValueRange
 from vitsd_runtime.validation import check_value_range
 
@@ -176,7 +177,8 @@ def _read_debian_fashion_mnist() -> _Arrays:
         return part("train"), part("t10k")
     except (OSError, ValueError, EOFError) as error:
         raise VitsdError(
-            f"{_DEBIAN_FASHION_MNIST} is unusable ({error}): reinstall dataset-fashion-mnist."
+            f"{_DEBIAN_FASHION_MNIST} is unusable ({first_line(error)}): reinstall "
+            "dataset-fashion-mnist."
         ) from error
 
 
@@ -190,7 +192,8 @@ def _download(name: str) -> _Arrays:
             return arrays
     except Exception as error:  # urllib's, ssl's and Keras' own errors
         raise VitsdError(
-            f"{name} could not be downloaded ({error}). Offline, use a folder or an .npz file."
+            f"{name} could not be downloaded ({first_line(error)}). Offline, use a folder or an "
+            ".npz file."
         ) from error
 
 
