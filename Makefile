@@ -36,7 +36,7 @@ format: $(VENV)/.installed-tests  ## format the code
 lint: $(VENV)/.installed-tests  ## check style and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-typecheck: $(VENV)/.installed-tests  ## mypy --strict on the three distributions
+typecheck: $(VENV)/.installed-tests  ## mypy --strict on the distributions, tools and benchmarks
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-docs  ## the documentation site, in site/; needs Python 3.11

@@ -41,7 +41,7 @@ class Server:
 
     def ask(self, kind: str, path: Path) -> dict[str, Any]:
         """What becomes of an input."""
-        answer = self._exchange({"kind": kind, "path": str(path)})
+        answer: dict[str, Any] | None = self._exchange({"kind": kind, "path": str(path)})
         if answer is None:
             self.close()
             self._start()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.types import ResizeMode
 
 MODULES = {
     "runtime": (
@@ -101,7 +102,11 @@ def _load_dataset(path: Path) -> None:
 def _load_image(path: Path) -> None:
     from vitsd_runtime.images.loading import load_image
 
-    for size, mode in (((32, 24, 3), "crop"), ((8, 8, 1), "stretch")):
+    wanted: tuple[tuple[tuple[int, int, int], ResizeMode], ...] = (
+        ((32, 24, 3), "crop"),
+        ((8, 8, 1), "stretch"),
+    )
+    for size, mode in wanted:
         image = load_image(path, size, mode)
         if image.shape != size or image.dtype != np.uint8:
             raise _AnswerError(f"{image.dtype} {image.shape} instead of uint8 {size}")

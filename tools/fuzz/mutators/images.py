@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ def samples() -> dict[str, bytes]:
     color = Image.fromarray(pixels)
     gray16 = Image.fromarray(257 * pixels[..., 0].astype(np.uint16))
     frames = [Image.fromarray(np.roll(pixels, 4 * i, 1)) for i in range(3)]
-    wanted = {
+    wanted: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "color.png": (color, {}),
         "alpha.png": (color.convert("RGBA"), {}),
         "palette.png": (color.convert("P"), {}),
@@ -53,7 +54,7 @@ def samples() -> dict[str, bytes]:
     return {name: _saved(image, name, options) for name, (image, options) in wanted.items()}
 
 
-def _saved(image: Image.Image, name: str, options: dict[str, object]) -> bytes:
+def _saved(image: Image.Image, name: str, options: dict[str, Any]) -> bytes:
     out = io.BytesIO()
     image.save(out, Image.registered_extensions()["." + name.split(".")[1]], **options)
     return out.getvalue()

@@ -41,7 +41,8 @@ def mutate(rng: Random, payload: bytes) -> bytes:
         messages = list(_messages(model))
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             _change(rng, rng.choice(messages))
-    return model.SerializeToString()
+    changed: bytes = model.SerializeToString()
+    return changed
 
 
 def _messages(message: Message) -> Iterator[Message]:
