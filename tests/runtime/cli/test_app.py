@@ -191,7 +191,8 @@ COMMANDS = {
     "command", [f"{package}.{name}" for package, names in COMMANDS.items() for name in names]
 )
 def test_every_command_ends_quietly_where_all_streams_are_closed(tmp_path, command):
-    pytest.importorskip(command.split(".")[0])
+    # Not "vitsd" alone: without the package, that is a folder of the repository.
+    pytest.importorskip(command.rpartition(".")[0])
     shell = 'exec "$@" 2>error <&- >&-'
     words = [sys.executable, "-m", command, "--no-such-option"]
     done = subprocess.run(["sh", "-c", shell, "sh", *words], cwd=tmp_path)

@@ -97,6 +97,8 @@ def test_an_interrupt_in_a_weak_references_callback_is_no_traceback(command, tmp
     program.write_text(
         "import argparse, signal, sys, weakref\n"
         "from vitsd_runtime.cli import app\n"
+        # Ignored where the tests run in the background of a shell.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Resource: pass\n"
         "def main(arguments):\n"
         "    resource = Resource()\n"
