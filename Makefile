@@ -24,7 +24,7 @@ test: $(VENV)/.installed-tests  ## the test suite; PYTHON=python3.13 for another
 test-fast: $(VENV)/.installed-tests  ## what is not marked slow, for the inner loop
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
 
-test-lowest: $(VENV)/.installed  ## loading and running with the lowest versions that we allow; needs Python 3.10 or 3.11
+test-lowest: $(VENV)/.installed  ## with the lowest versions that we allow; LOWEST_ARGS="--only litert --python python3.10"
 	$(RUN) tools/lowest.py $(LOWEST_ARGS)
 
 fuzz: $(VENV)/.installed  ## hostile inputs of every kind; FUZZ_ARGS="--inputs 20000 --seconds 3600 --only tflite,onnx"
