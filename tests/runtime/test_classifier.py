@@ -41,6 +41,17 @@ def test_batches_answer_like_single_calls(exported_model, digits, ending, count)
     np.testing.assert_allclose(together, one_by_one, atol=2e-5 * np.abs(one_by_one).max())
 
 
+def test_many_images_may_be_an_array_of_paths_but_no_dictionary(spec, tmp_path):
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    engine = SimpleNamespace(run=lambda batch: np.zeros((2, 3), np.float32))
+    classifier = Classifier(engine, spec, Path("m.tflite"), 1, batch_size=4)
+    paths = [str(tmp_path / "a.png")] * 2
+    for images in (np.array(paths), np.array(paths, object)):
+        assert len(classifier.predict(images)) == 2
+    with pytest.raises(UsageError, match="dict"):
+        classifier.predict({"a.png": paths[0]})
+
+
 def test_it_recognises_digits(classifier, digits):
     predictions = classifier.predict(digits.images, top_k=1)
     found = np.array([prediction[0].index for prediction in predictions])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -308,10 +308,10 @@ def _is_array_of_size(images: Any, size: tuple[int, int, int]) -> bool:
 
 def _is_many(images: Any) -> bool:
     if isinstance(images, np.ndarray):
-        return images.ndim == 4
+        return images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OU")  # of paths
     if is_single_image(images):
         return False
-    if not isinstance(images, Iterable):
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise UsageError(
             "Images must be files (paths, bytes or open ones), PIL images or NumPy arrays; got "
             f"{type(images).__name__}."

@@ -110,6 +110,13 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert scan.describe() is None
 
 
+def test_links_to_a_folder_above_lead_nowhere(tmp_path):
+    fill(tmp_path, "root/a.png", "beside/b.png")
+    (tmp_path / "root" / "up").symlink_to("..")
+    (tmp_path / "root" / "everything").symlink_to("/")
+    assert names(scan_images(tmp_path / "root").files, tmp_path) == ["root/a.png"]
+
+
 def test_what_can_not_be_read_is_counted_and_named_and_never_opened(tmp_path):
     fill(tmp_path, "a.png")
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever

@@ -150,6 +150,36 @@ def test_arrays_of_a_wrong_kind_are_refused(spec, array):
         load_image(array, spec.input_size)
 
 
+@pytest.mark.parametrize(
+    ("source", "advice"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), r"moveaxis\(image, 0, -1\)"),
+        (np.zeros((8, 8, 4), np.uint8), "transparency"),
+        ([[0, 255], [0, 255]], r"numpy\.asarray"),
+        (Image.new("RGB", (0, 5)), "empty"),
+    ],
+)
+def test_what_is_nearly_an_image_is_refused_with_advice(spec, source, advice):
+    with pytest.raises(VitsdError, match=advice):
+        load_image(source, spec.input_size)
+
+
+def test_kinds_of_arrays_do_not_matter(spec, picture):
+    pixels = np.asarray(picture.convert("L"))
+    expected = load_image(pixels, spec.input_size)
+    wide = np.zeros((2 * pixels.shape[0], 2 * pixels.shape[1]), np.uint8)
+    wide[::2, ::2] = pixels
+    for array in (
+        np.asfortranarray(pixels),
+        pixels[::-1].copy()[::-1],
+        wide[::2, ::2],
+        pixels.view(np.matrix),
+        np.ma.masked_array(pixels, mask=pixels > 9),
+        (pixels.astype(">u2") * 257),
+    ):
+        np.testing.assert_array_equal(load_image(array, spec.input_size), expected)
+
+
 @pytest.mark.parametrize("source", [None, 3, ["nested"]])
 def test_what_is_no_image_is_refused(spec, source):
     with pytest.raises(UsageError):

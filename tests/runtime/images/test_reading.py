@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,10 +63,35 @@ def test_what_can_not_be_read_says_why(path, tmp_path):
         load_image(tmp_path, SIZE)
     with pytest.raises(UsageError, match="no image at"):
         load_image(path / "below", SIZE)
+    with pytest.raises(UsageError, match="path of an image is empty"):
+        load_image("", SIZE)
     with pytest.raises(UsageError, match="no image at"):
         load_image("nul\0character", SIZE)
     with pytest.raises(UsageError, match="passed as bytes"):
         load_image(np.frombuffer(path.read_bytes(), np.uint8), SIZE)
+
+
+def test_files_that_can_not_be_read_on_are_failures(tmp_path):
+    closed = io.BytesIO(b"x")
+    closed.close()
+    broken = SimpleNamespace(read=lambda _: os.read(-1, 1))
+    with open(tmp_path / "new.png", "wb") as written:
+        for file, said in ((closed, "closed"), (written, "new.png"), (broken, "descriptor")):
+            with pytest.raises(VitsdError, match=f"can't be read: .*{said}|{said} can't be read"):
+                load_image(file, SIZE)
+
+
+def test_a_file_without_a_name_is_not_called_by_its_number():
+    read, write = os.pipe()
+    os.close(write)
+    with open(read, "rb") as file, pytest.raises(VitsdError, match="The image is empty"):
+        load_image(file, SIZE)
+
+
+@pytest.mark.parametrize("length", [8, 40])
+def test_the_beginning_of_an_image_is_one_that_is_damaged(path, length):
+    with pytest.raises(VitsdError, match="begins like a PNG file, but is damaged or cut off"):
+        load_image(path.read_bytes()[:length], SIZE)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +102,8 @@ def test_what_can_not_be_read_says_why(path, tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
         (b"%PDF-1.7\n", "a PDF file"),
         (b"\x13\x37 something", "no known format"),
+        (b"\0\0\1\0\1\0", "an icon"),
+        (b"\0\0\2\0\0\0", "no known format"),  # TGA, which begins like an icon
     ],
 )
 def test_files_that_are_no_images_say_what_they_are_and_what_is_accepted(tmp_path, content, said):

@@ -52,7 +52,7 @@ def decode(content: bytes, name: str, all_bits: bool = False) -> Any:
         VitsdError: it is no image, is damaged, exceeds a limit, or Pillow is missing.
     """
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise VitsdError(
             'Reading image files needs Pillow: pip install "vitsd-runtime[images]".'
@@ -66,7 +66,13 @@ def decode(content: bytes, name: str, all_bits: bool = False) -> Any:
             raise VitsdError(f"{name} can't be read as an image: this Pillow knows no {kind}.")
     with readable(name):
         # Only that format: Pillow knows some that start other programs.
-        image = Image.open(io.BytesIO(content), formats=[kind])
+        try:
+            image = Image.open(io.BytesIO(content), formats=[kind])
+        except UnidentifiedImageError as error:
+            raise VitsdError(
+                f"{name} can't be read as an image: it begins like a {kind} file, but is damaged "
+                "or cut off."
+            ) from error
         _check_limits(image, name, content)
         if all_bits and not _all_bits_kept(image):
             raise VitsdError(
@@ -89,7 +95,8 @@ def readable(name: str) -> Iterator[None]:
     except (VitsdError, MemoryError):
         raise
     except Exception as error:  # there is hardly one that no broken file leads to
-        raise VitsdError(f"{name} can't be read as an image: {first_line(error)}.") from error
+        reason = first_line(error).rstrip(".")
+        raise VitsdError(f"{name} can't be read as an image: {reason}.") from error
 
 
 def check_side(width: int, height: int, name: str) -> None:
@@ -150,7 +157,7 @@ class DecodedImage:
         if part.mode.startswith("I") or part.mode == "F":
             return np.asarray(part)
         if part.mode in _TRANSPARENT_MODES or "transparency" in part.info:
-            part = part.convert("RGBA")
+            part = part.convert("LA" if part.mode == "La" else "RGBA").convert("RGBA")
             part = Image.alpha_composite(Image.new("RGBA", part.size, "white"), part)
         return np.asarray(part if part.mode == self._target else part.convert(self._target))
 
@@ -166,6 +173,8 @@ def _check_limits(image: Any, name: str, content: bytes = b"") -> None:
     check_side(width, height, name)
     what, pixels = f"{name} has {width}x{height} pixels", width * height
     scans = max(1, content.count(_START_OF_SCAN)) if image.format in _JPEGS else 1
+    if not pixels:
+        raise VitsdError(f"{what}: it is empty.")
     if pixels * _bytes_per_pixel(image, content) > MAX_DECODED_BYTES:
         limit = f"{MAX_DECODED_BYTES // 2**20} MiB"
         raise VitsdError(f"{what}; images that take more than {limit} of memory are refused.")

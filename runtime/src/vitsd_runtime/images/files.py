@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -77,7 +78,8 @@ def scan_images(folder: PathLike) -> ImageScan:
 
     An image is a file with one of :data:`~vitsd_runtime.images.kinds.ENDINGS`, or one with no or
     an unknown ending that begins as an image does. What :func:`is_hidden` names is passed over.
-    Links are followed; a folder is read once, however many links lead to it.
+    Links are followed, but for those to a folder above; a folder is read once, however many links
+    lead to it.
 
     Raises:
         OSError: the folder itself can't be read.
@@ -116,14 +118,16 @@ def find_images(folder: PathLike) -> ImageScan:
 
 def _entries(root: str, unreadable: list[Path]) -> Iterator[os.DirEntry[str]]:
     """Everything below a folder that is neither hidden nor a folder."""
+    # A link to a folder above leads around in a circle, by way of everything beside this folder.
     seen: set[tuple[int, int]] = set()
+    with contextlib.suppress(OSError):
+        seen.update(map(_identity, Path(root).resolve().parents))
     folders, links = [root], collections.deque[str]()
     while folders or links:
         # Links last, so that a folder that can be reached in two ways is found under its own path.
         folder = folders.pop() if folders else links.popleft()
         try:
-            status = os.stat(folder)
-            identity = (status.st_dev, status.st_ino)
+            identity = _identity(folder)
             with os.scandir(folder) as opened:
                 entries = [entry for entry in opened if not is_hidden(entry.name)]
         except OSError:
@@ -137,6 +141,11 @@ def _entries(root: str, unreadable: list[Path]) -> Iterator[os.DirEntry[str]]:
                 yield entry
             else:
                 (links if entry.is_symlink() else folders).append(entry.path)
+
+
+def _identity(folder: PathLike) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

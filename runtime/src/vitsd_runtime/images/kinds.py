@@ -43,7 +43,7 @@ _OTHERS = {
     "a PDF file": rb"%PDF",
     "a PostScript file": rb"%!PS|\xc5\xd0\xd3\xc6",
     "a Photoshop file": rb"8BPS",
-    "an icon": rb"\x00\x00[\x01\x02]\x00",
+    "an icon": rb"\x00\x00[\x01\x02]\x00[^\x00]",  # a TGA file has a zero there
     "a zip archive": rb"PK\x03\x04",
     "a gzip archive": rb"\x1f\x8b",
     "a NumPy file": rb"\x93NUMPY",
@@ -62,6 +62,11 @@ HEIC_ADVICE = "convert HEIC photos first, for example with heif-convert photo.he
 def image_kind(head: bytes) -> str | None:
     """The format of an image that is read, as Pillow calls it; None for anything else."""
     return _first_match(_IMAGES, head)
+
+
+def is_known(head: bytes) -> bool:
+    """Whether a file is an image, or something else that certainly is no model, or empty."""
+    return not head or any(_first_match(kinds, head) for kinds in (_IMAGES, _OTHERS))
 
 
 def what_it_is(head: bytes) -> str:

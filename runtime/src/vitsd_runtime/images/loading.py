@@ -108,8 +108,7 @@ class _ArrayImage:
         if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or not array.size:
             raise UsageError(
                 f"An image array must be (height, width[, 1 or 3]); got shape {array.shape}."
-                + (" The content of a file is passed as bytes." if array.ndim == 1 else "")
-                + (" Drop the transparency: image[..., :3]." if array.shape[2:] == (4,) else "")
+                + _advice_on_shape(array.shape)
             )
         self.height, self.width = array.shape[:2]
         check_side(self.width, self.height, "The image")
@@ -119,17 +118,29 @@ class _ArrayImage:
         return self._array[start:stop]
 
 
+def _advice_on_shape(shape: tuple[int, ...]) -> str:
+    if len(shape) == 1:
+        return " The content of a file is passed as bytes."
+    if shape[2:] == (4,):
+        return " Drop the transparency: image[..., :3]."
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return " Colors come last: numpy.moveaxis(image, 0, -1)."
+    return ""
+
+
 def _open(source: Any, gray: bool, value_range: ValueRange | None) -> _Image:
     if isinstance(source, np.ndarray):
-        return _ArrayImage(source, value_range)
+        return _ArrayImage(np.asarray(source), value_range)  # a matrix has rows of two dimensions
     name = name_of(source)
     if is_encoded(source):
         source = decode(read_encoded(source), name, all_bits=value_range is not None)
     if is_pil_image(source):
         return DecodedImage(source, gray, name)
+    numbers = isinstance(source, (list, tuple)) or hasattr(source, "__array__")
     raise UsageError(
         "An image must be a file (its path, its content as bytes, or open in binary mode), a PIL "
         f"image or a NumPy array; got {type(source).__name__}."
+        + (" Tensors and lists of numbers: numpy.asarray(image, numpy.uint8)." if numbers else "")
     )
 
 

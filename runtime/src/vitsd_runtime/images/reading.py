@@ -9,7 +9,7 @@ from typing import Any
 
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.kinds import RAW_ENDINGS
-from vitsd_runtime.system.text import printable
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import PathLike
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -33,7 +33,8 @@ def name_of(source: Any) -> str:
     """What messages call an image."""
     if isinstance(source, (str, os.PathLike)):
         return printable(os.fspath(source))
-    return printable(getattr(source, "name", "The image"))
+    name = getattr(source, "name", None)  # a number, where a file was opened by its descriptor
+    return printable(name) if isinstance(name, str) else "The image"
 
 
 def read_encoded(source: Any) -> bytes:
@@ -62,6 +63,8 @@ def read_encoded(source: Any) -> bytes:
 
 
 def _read_path(path: PathLike, name: str) -> bytes:
+    if not str(path):
+        raise UsageError("The path of an image is empty.")
     if is_url(path):
         raise UsageError(f"{name} is a URL: download it first, and give the file.")
     if str(path).lower().endswith(RAW_ENDINGS):
@@ -73,19 +76,22 @@ def _read_path(path: PathLike, name: str) -> bytes:
             if stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE_BYTES:
                 raise _too_large(name)
             return _read_all(file, name)
+    except VitsdError:  # UsageError is a ValueError, too
+        raise
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        if isinstance(error, VitsdError):
-            raise
         raise UsageError(f"There is no image at {name}.") from error
     except OSError as error:
-        raise VitsdError(f"{name} can't be read: {error.strerror}.") from error
+        raise _unreadable(name, error) from error
 
 
 def _read_all(file: Any, name: str) -> bytes:
     """All bytes of an open file, but no more than one above the limit; pipes give them in parts."""
     parts, missing = [], MAX_FILE_BYTES + 1
     while missing:
-        part = file.read(min(missing, 2**20))
+        try:
+            part = file.read(min(missing, 2**20))
+        except (OSError, ValueError) as error:  # it is closed, or open for writing only, or broken
+            raise _unreadable(name, error) from error
         if isinstance(part, str):
             raise UsageError(f'{name} is open as text: open it in binary mode, open(path, "rb").')
         if not part:
@@ -100,6 +106,11 @@ def _at_its_end(source: Any) -> str:
         return ": it is read to its end already; call seek(0)" if source.tell() else ""
     except (AttributeError, OSError):  # no file, or one that can't tell
         return ""
+
+
+def _unreadable(name: str, error: Exception) -> VitsdError:
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return VitsdError(f"{name} can't be read: {reason.rstrip('.')}.")
 
 
 def _too_large(name: str) -> VitsdError:
