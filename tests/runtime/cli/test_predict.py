@@ -107,11 +107,16 @@ def test_a_model_is_a_first_word_with_its_ending_or_the_option(run, photos, word
         (["m.tflite", "n.onnx", "photos"], "n.onnx is a model"),
         (["--model", "m.tflite", "n.tflite", "photos"], "n.tflite is a model"),
         (["m.tflite"], "no images"),
-        (["nothing", "photos"], "nothing is not an image"),
+        (["nothing", "photos"], "no image or folder 'nothing'"),
+        (["model.bin", "photos"], "model.bin is neither an image nor the name of a model"),
+        (["", "photos"], "name of an image is empty"),
+        (["photos", ""], "name of an image is empty"),
+        (["-", "photos", "-"], "Standard input holds one image"),
         (["http://a.b/c.jpg"], "download it first"),
     ],
 )
 def test_words_that_make_no_sense_are_misuse(run, photos, words, said):
+    (photos.parent / "model.bin").write_bytes(b"\x13\x37 something")
     done = run(*words)
     assert done.returncode == 2
     assert said in done.stderr
@@ -130,22 +135,36 @@ def test_images_from_standard_input_and_pipes(run, photos):
     assert answers[0] == answers[1] == answers[2]
 
 
+def test_names_may_begin_like_options(run, photos):
+    for name in ("-a.png", "--fit"):
+        (photos.parent / name).write_bytes((photos / "a.png").read_bytes())
+    done = run("--json", "--", "-a.png", "--fit", "photos/a.png")
+    assert done.returncode == 0, done.stderr
+    names = [json.loads(line)["image"] for line in done.stdout.splitlines()]
+    assert names == ["./-a.png", "./--fit", "photos/a.png"]
+
+
 def test_a_first_image_without_an_ending_is_an_image(run, photos):
     (photos / "a.png").rename(photos / "IMG_1")
     assert run("photos/IMG_1").returncode == 0
 
 
-@pytest.mark.parametrize("bad", ["wide.png", "broken.jpg", "photo.heic", "huge.png", "missing.png"])
+BAD_IMAGES = ["wide.png", "broken.jpg", "photo.HEIC", "huge.png", "missing.png", "notes", "empty"]
+
+
+@pytest.mark.parametrize("bad", BAD_IMAGES)
 @pytest.mark.parametrize("place", [0, 2, 5])
 def test_good_images_are_answered_whatever_stands_between_them(run, photos, tmp_path, bad, place):
     Image.new("1", (100_001, 1)).save(tmp_path / "wide.png")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
-    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "notes").write_text("a list")
+    (tmp_path / "empty").touch()
     with open(tmp_path / "huge.png", "wb") as huge:
         huge.truncate(2**33)
     words = ["photos/a.png"] * 5
     words.insert(place, bad)
-    done = run("m.tflite", *words, "--json")
+    done = run(*words, "--json")
     assert done.returncode == 1
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["image"] for record in records] == words
@@ -225,14 +244,14 @@ def test_text_and_csv_are_safe_and_json_is_exact(run, photos):
     assert record["predictions"][0]["label"] == "=1+1"
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n@"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n@", "\uff1d"])
 def test_no_cell_is_a_formula(capsys, start):
     show = output.csv_printer()
     show(f"{start}HYPERLINK(1).png", [Prediction(f"{start}1", 0, 0.5)])
     show("a.png", f"{start}error")
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     for cell in [cell for row in rows[1:] for cell in row]:
-        assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+        assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))
 
 
 @pytest.mark.parametrize("append", [False, True])

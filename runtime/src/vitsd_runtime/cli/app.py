@@ -200,16 +200,22 @@ class _Version(argparse.Action):
 
 
 def _with_new_names(words: Sequence[str], renamed: Mapping[str, str], command: str) -> list[str]:
-    """The words of a command line, with options under their new names."""
+    """The words of a command line, with options under their new names.
+
+    What follows ``--`` is no option. argparse forgets that where options and other words are mixed,
+    so names that begin with ``-`` get a ``./``.
+    """
+    end = words.index("--") if "--" in words else len(words)
     result: list[str] = []
-    for word in words:
+    for word in words[:end]:
         name, equals, value = word.partition("=")
         if name in renamed:
             new = renamed[name]
             print(f"{command}: note: {name} is called {new} now", file=sys.stderr)
             word = f"{new}{equals}{value}"
         result.append(word)
-    return result
+    names = words[end + 1 :]
+    return result + [f"./{n}" if n.startswith("-") and n != "-" else n for n in names]
 
 
 class _Handler(_TextHandler):

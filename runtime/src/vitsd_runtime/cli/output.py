@@ -19,6 +19,8 @@ Answer = Union[Sequence[Prediction], str]
 Show = Callable[[str, Answer], None]
 """Prints the answer for the image of a name."""
 
+_FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""The second four are full-width, as spreadsheets of East Asia take them too."""
 _PATH_MAX = 2**16
 """Characters: names in CSV are not cut."""
 
@@ -67,7 +69,7 @@ def _rows(rows: Sequence[Sequence[object]]) -> str:
 
 def _cell(text: str) -> str:
     """Text of the outside world that no spreadsheet takes for a formula."""
-    return printable(f"'{text}" if text.startswith(("=", "+", "-", "@")) else text, _PATH_MAX)
+    return printable(f"'{text}" if text.startswith(_FORMULA_STARTS) else text, _PATH_MAX)
 
 
 def _write(text: str) -> None:

@@ -18,7 +18,7 @@ from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
 from vitsd_runtime.images.files import ImageScan, find_images
-from vitsd_runtime.images.kinds import HEAD_BYTES, image_kind
+from vitsd_runtime.images.kinds import HEAD_BYTES, is_known
 from vitsd_runtime.images.loading import is_image_file, load_image
 from vitsd_runtime.images.reading import is_url
 from vitsd_runtime.images.tta import make_views
@@ -99,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     model, names = _model_and_images(arguments.model, arguments.images)
+    if names.count("-") > 1:
+        raise UsageError("Standard input holds one image: name - once.")
+    if "" in names:  # pathlib takes it for the current folder
+        raise UsageError("The name of an image is empty: is it that of an unset variable?")
     sources = list(_sources(names))
     classifier = Classifier.load(
         model,
@@ -229,7 +233,8 @@ def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[s
         return Path(model), words
     if not _may_be_image(words[0]):
         raise UsageError(
-            f"{printable(words[0])} is not an image; use vitsd-predict [MODEL] IMAGE ..."
+            f"{printable(words[0])} is neither an image nor the name of a model file; use "
+            "vitsd-predict [MODEL] IMAGE ..."
         )
     print(
         f"Model: {BUNDLED}, which comes with the runtime and knows the 100 classes of CIFAR-100",
@@ -239,17 +244,28 @@ def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[s
 
 
 def _may_be_image(name: str) -> bool:
-    """Whether a word that stands where a model may stand is rather an image."""
+    """Whether a word that stands where a model may stand is rather an image, maybe a broken one.
+
+    Raises:
+        UsageError: there is nothing of this name, or it is a folder of models.
+    """
     path = Path(name)
+    if name in ("", "-"):
+        return True
     if path.is_dir():
         _check_no_models(path)
         return True
-    if name == "-" or is_image_file(path) or is_url(name):
+    if is_image_file(path) or is_url(name):
         return True
+    if not path.exists():
+        raise UsageError(f"There is no image or folder {printable(name)!r}.")
     if not path.is_file():
-        return path.exists()  # a pipe, such as <(...)
-    with open(path, "rb") as file:
-        return image_kind(file.read(HEAD_BYTES)) is not None
+        return True  # a pipe, such as <(...)
+    try:
+        with open(path, "rb") as file:
+            return is_known(file.read(HEAD_BYTES))
+    except OSError:  # said when it is read
+        return True
 
 
 def _check_no_models(folder: Path) -> None:
