@@ -149,6 +149,32 @@ def test_unusable_folders_are_refused(folder, change, message):
         load_dataset(folder, input_size=(8, 8))
 
 
+def test_an_npz_file_may_hold_a_validation_split(tmp_path, caplog):
+    images = np.full((3, 8, 8, 3), 7, np.uint8)
+    dataset = load_dataset(npz(tmp_path / "a.NPZ.npz", x_val=images, y_val=np.arange(3)))
+    assert dataset.val is not None
+    np.testing.assert_array_equal(dataset.val.images, images)
+    assert not caplog.records
+    with pytest.raises(UsageError, match="lacks y_val"):
+        load_dataset(npz(tmp_path / "b.npz", x_val=images))
+
+
+def test_arrays_left_out_of_an_npz_file_are_named(tmp_path, caplog):
+    load_dataset(npz(tmp_path / "a.npz", x_valid=np.zeros(3), y_valid=np.zeros(3)))
+    assert "x_valid, y_valid left out" in caplog.text
+
+
+def test_classes_that_no_image_is_trained_on_are_named(tmp_path, caplog):
+    load_dataset(npz(tmp_path / "a.npz", y_train=np.arange(30) % 3 + 1, y_test=np.arange(9) % 3))
+    assert "no training images of 0, so" in caplog.text
+
+
+def test_an_archive_is_to_be_unpacked_first(tmp_path):
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"photos\.zip is neither .* unpack"):
+        load_dataset(tmp_path / "photos.zip")
+
+
 def test_npz(tmp_path):
     assert load_dataset(npz(tmp_path / "a.npz")).class_names == ("0", "1", "2")
     columns = npz(

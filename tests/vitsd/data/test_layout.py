@@ -73,6 +73,43 @@ def test_known_names_are_splits(make, caplog, train, val, test):
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set/training_set", "test_set/test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("Train/train/Train", "Test"),
+        ("train/images", "test/images"),
+    ],
+)
+def test_splits_may_be_packed_twice(make, caplog, train, test):
+    dataset = load(make(*(f"{split}/{name}" for split in (train, test) for name in ("cat", "dog"))))
+    assert dataset.class_names == ("cat", "dog")
+    assert (len(dataset.train), len(dataset.test)) == (8, 8)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("test", ["test/images", "test", "asl_test/asl_test", "asl_test"])
+def test_test_images_without_classes_are_left_out_and_named(make, caplog, test):
+    train = "asl_train" if "asl" in test else "train"
+    dataset = load(make(f"{train}/cat", f"{train}/dog", test))
+    assert dataset.class_names == ("cat", "dog")
+    assert len(dataset.train) + len(dataset.test) == 8
+    assert f"only {train}/ used, {test.split('/')[0]}/ left out" in caplog.text
+
+
+@pytest.mark.parametrize("twin", ["cat", "Cat ", "CAT"])
+def test_classes_that_look_alike_are_pointed_out(make, caplog, twin):
+    assert twin in load(make("Cat", "dog", twin)).class_names
+    first, second = sorted(["Cat", twin])
+    assert f"{first!r}, {second!r} are different classes" in caplog.text
+
+
+def test_folders_of_the_same_classes_may_be_splits_of_another_name(make, caplog):
+    load(make("ensayo/cat", "ensayo/dog", "prueba/cat", "prueba/dog"))
+    assert "If those are the classes, call the folders around them train/ and test/" in caplog.text
+
+
 def test_a_folder_beside_the_splits_is_left_out_and_named(make, caplog):
     make("train/cat", "train/dog", "test/cat", "test/dog", "extra", "unlabeled/a")
     dataset = load(make("val"))  # images that nobody has labeled
@@ -120,7 +157,7 @@ def test_splits_may_hold_a_class_called_like_a_split(make, caplog):
         (("images/cat", "images/dog"), "pets/images holds cat, dog: .*give that folder"),
         (("a/b/c/cat", "a/b/c/dog"), "pets/a/b/c holds cat, dog"),
         (("data/train/cat", "data/train/dog", "data/test/cat"), "pets/data holds test, train"),
-        (("train/images/cat", "train/images/dog"), "train/images holds cat, dog"),
+        (("train/animals/cat", "train/animals/dog"), "train/animals holds cat, dog"),
         (("cat",), "1 class"),
         (("cat", "dog/.thumbnails", "owl"), "no images of dog"),
         (("train/cat", "train/dog", "val/cat"), "val has no images of dog"),

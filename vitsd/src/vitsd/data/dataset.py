@@ -226,6 +226,18 @@ def check_dataset(dataset: Dataset) -> None:
         split = getattr(dataset, name)
         if split is not None:
             _check_split(dataset, name, split)
+    _warn_of_classes_without_images(dataset)
+
+
+def _warn_of_classes_without_images(dataset: Dataset) -> None:
+    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    if empty := [dataset.class_names[i] for i in np.flatnonzero(counts == 0)]:
+        _log.warning(
+            "%s has no training images of %s, so the model will hardly ever answer with them. "
+            "Labels number the classes from 0, without gaps.",
+            dataset.name,
+            first_few(empty),
+        )
 
 
 def _check_split(dataset: Dataset, name: str, split: Split) -> None:

@@ -98,7 +98,7 @@ def _check_same_classes(split: ClassFolders, train: ClassFolders) -> None:
     if unknown := [name for name in split.classes if name not in train.classes]:
         raise UsageError(
             f"{split} has classes that {train} lacks: {first_few(unknown)}. Every split must have "
-            "the same."
+            f"the same: {first_few(list(train.classes))}."
         )
     require_images(split, train.classes)
 

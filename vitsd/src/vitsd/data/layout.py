@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vitsd.data.dataset import first_few
-from vitsd.data.split_names import split_in, split_of
+from vitsd.data.split_names import is_wrapper, split_in, split_of
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.images.files import ImageScan, is_hidden, scan_images
 from vitsd_runtime.images.loading import is_image_file
@@ -112,12 +112,13 @@ def find_splits(root: Path, *, trainable: bool = True) -> dict[str, ClassFolders
             f"{printable(root)} has {_names(splits.values())} but no train/ with class folders in "
             "it: expected train/CLASS/*.png."
         )
-    used = {folder.path for folder in splits.values()}
-    if left_out := [folder for folder in folders if folder.path not in used]:
+    paths = [folder.path for folder in splits.values()]
+    used = {folder.path: any(p.is_relative_to(folder.path) for p in paths) for folder in folders}
+    if left_out := [folder for folder in folders if not used[folder.path]]:
         _log.warning(
             "%s: of its folders only %s used, %s left out.",
             printable(root),
-            _names(splits.values()),
+            _names(folder for folder in folders if used[folder.path]),
             _names(left_out),
         )
     for folder in splits.values():
@@ -152,11 +153,14 @@ def check_classes(folders: ClassFolders) -> None:
             )
     if nested:
         more = f", and so do {len(nested) - 1} more" if len(nested) > 1 else ""
+        same = len(nested) > 1 and all(folder.groups == nested[0].groups for folder in nested)
         _log.warning(
-            "%s holds folders (%s) instead of images%s: all images below are taken for one class.",
+            "%s holds folders (%s) instead of images%s: all images below are taken for one class."
+            "%s",
             nested[0],
             first_few(nested[0].groups),
             more,
+            " If those are the classes, call the folders around them train/ and test/." * same,
         )
 
 
@@ -200,12 +204,25 @@ def _by_class(folders: Sequence[ImageFolder]) -> dict[str, ImageFolder]:
                 "one of the two folders."
             )
         classes[name] = folder
+    _warn_of_twins(classes)
     if len(json.dumps(list(classes))) > MAX_JSON_BYTES // 2:  # the rest of a spec needs room too
         raise UsageError(
             f"{printable(folders[0].path.parent)} has {len(classes):,} class folders, with more "
             "names than a model file holds: expected one folder for each class."
         )
     return dict(sorted(classes.items()))
+
+
+def _warn_of_twins(names: Iterable[str]) -> None:
+    """Two names that differ by case or spaces may be one class, sorted by two people."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(name.casefold().split()), []).append(name)
+    if twins := [repr(name) for group in alike.values() if len(group) > 1 for name in group]:
+        _log.warning(
+            "%s are different classes, although only capitals or spaces tell their names apart.",
+            first_few(twins),
+        )
 
 
 def _splits_among(folders: Sequence[ImageFolder]) -> dict[str, ImageFolder]:
@@ -216,10 +233,11 @@ def _splits_among(folders: Sequence[ImageFolder]) -> dict[str, ImageFolder]:
     """
     found = _named(folders, split_of)
     if not found:
-        found = _named(folders, split_in)
         # One such name may be a class's; seg_train beside seg_test is no accident.
-        if not {"train"} < {split for split, _ in found}:
+        names = {split_in(folder.path.name) for folder in folders if folder.scan.files} - {None}
+        if not {"train"} < names:
             return {}
+        found = _named(folders, split_in)
     splits: dict[str, ImageFolder] = {}
     for split, folder in found:
         if split in splits:
@@ -235,7 +253,18 @@ def _named(
     folders: Sequence[ImageFolder], naming: Callable[[str], str | None]
 ) -> list[tuple[str, ImageFolder]]:
     named = ((naming(folder.path.name), folder) for folder in folders)
-    return [(split, folder) for split, folder in named if split and folder.holds_classes]
+    unpacked = ((split, _unwrapped(folder)) for split, folder in named if split)
+    return [(split, folder) for split, folder in unpacked if folder.holds_classes]
+
+
+def _unwrapped(split: ImageFolder) -> ImageFolder:
+    """The folder that a split's classes are in, where it lies alone in the split's."""
+    while split.groups and not split.own_images:
+        only, *more = split.groups
+        if more or not is_wrapper(only, split.path.name):
+            break
+        split = ImageFolder.look(split.path / only)
+    return split
 
 
 def _refuse_splits_without_classes(root: Path, folders: Sequence[ImageFolder]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tokenize
 import zipfile
 import zlib
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vitsd.data.dataset import Dataset, Labels, Split
+from vitsd.data.dataset import Dataset, Labels, Split, first_few
 from vitsd.data.memory import check_memory
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.loading import load_image
@@ -18,6 +19,10 @@ from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, UInt8Array, ValueRange
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_VALIDATION = ("x_val", "y_val")
+_NAMES = "class_names"
+_READ = ", ".join((*_ARRAYS, *_VALIDATION, _NAMES))
+_log = logging.getLogger(__name__)
 _READ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -32,7 +37,10 @@ _READ_ERRORS = (
 
 
 def load_npz(path: Path, value_range: ValueRange | None = None) -> Dataset:
-    """Read an ``.npz`` file with x_train, y_train, x_test, y_test and optionally class_names.
+    """Read an ``.npz`` file with x_train, y_train, x_test, y_test.
+
+    Optionally it has x_val and y_val, and class_names. Arrays of other names are left out, with a
+    warning.
 
     Args:
         path: of the file.
@@ -50,18 +58,20 @@ def load_npz(path: Path, value_range: ValueRange | None = None) -> Dataset:
         raise
     except _READ_ERRORS as error:
         raise VitsdError(f"{path} can't be read: {first_line(error)}") from error
-    train, test = (
-        Split(
+    splits = {
+        part: Split(
             _images(f"{path}: x_{part}", arrays[f"x_{part}"], value_range),
             _labels(f"{path}: y_{part}", arrays[f"y_{part}"]),
         )
-        for part in ("train", "test")
-    )
+        for part in ("train", "test", "val")
+        if f"x_{part}" in arrays
+    }
+    train, test = splits["train"], splits["test"]
     if len(train) == 0:
         raise UsageError(f"{path} has no training images.")
-    names = arrays.get("class_names")
+    names = arrays.get(_NAMES)
     class_names = _count_classes(path, train, test) if names is None else _texts(names)
-    return Dataset(path.stem, class_names, train, test)
+    return Dataset(path.stem, class_names, train, test, splits.get("val"))
 
 
 def _check_archive(path: Path) -> None:
@@ -77,12 +87,16 @@ def _check_archive(path: Path) -> None:
 
 def _read_arrays(path: Path) -> dict[str, AnyArray]:
     with np.load(path, allow_pickle=False) as archive:
-        if missing := [name for name in _ARRAYS if name not in archive]:
+        validation = _VALIDATION if set(_VALIDATION) & set(archive.files) else ()
+        wanted = (*_ARRAYS, *validation)
+        if missing := [name for name in wanted if name not in archive]:
             raise UsageError(
                 f"{path} lacks {', '.join(missing)}; it has "
                 f"{', '.join(archive.files) or 'nothing'}."
             )
-        arrays = {name: archive[name] for name in (*_ARRAYS, "class_names") if name in archive}
+        if left_out := [name for name in archive.files if name not in (*wanted, _NAMES)]:
+            _log.warning("%s: %s left out; %s is what is read.", path, first_few(left_out), _READ)
+        arrays = {name: archive[name] for name in (*wanted, _NAMES) if name in archive}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy gives back the bytes of what is no array
             raise ValueError(f"{name} is no array")

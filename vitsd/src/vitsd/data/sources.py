@@ -24,7 +24,7 @@ from vitsd.data.dataset import (
 from vitsd.data.folders import load_folder, load_whole_folder
 from vitsd.data.npz import load_npz
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.system.text import first_line
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule, ValueRange
 from vitsd_runtime.validation import check_value_range
 
@@ -59,7 +59,7 @@ def load_dataset(
         source: ``digits`` (scikit-learn's), ``fashion-mnist`` (Debian's package if installed, else
             Keras' download), ``cifar10``, ``cifar100`` (downloads); a folder ``train/CLASS/*.png``
             with optional ``val/`` and ``test/``, or just ``CLASS/*.png``; or an ``.npz`` file with
-            x_train, y_train, x_test, y_test and optionally class_names.
+            x_train, y_train, x_test, y_test and optionally x_val, y_val and class_names.
         input_size: height and width that images in a folder are brought to; needed for folders.
         resize_mode: how, and how a device is to do it with photos of any size.
         split_rule: what decides which images are held out where the source does not say it. By
@@ -119,8 +119,13 @@ def _load(
     path = Path(name)
     if _is_folder(name):
         return load_folder(path, _required(input_size), resize_mode, split_rule, value_range)
-    if path.is_file() and path.suffix == ".npz":
+    if path.is_file() and path.suffix.lower() == ".npz":
         return load_npz(path, value_range)
+    if name and path.exists():
+        raise UsageError(
+            f"{printable(name)} is neither a folder nor an .npz file: unpack an archive, and give "
+            "the folder of class folders in it."
+        )
     raise UsageError(
         f"There is no dataset {name!r}: use {', '.join(BUILT_IN)}, a folder of class folders, or "
         "an .npz file."
