@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from PIL import Image
@@ -28,6 +29,15 @@ def test_an_old_name_works_and_says_so(capsys, words):
     assert run(lambda a: seen.append(a.new), words, renamed={"--old": "--new"}) == 0
     assert seen == [3]
     assert capsys.readouterr().err == "vitsd-example: note: --old is called --new now\n"
+
+
+def test_pillow_says_nothing_of_a_file_in_between(recwarn):
+    def main(arguments):
+        warnings.warn_explicit("an image of many pixels", UserWarning, "Image.py", 1, "PIL.Image")
+        warnings.warn_explicit("something else", UserWarning, "other.py", 1, "other")
+
+    assert run(main, []) == 0
+    assert [str(warning.message) for warning in recwarn] == ["something else"]
 
 
 def test_libraries_log_and_commands_show_it(capsys):

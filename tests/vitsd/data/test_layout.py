@@ -105,6 +105,15 @@ def test_classes_that_look_alike_are_pointed_out(make, caplog, twin):
     assert f"{first!r}, {second!r} are different classes" in caplog.text
 
 
+def test_copies_in_several_classes_are_counted(make, caplog):
+    root = make("cat", "dog", "owl")
+    copied = next((root / "cat").iterdir())
+    for place in ("cat/copy.png", "dog/copy.png"):
+        (root / place).write_bytes(copied.read_bytes())
+    load(root)
+    assert "pets: 3 images are copies of ones in other classes" in caplog.text
+
+
 def test_folders_of_the_same_classes_may_be_splits_of_another_name(make, caplog):
     load(make("ensayo/cat", "ensayo/dog", "prueba/cat", "prueba/dog"))
     assert "If those are the classes, call the folders around them train/ and test/" in caplog.text

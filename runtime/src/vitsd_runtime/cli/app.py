@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Optional, TextIO
@@ -74,10 +75,13 @@ def run(
     try:
         arguments = _parse(parser, sys.argv[1:] if argv is None else argv, renamed or {})
         with (
+            warnings.catch_warnings(),
             _without_current_folder(),
             own_stderr(),
             _logging(_progress_stream(arguments), arguments),
         ):
+            # Pillow warns of what does not matter, with a file's own words in it.
+            warnings.filterwarnings("ignore", module="PIL")
             code = main(arguments) or 0
         if code == 0:
             check_interrupted()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,8 +111,6 @@ def _main(arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         allow_any_operation=arguments.allow_any_operation,
     )
-    # Pillow warns of what does not matter, with the file's own words in it.
-    warnings.filterwarnings("ignore", module="PIL")
     show = output.csv_printer() if arguments.csv else output.show_text
     if arguments.json:
         show = output.show_json

@@ -66,7 +66,7 @@ def load_image(
         value_range = check_value_range(value_range)
     try:
         image = _open(source, input_size[2] == 1, value_range)
-        pixels = _fit(image, input_size, resize_mode, value_range)
+        pixels = _fit(image, input_size, resize_mode, value_range, name_of(source))
     except MemoryError as error:
         raise VitsdError(f"{name_of(source)} needs more memory than there is.") from error
     return pixels if pixels.shape == input_size else np.repeat(pixels, input_size[2], axis=2)
@@ -149,12 +149,13 @@ def _fit(
     input_size: tuple[int, int, int],
     resize_mode: ResizeMode,
     value_range: ValueRange | None,
+    name: str,
 ) -> UInt8Array:
     """uint8 ``(height, width, 1 or 3)``, as many channels as the image has or the model takes."""
 
     def rows(start: int, stop: int) -> UInt8Array:
         values = image.rows(start, stop)
-        pixels = _to_8_bits(values.reshape(*values.shape[:2], -1), value_range)
+        pixels = _to_8_bits(values.reshape(*values.shape[:2], -1), value_range, name)
         return _to_gray(pixels) if input_size[2] < pixels.shape[2] else pixels
 
     size, new_size = (image.height, image.width), input_size[:2]
@@ -166,7 +167,7 @@ def _fit(
     return antialias.resize(rows, size, new_size, box)
 
 
-def _to_8_bits(values: AnyArray, value_range: ValueRange | None) -> UInt8Array:
+def _to_8_bits(values: AnyArray, value_range: ValueRange | None, name: str) -> UInt8Array:
     if value_range is not None:
         low, high = value_range
         clipped = np.nan_to_num(np.clip(values.astype(np.float64), low, high), nan=low)
@@ -176,8 +177,8 @@ def _to_8_bits(values: AnyArray, value_range: ValueRange | None) -> UInt8Array:
         return values
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
         raise VitsdError(
-            "Images of 32 bits, whole numbers or fractions, need a `value_range`: train with it, "
-            "or save the image with 8 or 16 bits per channel."
+            f"{name} has values of 32 bits, whole numbers or fractions, which need a "
+            "`value_range`: train with it, or save the image with 8 or 16 bits per channel."
         )
     return (values >> 8).astype(np.uint8)
 

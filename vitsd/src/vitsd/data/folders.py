@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vitsd.data.dataset import Dataset, LabeledImages, Split, first_few, hold_out, join
-from vitsd.data.identity import file_identity
+from vitsd.data.identity import Identities, file_identity
 from vitsd.data.layout import ClassFolders, check_classes, find_splits, require_images
 from vitsd.data.memory import check_memory
 from vitsd_runtime.errors import UsageError, VitsdError
@@ -146,6 +146,7 @@ class _Reader:
             missing = [name for i, name in enumerate(self._class_names) if i not in there]
             raise VitsdError(f"{split} has no readable images of {first_few(missing)}.")
         count = len(labels)
+        _warn_of_contradictions(identities[:count], labels, split)
         return Split(images[:count], np.array(labels, np.int64), identities[:count])
 
     def _files(self, split: ClassFolders) -> Iterator[tuple[Path, int]]:
@@ -167,6 +168,16 @@ def _warn_of_left_out(split: ClassFolders) -> None:
     poor = [name for name, scan in scans.items() if scan.left_out.total() > len(scan.files)]
     most = f". Most files of {first_few(poor)}" if poor else ""
     _log.warning("%s: %s%s.", split, there, most)
+
+
+def _warn_of_contradictions(
+    identities: Identities, labels: Sequence[int], split: ClassFolders
+) -> None:
+    """Say how many images lie in the folders of several classes; a model can't learn both."""
+    kinds = np.unique(np.stack([identities, np.array(labels, np.uint64)]), axis=1)[0]
+    images, classes = np.unique(kinds, return_counts=True)
+    if count := int(np.isin(identities, images[classes > 1]).sum()):
+        _log.warning("%s: %d images are copies of ones in other classes.", split, count)
 
 
 def _warn_of_unreadable(unreadable: list[str], total: int, split: ClassFolders) -> None:
