@@ -110,10 +110,9 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert scan.describe() is None
 
 
-def test_links_to_a_folder_above_lead_nowhere(tmp_path):
+def test_a_link_to_a_folder_above_leads_nowhere(tmp_path):
     fill(tmp_path, "root/a.png", "beside/b.png")
     (tmp_path / "root" / "up").symlink_to("..")
-    (tmp_path / "root" / "everything").symlink_to("/")
     assert names(scan_images(tmp_path / "root").files, tmp_path) == ["root/a.png"]
 
 
