@@ -65,31 +65,63 @@ def test_warnings_name_options_as_the_command_does(capsys):
     assert capsys.readouterr().err == expected
 
 
+PROGRAM_THAT_TALKS = """
+import argparse, logging, sys
+from vitsd_runtime.cli import app
+def main(arguments):
+    for _ in range(10):
+        print("error: one of many", file=sys.stderr)
+        logging.getLogger("vitsd").info("progress")
+        logging.getLogger("vitsd").warning("attention")
+    return 3
+parser = argparse.ArgumentParser(prog="program")
+sys.exit(app.run(main, parser, [], distribution="vitsd-runtime"))
+"""
+
+
+def open_unwritable(target):
+    if target != "closed pipe":
+        return open(target, "w")
+    read, write = os.pipe()
+    os.close(read)
+    return os.fdopen(write, "w")
+
+
 @pytest.mark.parametrize(
     ("target", "code", "message"), [("closed pipe", 141, ""), ("/dev/full", 1, "disk is full")]
 )
-def test_what_is_logged_ends_a_command_like_what_is_printed(tmp_path, target, code, message):
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import argparse, logging, sys\n"
-        "from vitsd_runtime.cli import app\n"
-        "def main(arguments):\n"
-        "    for _ in range(10):\n"
-        "        logging.getLogger('vitsd').info('progress')\n"
-        "parser = argparse.ArgumentParser(prog='program')\n"
-        "sys.exit(app.run(main, parser, [], distribution='vitsd-runtime'))\n"
-    )
-    if target == "closed pipe":
-        read, write = os.pipe()
-        os.close(read)
-    else:
-        write = os.open(target, os.O_WRONLY)
-    with os.fdopen(write, "w") as stdout:
-        command = [sys.executable, program]
+def test_what_is_logged_ends_a_command_like_what_is_printed(target, code, message):
+    command = [sys.executable, "-c", PROGRAM_THAT_TALKS]
+    with open_unwritable(target) as stdout:
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("target", ["closed pipe", "/dev/full"])
+def test_messages_that_can_not_be_written_end_no_work(target):
+    command = [sys.executable, "-c", PROGRAM_THAT_TALKS]
+    with open_unwritable(target) as stderr:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    assert done.returncode == 3
+    assert done.stdout == 10 * "progress\n"
+
+
+def test_a_message_is_written_again_when_there_is_room():
+    program = """
+import argparse, os, sys
+from vitsd_runtime.cli import app
+def main(arguments):
+    print("lost", file=sys.stderr)
+    os.dup2(1, 2)
+    print("message", file=sys.stderr)
+sys.exit(app.run(main, argparse.ArgumentParser(), [], distribution="vitsd-runtime"))
+"""
+    with open_unwritable("/dev/full") as stderr:
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    assert (done.returncode, done.stdout) == (0, "message\n")
 
 
 def test_libraries_name_parameters_and_commands_options(capsys):

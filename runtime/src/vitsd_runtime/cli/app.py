@@ -21,7 +21,7 @@ from vitsd_runtime.cli.options import flag_of
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.signals import catch_signals, check_interrupted
 from vitsd_runtime.system.stderr import own_stderr
-from vitsd_runtime.system.streams import open_missing_streams
+from vitsd_runtime.system.streams import drop_unwritable_messages, open_missing_streams
 from vitsd_runtime.system.text import first_line, printable
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def run(
         SystemExit: after --help, --version and misuse; with 129 and 143 after SIGHUP and SIGTERM.
     """
     open_missing_streams()
+    drop_unwritable_messages()
     parser.add_argument("--version", action=_Version, distribution=distribution)
     catch_signals()
     for stream in (sys.stdout, sys.stderr):
@@ -149,11 +150,8 @@ def _fail(command: str, error: BaseException, arguments: argparse.Namespace) -> 
 
 
 def _say(text: str) -> None:
-    """Write to stderr, safe to show; nothing where stderr can't be written to."""
-    try:
-        sys.stderr.write(_visible(text))
-    except OSError:
-        _flush_or_drop(sys.stderr)
+    """Write to stderr, safe to show."""
+    sys.stderr.write(_visible(text))
 
 
 def _visible(text: str) -> str:

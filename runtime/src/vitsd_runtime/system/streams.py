@@ -1,9 +1,12 @@
-"""Standard streams that whoever started the process has closed."""
+"""Standard streams that are closed, or that can't be written to."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
+from typing import Any
 
 
 def open_missing_streams() -> None:
@@ -19,3 +22,39 @@ def open_missing_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def drop_unwritable_messages() -> None:
+    """From now on, what can't be written to stderr is dropped: a full disk ends no work.
+
+    What is written later is tried again. Nothing happens where a program has its own stderr.
+    """
+    stream = sys.stderr
+    if isinstance(stream, io.TextIOWrapper) and _number(stream) == 2:
+        stream.flush()
+        sys.stderr = io.TextIOWrapper(
+            _Messages(2, "w", closefd=False),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=True,
+        )
+
+
+class _Messages(io.FileIO):
+    """A file that takes everything, and writes what can be written."""
+
+    def write(self, content: Any, /) -> int:
+        """Write all of it, or drop the rest; returns its length."""
+        rest = memoryview(content)
+        with contextlib.suppress(OSError):
+            while rest:
+                rest = rest[super().write(rest) or len(rest) :]
+        return len(content)
+
+
+def _number(stream: io.TextIOWrapper) -> int | None:
+    """The stream's file descriptor, if it has one."""
+    try:
+        return stream.fileno()
+    except OSError:  # it is in memory
+        return None
