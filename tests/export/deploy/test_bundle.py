@@ -118,6 +118,16 @@ def test_a_failed_installation_leaves_the_one_before_it(deployed, tmp_path):
     assert [p.name for p in (folder / "env").iterdir()] == ["works"]
 
 
+def test_an_installation_without_room_says_so(tmp_path):
+    model = Path(__file__).parents[2] / "runtime" / "data" / "schema1" / "digits-float32.tflite"
+    folder = deploy(model, tmp_path / "device")
+    before = sorted(folder.iterdir())
+    done = sh(folder, "sh", "-c", 'trap "" XFSZ; ulimit -f 0; exec ./install.sh')
+    assert done.returncode == 1
+    assert "File too large" in done.stderr  # as Python said; it could be said to no file
+    assert sorted(folder.iterdir()) == before
+
+
 def test_a_failed_installation_leaves_nothing_and_says_what_to_do(deployed, tmp_path):
     folder = tmp_path / "device"
     shutil.copytree(deployed, folder)
