@@ -30,6 +30,7 @@ def test_it_is_small_and_says_what_it_is():
     assert {"apple", "bicycle", "worm"} <= set(spec.class_names)
     assert spec.export.quantization == "int8"
     assert spec.provenance.dataset == "cifar100"
+    assert spec.integrity.spec_sha256  # else damage to its class names would not be noticed
 
 
 @runs_tflite
