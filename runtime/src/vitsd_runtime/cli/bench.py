@@ -125,6 +125,8 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 allow_any_operation=arguments.allow_any_operation,
                 spec=spec,
             )
+    if show_progress:
+        print(end="\r", file=sys.stderr, flush=True)  # the table is written over it
     return {
         "machine": describe_machine(),
         "before": before,
@@ -150,7 +152,7 @@ def _print(report: dict[str, Any]) -> None:
     ]
     headers = ["model", "engine", "threads", "batch"]
     headers += ["p50 ms", "p90 ms", "p99 ms", "prep. ms", "images/s", "load ms"]
-    print(f"\r{format_machine(report['machine'])}")
+    print(format_machine(report["machine"]))
     print(table(rows, headers))
     print(
         "ms are for the images of a batch, of the engine alone; preprocessing is apart; images/s "
