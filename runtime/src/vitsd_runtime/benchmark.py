@@ -22,6 +22,13 @@ SETTING = ("model", "threads", "batch_size")
 _MAX_RESULTS_BYTES = 4 * 2**20
 _MIN_RUNS = 10
 _WARM_UP_RUNS = 3
+_ROW: dict[str, Any] = {
+    "model": str,
+    "engine": str,
+    "threads": int,
+    "batch_size": int,
+    "p50_ms": (int, float),
+}
 _MACHINE: dict[str, Any] = {
     "cpu": str,
     "cores": int,
@@ -159,14 +166,13 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _check_results(report: dict[str, Any]) -> None:
-    for row in report["results"]:
-        setting = (row[key] for key in (*SETTING, "engine"))
-        if not (row["p50_ms"] > 0 and all(isinstance(value, (str, int)) for value in setting)):
-            raise ValueError("a row without its setting or latency")
     machine = report["machine"]
     known = {**_MACHINE, **{name: kind for name, kind in _OPTIONAL.items() if name in machine}}
-    if not all(isinstance(machine[name], kind) for name, kind in known.items()):
-        raise ValueError("a machine that is not described")
+    for entry, kinds in ((machine, known), *((row, _ROW) for row in report["results"])):
+        if not all(isinstance(entry[name], kind) for name, kind in kinds.items()):
+            raise ValueError("an entry of another type")
+    if not all(row["p50_ms"] > 0 for row in report["results"]):
+        raise ValueError("a row without its latency")
 
 
 def _load(

@@ -279,15 +279,30 @@ NAMELESS = (
 )
 
 
+NUMBERED = (
+    '{"results": [{"model": "a", "engine": 8, "threads": 1, "batch_size": 1, "p50_ms": 1}], '
+    '"machine": {"cpu": "", "cores": 1, "physical_cores": 1, "system": "", "python": ""}}'
+)
+
+
 @pytest.mark.parametrize(
     "content",
-    [None, "no JSON", "[]", '{"results": [{}], "machine": {}}', '{"results": 3}', NAMELESS],
+    [
+        None,
+        "no JSON",
+        "[]",
+        '{"results": [{}], "machine": {}}',
+        '{"results": 3}',
+        NAMELESS,
+        NUMBERED,
+    ],
 )
 def test_what_holds_no_results_is_not_compared(command, tmp_path, content):
     if content is not None:
         (tmp_path / "a.json").write_text(content)
     done = command("vitsd-bench", "--compare", tmp_path / "a.json", tmp_path / "a.json")
     assert done.returncode == 2
+    assert "a.json is not a file of results" in done.stderr or content is None
     assert "a.json" in done.stderr
     assert "Traceback" not in done.stderr
 
