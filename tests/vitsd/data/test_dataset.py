@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import shutil
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -312,13 +314,53 @@ def test_labels_follow_the_models_class_names(folder):
         align_labels(dataset, ("cat", "dog"))
 
 
-@pytest.mark.parametrize("shape", [None, (10**13,)])
-def test_a_member_that_is_no_array_is_an_error(tmp_path, shape):
-    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode("latin1")
-    member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+def member(dtype, shape, content=b"", version=1):
+    """A file of NumPy's, with a header that need not fit its content."""
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    length = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + length + header + content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text", "magic string"),
+        (member("|u1", (10**13,)), "claims to be uint8"),
+        (member("|V1000000000", (1,)), "holds 0 bytes"),
+        (member("<U250000000", (1,)), "holds 0 bytes"),
+        (member("|u1", (-1, 4, 4, 3), bytes(48)), "holds 48 bytes"),
+        (member("|u1", (3,), bytes(4)), "holds 4 bytes"),
+        (member("|u1", (3,), bytes(3), version=3), "version"),
+        (member("|u1", "(" * 500), "can't be read"),
+        (member("|u1", "[" * 90 + "]" * 90), "can't be read"),
+    ],
+)
+def test_arrays_that_are_not_what_their_header_says_are_refused(tmp_path, content, message):
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
         for name in ("x_train", "y_train", "x_test", "y_test"):
-            archive.writestr(f"{name}.npy", member if shape else b"text")
+            archive.writestr(f"{name}.npy", content)
     with pytest.raises(VitsdError, match="can't be read") as error:
         load_dataset(str(tmp_path / "d.npz"))
+    assert re.search(message, str(error.value))
     assert str(error.value).isprintable()
+
+
+def test_class_names_have_a_limit(tmp_path):
+    path = npz(tmp_path / "many.npz", class_names=np.zeros((2, 50_001), np.uint8))
+    with pytest.raises(UsageError, match="at most 100,000 names"):
+        load_dataset(path)
+    path = npz(tmp_path / "long.npz", class_names=np.array(["cat", "x" * 2**24]))
+    with pytest.raises(UsageError, match="134,217,728"):
+        load_dataset(path)
+
+
+def test_an_encrypted_archive_is_refused(tmp_path):
+    content = bytearray(Path(npz(tmp_path / "a.npz")).read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + flags] |= 1
+            at = content.find(signature, at + 1)
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(VitsdError, match="encrypted"):
+        load_dataset(tmp_path / "a.npz")

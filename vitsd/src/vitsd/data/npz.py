@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from vitsd.data.dataset import Dataset, Labels, Split, first_few
 from vitsd.data.memory import check_memory
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.spec.limits import MAX_CLASSES
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray, UInt8Array, ValueRange
 
@@ -56,7 +56,7 @@ def load_npz(path: Path, value_range: ValueRange | None = None) -> Dataset:
         arrays = _read_arrays(path)
     except VitsdError:  # UsageError is a ValueError, too
         raise
-    except _READ_ERRORS as error:
+    except Exception as error:  # zipfile and NumPy raise many kinds for damage
         raise VitsdError(f"{path} can't be read: {first_line(error)}") from error
     splits = {
         part: Split(
@@ -75,14 +75,35 @@ def load_npz(path: Path, value_range: ValueRange | None = None) -> Dataset:
 
 
 def _check_archive(path: Path) -> None:
+    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    if any(member.compress_type not in known for member in members):
-        raise VitsdError(
-            f"{path} is packed in a way that NumPy does not use; save it with numpy.savez."
+        if any(member.compress_type not in known for member in members):
+            raise VitsdError(
+                f"{path} is packed in a way that NumPy does not use; save it with numpy.savez."
+            )
+        check_memory(f"{path}, unpacked,", sum(member.file_size for member in members))
+        for member in members:
+            if (name := member.filename.removesuffix(".npy")) in (*_ARRAYS, *_VALIDATION, _NAMES):
+                _check_header(name, archive, member)
+
+
+def _check_header(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Compare what an array claims to be with what is there, before NumPy takes memory for it."""
+    with archive.open(member) as file:
+        read_header = _HEADER_READERS.get(_npy.read_magic(file))
+        if read_header is None:
+            raise ValueError(f"{name} is in a version of NumPy's format that numbers don't need")
+        shape, _, dtype = read_header(file)
+        held = member.file_size - file.tell()
+    count = math.prod(shape)
+    if count * dtype.itemsize != held and not dtype.hasobject:  # NumPy refuses objects
+        raise ValueError(f"{name} claims to be {dtype} {shape}, but holds {held:,} bytes")
+    if name == _NAMES and (count > MAX_CLASSES or held > _MAX_NAMES_BYTES):
+        raise UsageError(
+            f"{name} must be at most {MAX_CLASSES:,} names in {_MAX_NAMES_BYTES:,} bytes; got "
+            f"{count:,} in {held:,}."
         )
-    check_memory(f"{path}, unpacked,", sum(member.file_size for member in members))
 
 
 def _read_arrays(path: Path) -> dict[str, AnyArray]:
@@ -96,11 +117,7 @@ def _read_arrays(path: Path) -> dict[str, AnyArray]:
             )
         if left_out := [name for name in archive.files if name not in (*wanted, _NAMES)]:
             _log.warning("%s: %s left out; %s is what is read.", path, first_few(left_out), _READ)
-        arrays = {name: archive[name] for name in (*wanted, _NAMES) if name in archive}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy gives back the bytes of what is no array
-            raise ValueError(f"{name} is no array")
-    return arrays
+        return {name: archive[name] for name in (*wanted, _NAMES) if name in archive}
 
 
 def _images(name: str, array: AnyArray, value_range: ValueRange | None) -> UInt8Array:
