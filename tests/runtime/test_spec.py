@@ -73,6 +73,7 @@ def test_a_value_range_is_not_passed_over_by_older_runtimes(spec):
         {"input_size": [8, MAX_SIDE + 1, 3]},
         {"class_names": [str(i) for i in range(MAX_CLASSES + 1)]},
         {"architecture": {"num_layers": MAX_LAYERS + 1}},
+        {"architecture": {"\u001b[31mred\nor not": 1}},
         {"architecture": {"num_heads": MAX_HEADS + 1}},
         {"architecture": {"patch_size": MAX_SIDE + 1}},
         {"architecture": {"key_dim": MAX_UNITS + 1}},
@@ -104,8 +105,9 @@ def test_a_value_range_is_not_passed_over_by_older_runtimes(spec):
     ],
 )
 def test_unusable_values_are_refused(spec, changes):
-    with pytest.raises(VitsdError):
+    with pytest.raises(VitsdError) as error:
         ModelSpec.from_json(changed(spec, **changes))
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,8 @@ def _loop():
     [
         (_loop(), "operation Loop, which vitsd-export does not write (`allow_any_operation`)"),
         (node("Expand", "x axes", "y"), "operation Expand"),
+        (node("Tile", "x axes", "y"), "operation Tile"),
+        (node("ConstantOfShape", "axes", "y"), "operation ConstantOfShape"),
         (node("\x1b[2J\n", "x", "y"), r"operation \x1b[2J\n,"),
         (node("Relu", "x", "y", domain="com.evil"), "operation com.evil.Relu"),
         (node("Relu", "unmade", "y"), "no operation before it has made"),

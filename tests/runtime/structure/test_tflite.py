@@ -165,6 +165,27 @@ def _no_output(model):
     model.subgraphs[0].outputs = np.array([], np.int32)
 
 
+def _nothing_at_all(model):
+    model.subgraphs[0].tensors, model.subgraphs[0].operators = [], []
+
+
+def _nothing_makes_the_output(model):
+    model.subgraphs[0].operators = []
+
+
+def _signature_with_another_output(model):
+    model.signatureDefs[0].outputs[0].tensorIndex = 3
+
+
+def _a_scalar_instead_of_weights(model):
+    tensor(model, FULLY_CONNECTED, 1).shape = np.array([], np.int32)
+
+
+def _half_the_weights(model):
+    buffer = model.buffers[tensor(model, FULLY_CONNECTED, 1).buffer]
+    buffer.data = buffer.data[: buffer.data.size // 2]
+
+
 def _foreign_signature(model):
     model.signatureDefs[0].inputs[0].tensorIndex = 10**6
 
@@ -236,6 +257,11 @@ def _huge_weights(model):
         (FLOAT, _two_inputs, "2 inputs"),
         (FLOAT, _no_output, "0 outputs"),
         (FLOAT, _foreign_signature, "other inputs or outputs"),
+        (FLOAT, _signature_with_another_output, "other inputs or outputs"),
+        (FLOAT, _nothing_at_all, "none of its 0"),
+        (FLOAT, _nothing_makes_the_output, "nothing makes its output"),
+        (FLOAT, _a_scalar_instead_of_weights, "bytes for float32"),
+        (FLOAT, _half_the_weights, "bytes for float32"),
         (FLOAT, _any_size, r"its input is float32 \(-1, -1, -1, 1\)"),
         (FLOAT, _custom, "`allow_any_operation`"),
         (FLOAT, _while, "operation 119"),
@@ -262,6 +288,8 @@ def _huge_weights(model):
         ),
         (FLOAT, lambda m: setattr(operation(m, ADD), "opcodeIndex", 99), "of no kind"),
         (FLOAT, lambda m: setattr(operation(m, ADD), "inputs", [10**6, 1]), "none of its"),
+        (FLOAT, lambda m: setattr(operation(m, ADD), "inputs", [-1, 1]), "has 1 inputs"),
+        (FLOAT, lambda m: setattr(m.subgraphs[0], "outputs", [-1]), "none of its"),
     ],
 )
 def test_what_would_harm_an_engine_is_refused(changed, path, damage, message):

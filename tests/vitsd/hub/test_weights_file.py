@@ -75,9 +75,16 @@ def attribute(**attributes):
     return lambda file: file["layers"].attrs.update(attributes)
 
 
+def a_group_instead(file):
+    del file["layers/dense_0/vars/0"]
+    file.create_group("layers/dense_0/vars/0")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (a_group_instead, r"shape \(3, 4\)"),
+        (replaced(shape=(4, 3), data=np.ones((4, 3))), r"shape \(4, 3\)|shape \(3, 4\)"),
         (replaced(external=[("/etc/passwd", 0, 48)]), "data in another file|elsewhere"),
         (virtual, "data in pieces or elsewhere"),
         (replaced(compression="gzip", data=np.ones((3, 4))), "data in pieces or elsewhere"),
@@ -131,6 +138,16 @@ def test_a_model_whose_weights_are_elsewhere_is_refused(tmp_path):
     with pytest.raises(VitsdError, match=r"elsewhere|another file") as error:
         load_model(keras_file(tmp_path, weights_file(virtual)))
     assert str(error.value).startswith(f"{tmp_path}/model.keras: ")
+
+
+def test_weights_in_the_places_of_others_are_one_line(tmp_path):
+    with zipfile.ZipFile(OLD) as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content, "r+") as file:
+        file.move("layers/layer_normalization/vars", "layers/another/vars")
+    with pytest.raises(VitsdError, match="don't fit its architecture") as error:
+        load_model(keras_file(tmp_path, content.getvalue()))
+    assert str(error.value).isprintable()
 
 
 def test_weights_that_unpack_to_more_than_the_architecture_takes_are_not_read(tmp_path):
