@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -36,6 +35,11 @@ def unforeseen(path):
 
 
 def endless(path):
+    while True:
+        pass
+
+
+def waiting(path):
     time.sleep(60)
 
 
@@ -52,6 +56,7 @@ FAULTS = {
     "traceback": unforeseen,
     "crash": lambda path: os.abort(),
     "hang": endless,
+    "hang, waiting": waiting,
     "memory": greedy,
 }
 
@@ -60,13 +65,36 @@ FAULTS = {
 def test_every_fault_is_told_from_the_others(fuzz, monkeypatch, tmp_path, outcome):
     server, target = fuzz("server"), fuzz("target")
     monkeypatch.setitem(target.TARGETS, "image", FAULTS[outcome])
-    limits = (1.0 if outcome == "hang" else 60.0, 100)
-    with tempfile.TemporaryFile() as messages:
-        request = {"kind": "image", "path": str(tmp_path / "image.png")}
-        answer = server.try_input(request, messages, limits)
-    assert answer["outcome"] == outcome
+    request = {"kind": "image", "path": str(tmp_path / "image.png")}
+    with server.Trials(0.25 if "hang" in outcome else 60.0, 100) as trials:
+        answers = [trials.answer(request) for _ in range(2)]
+    assert [answer["outcome"] for answer in answers] == [outcome.split(",")[0]] * 2
+    answer = answers[0]
     where = {"crash": "SIGABRT", "traceback": "KeyError in test_fuzz.py:unforeseen"}
     assert where.get(outcome, "") in answer["detail"]
+
+
+def test_what_a_commands_last_handler_says_is_a_fault(fuzz, monkeypatch, tmp_path):
+    monkeypatch.setattr("vitsd_runtime.cli.bench.read_results", unforeseen)
+    answer = fuzz("target").outcome("json", tmp_path / "results.json")
+    assert answer["outcome"] == "traceback"
+    assert "KeyError: 'weights'" in answer["detail"]
+
+
+def test_a_crash_that_an_earlier_input_caused_is_told_from_others(fuzz, monkeypatch, tmp_path):
+    tried = []
+
+    def late(path):
+        tried.append(path)
+        if len(tried) == 2:
+            os.abort()
+
+    monkeypatch.setitem(fuzz("target").TARGETS, "image", late)
+    request = {"kind": "image", "path": str(tmp_path / "image.png")}
+    with fuzz("server").Trials(60.0, 100) as trials:
+        answers = [trials.answer(request) for _ in range(2)]
+    assert [answer["outcome"] for answer in answers] == ["ok", "crash"]
+    assert "only after other inputs" in answers[1]["detail"]
 
 
 def test_faults_are_counted_by_what_tells_them_apart(fuzz):

@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.fuzz import inputs, samples
+from tools.fuzz import inputs, samples, target
 from tools.fuzz.client import Limits, Server
 from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
@@ -57,7 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="keep and reuse the models that inputs are made from",
     )
     add("--jobs", type=int, default=2, metavar="N", help="at the same time (default: 2)")
-    add("--timeout", type=float, default=30, metavar="S", help="a hang is longer (default: 30)")
+    add(
+        "--timeout",
+        type=float,
+        default=30,
+        metavar="S",
+        help="of CPU time; a hang takes more (default: 30)",
+    )
     add(
         "--memory",
         type=int,
@@ -199,7 +205,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
         path.write_bytes(content)
-        group = "trainer" if kind in ("npz", "json") or name.endswith(".keras") else "runtime"
+        group = target.group(kind, path.suffix)
         if group not in servers:
             servers[group] = Server(
                 arguments.python, group, Limits(arguments.timeout, arguments.memory)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -15,10 +16,10 @@ import resource
 import select
 import signal
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -26,6 +27,12 @@ from tools.fuzz import target
 
 _LOOK_EVERY = 0.02
 """Seconds between two looks at a process's memory."""
+_INPUTS_PER_PROCESS = 200
+"""A fork, and the first use of every library in it, take longer than most inputs."""
+_PATIENCE = 4
+"""Times the CPU time that is allowed: after that long, a process waits for what never comes."""
+_GROWTH = 0.2
+"""Part of the memory limit: what a process may keep of its inputs before it is replaced."""
 
 
 def main() -> None:
@@ -37,66 +44,156 @@ def main() -> None:
     for module in target.MODULES[group]:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    gc.freeze()  # or each process would copy the memory of all modules when it collects
     print(json.dumps({"ready": True}), file=answers, flush=True)
-    with tempfile.TemporaryFile() as messages:
+    with Trials(seconds, megabytes, target.START.get(group)) as trials:
         for line in sys.stdin:
-            answer = try_input(json.loads(line), messages, (seconds, megabytes))
-            print(json.dumps(answer), file=answers, flush=True)
+            print(json.dumps(trials.answer(json.loads(line))), file=answers, flush=True)
 
 
-def try_input(
-    request: dict[str, Any], messages: IO[bytes], limits: tuple[float, int]
-) -> dict[str, Any]:
-    """Run one input in a process of its own; returns what became of it."""
-    messages.seek(0)
-    messages.truncate()
-    results, sent = os.pipe()
-    start, baseline = time.monotonic(), _resident(os.getpid(), "RssAnon")
-    child = os.fork()
-    if child == 0:
-        _run(request["kind"], Path(request["path"]), messages, sent)
-    os.close(sent)
-    fault = _watch(child, start + limits[0], baseline + limits[1])
-    _, status, usage = os.wait4(child, 0)
-    with os.fdopen(results, "rb") as received:
-        content = received.read()
-    peak = (usage.ru_maxrss >> 10) - baseline
-    answer = {"seconds": round(time.monotonic() - start, 3), "megabytes": max(0, peak)}
-    if fault or peak > limits[1]:
-        return {**answer, "outcome": fault or "memory", "detail": ""}
-    if content:
+class _Child(NamedTuple):
+    """A forked process that tries inputs, one after the other."""
+
+    process: int
+    ended: int
+    """A descriptor that is readable once the process has ended."""
+    requests: IO[str]
+    answers: IO[str]
+    megabytes: int
+    """Memory that it began with."""
+
+
+class Trials:
+    """Inputs in forked processes; a fault ends the process, and so do many inputs.
+
+    Args:
+        seconds: of CPU time after which an input is a hang; other processes may slow it down.
+        megabytes: of memory that an input may take.
+        start: called in each process before its first input, for what is not to be counted.
+    """
+
+    def __init__(
+        self, seconds: float, megabytes: int, start: Callable[[], None] | None = None
+    ) -> None:
+        self._seconds, self._megabytes, self._start = seconds, megabytes, start
+        self._messages = os.fdopen(os.memfd_create("messages"), "w+b")
+        self._child: _Child | None = None
+        self._tried = 0
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+        self._messages.close()
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Try an input; returns what became of it."""
+        alone = self._tried == 0
+        answer = self._try(request)
+        if answer["outcome"] != "crash" or alone:
+            return answer
+        # An earlier input may have damaged the memory of the process.
+        again = self._try(request)
+        if again["outcome"] == "crash":
+            return again
+        return {**answer, "detail": f"only after other inputs: {answer['detail']}"}
+
+    def _try(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._messages.seek(0)
+        self._messages.truncate()
+        if self._child is None:
+            self._child = self._fork()
+        child, start, before = self._child, time.monotonic(), _resident(self._child.process)
+        Path(f"/proc/{child.process}/clear_refs").write_text("5")  # the peak begins anew
+        print(json.dumps(request), file=child.requests, flush=True)
+        fault = self._watch(child, start, before + self._megabytes)
+        content = "" if fault else child.answers.readline()
+        peak = max(0, _resident(child.process, "VmHWM") - before)
+        answer = {"seconds": round(time.monotonic() - start, 3), "megabytes": peak}
+        self._tried += 1
+        if fault or peak > self._megabytes:
+            self._end()
+            return {**answer, "outcome": fault or "memory", "detail": ""}
+        if not content:
+            status = self._end()
+            self._messages.seek(0)
+            return {
+                **answer,
+                "outcome": "crash",
+                "detail": _describe(status, self._messages.read()),
+            }
+        kept = _resident(child.process) - child.megabytes
+        if self._tried >= _INPUTS_PER_PROCESS or kept > _GROWTH * self._megabytes:
+            self._end()
         return {**answer, **json.loads(content)}
-    messages.seek(0)
-    return {**answer, "outcome": "crash", "detail": _describe(status, messages.read())}
 
+    def _fork(self) -> _Child:
+        requests, sent = os.pipe()
+        answers, answered = os.pipe()
+        process = os.fork()
+        if process == 0:
+            os.close(sent)
+            os.close(answers)
+            self._work(os.fdopen(requests), answered)
+        os.close(requests)
+        os.close(answered)
+        received = os.fdopen(answers)
+        received.readline()  # it is ready
+        ended = os.pidfd_open(process)
+        return _Child(process, ended, os.fdopen(sent, "w"), received, _resident(process))
 
-def _run(kind: str, path: Path, messages: IO[bytes], sent: int) -> None:
-    """In the child: what native code prints is kept for the description of a crash."""
-    try:
-        os.dup2(messages.fileno(), 2)
-        faulthandler.enable(messages)  # the descriptor 2 may be redirected
-        content = json.dumps(target.outcome(kind, path)).encode()
-        os.write(sent, content)
-    finally:
-        os._exit(0)
+    def _work(self, requests: IO[str], answered: int) -> None:
+        """In the child: what native code prints is kept for the description of a crash."""
+        try:
+            os.dup2(self._messages.fileno(), 2)
+            faulthandler.enable(self._messages)  # the descriptor 2 may be redirected
+            if self._start is not None:
+                self._start()
+            os.write(answered, b"ready\n")
+            for line in requests:
+                request = json.loads(line)
+                outcome = target.outcome(request["kind"], Path(request["path"]))
+                os.write(answered, json.dumps(outcome).encode() + b"\n")
+        finally:
+            os._exit(0)
 
-
-def _watch(child: int, end: float, megabytes: int) -> str:
-    """Wait until the process ends, or end it and return its fault."""
-    ended = os.pidfd_open(child)
-    try:
-        while not select.select([ended], [], [], _LOOK_EVERY)[0]:
-            late = time.monotonic() > end
-            if late or _resident(child) > megabytes:
-                os.kill(child, signal.SIGKILL)
+    def _watch(self, child: _Child, start: float, megabytes: int) -> str:
+        """Wait until the process answers or ends, or end it and return its fault."""
+        busy = _cpu_seconds(child.process)
+        signs = [child.answers.fileno(), child.ended]
+        while not select.select(signs, [], [], _LOOK_EVERY)[0]:
+            late = (
+                _cpu_seconds(child.process) - busy > self._seconds
+                or time.monotonic() - start > _PATIENCE * self._seconds
+            )
+            if late or _resident(child.process) > megabytes:
+                os.kill(child.process, signal.SIGKILL)
                 return "hang" if late else "memory"
         return ""
-    finally:
-        os.close(ended)
+
+    def _end(self) -> int:
+        """End the process, if there is one; returns its status."""
+        if self._child is None:
+            return 0
+        child, self._child, self._tried = self._child, None, 0
+        for pipe in (child.requests, child.answers):
+            pipe.close()
+        os.close(child.ended)
+        return os.waitpid(child.process, 0)[1]
+
+
+def _cpu_seconds(process: int) -> float:
+    """Of all threads of a process, since it began."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(process: int, kind: str = "VmRSS") -> int:
-    """Memory of a process, in MiB; of kind ``RssAnon``, that which a child starts with."""
+    """Memory of a process, in MiB; of kind ``VmHWM``, the most that it had."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:  # it has ended

@@ -24,17 +24,23 @@ MODULES = {
         "onnxruntime",
         "PIL.Image",
     ),
-    "trainer": (
-        "vitsd.backend",
-        "vitsd.model.vit",
-        "vitsd.hub.saving",
+    "data": (
         "vitsd.data.sources",
         "vitsd.training.run",
         "vitsd_export.quantization.recipe",
-        "vitsd_runtime.classifier",
+        "vitsd_runtime.cli.bench",
     ),
+    "keras": ("vitsd.backend", "vitsd.model.vit", "vitsd.hub.saving"),
 }
-"""What is imported once, before inputs are tried in forked processes."""
+"""What is imported once, before inputs are tried in forked processes: no more than they need."""
+
+
+def group(kind: str, suffix: str) -> str:
+    """Of the modules that an input needs."""
+    if suffix == ".keras":
+        return "keras"
+    return "data" if kind in ("npz", "json") else "runtime"
+
 
 _LONGEST_MESSAGE = 1500
 """Characters; names and messages of others in it are cut at 300 each."""
@@ -65,6 +71,10 @@ def outcome(kind: str, path: Path) -> dict[str, str]:
 
 class _AnswerError(Exception):
     """The model answered with something else than one finite row per image."""
+
+
+class _UnforeseenError(Exception):
+    """A command ended with an error that it does not know."""
 
 
 def _classify(path: Path) -> None:
@@ -127,6 +137,8 @@ def _compare(path: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = bench.main(["--compare", str(path), str(path)])
+    if "nobody foresaw" in err.getvalue():  # the last handler of every command
+        raise _UnforeseenError(err.getvalue())
     texts = [line for text in (out, err) for line in text.getvalue().splitlines()]
     if not all(line.isprintable() for line in texts) or (code and len(texts) != 1):
         raise VitsdError("\n".join(texts))
@@ -153,3 +165,14 @@ TARGETS: dict[str, Callable[[Path], None]] = {
     "image": _load_image,
     "json": _read_document,
 }
+
+
+def _start_keras() -> None:
+    from vitsd.hub.pretrained import from_pretrained
+    from vitsd_runtime.models.catalog import BUNDLED
+
+    from_pretrained(BUNDLED)
+
+
+START: dict[str, Callable[[], None]] = {"keras": _start_keras}
+"""What the processes of a group do first: TensorFlow takes 700 MB, and can't start earlier."""

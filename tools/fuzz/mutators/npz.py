@@ -64,6 +64,7 @@ def _cut(rng: Random, data: bytes) -> bytes:
 def _bomb(rng: Random, data: bytes) -> bytes:
     """Zeros, which deflate to almost nothing."""
     count = rng.choice((2**20, 2**24))
+    count -= count % 48
     shape = (count // 48, 4, 4, 3)
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
     return _npy(header, bytes(count))
