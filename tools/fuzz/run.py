@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def _main(arguments: argparse.Namespace) -> int:
         if arguments.replay:
             return run.replay(arguments.replay)
         start = time.monotonic()
-        run.try_all(kinds)
+        with contextlib.suppress(KeyboardInterrupt):  # what was found until then is printed
+            run.try_all(kinds)
     seconds = time.monotonic() - start
     if arguments.json:
         print(json.dumps(run.report(seconds), indent=1))
@@ -119,7 +120,7 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace, made: samples.Samples) -> None:
         self._arguments, self._samples = arguments, made
-        self._lock = threading.Lock()
+        self._lock, self._stopped = threading.Lock(), threading.Event()
         self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
         """By kind and outcome."""
         self.faults: collections.Counter[tuple[str, str, str]] = collections.Counter()
@@ -134,8 +135,11 @@ class Run:
         end = time.monotonic() + self._arguments.seconds
         with ThreadPoolExecutor() as pool:
             workers = [pool.submit(self._work, waiting, end) for _ in range(self._arguments.jobs)]
-        for worker in workers:
-            worker.result()
+            try:
+                for worker in as_completed(workers):
+                    worker.result()
+            finally:  # after Ctrl-C, or where one failed, the others stop too
+                self._stopped.set()
 
     def replay(self, name: str) -> int:
         """Make an input once more, keep it, and print its outcome."""
@@ -181,7 +185,7 @@ class Run:
             tempfile.TemporaryDirectory(prefix="vitsd-fuzz-") as folder,
             self._servers() as servers,
         ):
-            while time.monotonic() < end:
+            while time.monotonic() < end and not self._stopped.is_set():
                 try:
                     kind, number = waiting.get_nowait()
                 except queue.Empty:

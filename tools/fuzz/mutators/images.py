@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -90,11 +91,16 @@ def _png(rng: Random, content: bytes) -> bytes:
     elif change == 3:
         del chunks[i]
     elif change == 4:
-        bomb = b"x\0\0" + zlib.compress(bytes(rng.choice((1000, 2**26))), 9)
+        bomb = b"x\0\0" + _zeros(rng.choice((1000, 2**26)))
         chunks.insert(1, (rng.choice((b"zTXt", b"iCCP", b"iTXt", b"tEXt")), bomb))
     else:
         chunks[i] = (rng.choice((b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fdAT", b"eXIf")), data)
     return content[:8] + b"".join(_chunk(*chunk) for chunk in chunks)
+
+
+@functools.lru_cache
+def _zeros(count: int) -> bytes:
+    return zlib.compress(bytes(count), 9)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from random import Random
 from typing import Any
@@ -37,6 +38,7 @@ def mutate(rng: Random, payload: bytes) -> bytes:
     return raw.mutate(rng, payload, structure(payload))
 
 
+@functools.lru_cache
 def structure(payload: bytes) -> list[Span]:
     """The parts of the file that are not weights."""
     model = schema.Model.GetRootAs(payload, 0)
