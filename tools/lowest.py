@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -264,7 +265,7 @@ def _make_files(name: str, model: Path, cache: Path) -> Path:
             quantizations = _QUANTIZATIONS[format]
             engine = Engine(name, (), format, quantizations, environment.target)
             artifacts.export_for(engine, model, "digits", folder / "exported")
-        (folder / "model.keras").write_bytes(model.read_bytes())
+        shutil.copytree(model.parent, folder, dirs_exist_ok=True)
         images, labels = artifacts.load_images("digits", model)
         np.savez(folder / "digits.npz", images=images, labels=labels)
     return folder
