@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tokenize
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,10 @@ _VALIDATION = ("x_val", "y_val")
 _NAMES = "class_names"
 _READ = ", ".join((*_ARRAYS, *_VALIDATION, _NAMES))
 _log = logging.getLogger(__name__)
-_READ_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    ValueError,
-    SyntaxError,
-    tokenize.TokenError,
-    MemoryError,
-)
-"""What zipfile and NumPy raise for damaged files."""
+_MAX_NAMES_BYTES = 64 * 2**20
+"""Each name takes as much as the longest."""
+_npy: Any = np.lib.format  # its functions have no types
+_HEADER_READERS = {(1, 0): _npy.read_array_header_1_0, (2, 0): _npy.read_array_header_2_0}
 
 
 def load_npz(path: Path, value_range: ValueRange | None = None) -> Dataset:
