@@ -4,6 +4,7 @@ import importlib
 import os
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -114,6 +115,13 @@ def test_cheap_inputs_are_many_and_all_kinds_come_early(fuzz):
     assert {kind for kind, _ in numbered[:20]} == set(inputs.KINDS)
     assert len(set(numbered)) == 200
     assert numbered.count(("tflite", 5)) == 1
+
+
+def test_any_document_can_be_changed(fuzz):
+    mutate = fuzz("mutators.document").mutate
+    document = {"large": 10**400, "small": -1e-300, "text": "\ud800", "none": None, "list": []}
+    changed = {mutate(Random(seed), document) for seed in range(300)}
+    assert len(changed) > 100
 
 
 @pytest.fixture

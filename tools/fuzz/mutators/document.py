@@ -72,21 +72,26 @@ def _change(rng: Random, owner: Any, key: Any) -> None:
     if change < 0.15:
         del owner[key]
     elif change < 0.25:
-        owner[key] = rng.choice(_VALUES)
+        owner[key] = _any_value(rng)
     elif change < 0.3:
         owner[key] = _NESTED
     elif isinstance(value, list) and change < 0.7:
         owner[key] = value * rng.choice((0, 2, 1000 if len(value) < 100 else 20))
     elif isinstance(value, dict) and change < 0.7:
-        value[rng.choice(_TEXTS)] = rng.choice(_VALUES)
+        value[rng.choice(_TEXTS)] = _any_value(rng)
     else:
         owner[key] = _like(rng, value)
 
 
+def _any_value(rng: Random) -> Any:
+    return copy.deepcopy(rng.choice(_VALUES))  # a later change may be made in it
+
+
 def _like(rng: Random, value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        near = (value + 1, value - 1, value * 2, -value, value * 100, value / 3)
+        third = value / 3 if abs(value) < 2**1000 else 0.0  # 10**400 is no float
+        near = (value + 1, value - 1, value * 2, -value, value * 100, third)
         return rng.choice((rng.choice(near), rng.choice(raw.NUMBERS), rng.choice(raw.FLOATS)))
     if isinstance(value, str):
         return rng.choice((rng.choice(_TEXTS), value * 2, value.upper(), value[:-1]))
-    return rng.choice(_VALUES)
+    return _any_value(rng)
