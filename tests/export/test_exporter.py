@@ -280,16 +280,25 @@ def test_a_model_whose_training_data_is_gone_needs_data(model, tmp_path):
             "leave out --io int8",
         ),
         (["MODEL", "--quantize", "int8-full", "--embed-preprocessing"], "takes int8 inputs"),
-        (["MODEL", "--quantize", "int8", "--max-drop", "-1"], "max_drop must be in [0, 100]"),
-        (["MODEL", "--quantize", "int8", "--max-drop", "nan"], "max_drop must be of type float"),
-        (["MODEL", "--quantize", "int8", "--calibration-images", "8"], "at least 32"),
+        (
+            ["MODEL", "--quantize", "int8", "--max-drop", "-1"],
+            "--max-drop: must be a number from 0 to 100",
+        ),
+        (
+            ["MODEL", "--quantize", "int8", "--max-drop", "nan"],
+            "--max-drop: must be a number from 0 to 100",
+        ),
+        (["MODEL", "--quantize", "int8", "--calibration-images", "8"], "number from 32"),
         (["MODEL", "--target", "tflite-runtime-1"], "invalid choice: 'tflite-runtime-1'"),
         (
             ["MODEL", "--quantize", "int4", "--target", "tflite-runtime-2.14"],
             "can't run int4 files",
         ),
         (["MODEL", "--quantize", "int8", "--recipe", "none.json"], "can't be read"),
-        (["MODEL", "--quantize", "int8", "--recipe", "other.tflite"], "is not a recipe"),
+        (
+            ["MODEL", "--quantize", "int8", "--recipe", "other.tflite"],
+            "is not a quantization recipe",
+        ),
         (
             ["MODEL", "--quantize", "none", "--recipe", "none.json"],
             "--recipe needs a single --format",

@@ -33,8 +33,8 @@ def trained(spec, images: Split):
 def test_new_photos_move_none_from_training_to_testing(folder, spec, caplog):
     before = load_dataset(folder, spec.input_size[:2])
     spec = trained(spec, before.train)
-    for name in ("cat", "dog", "owl"):
-        photo = np.random.default_rng(len(name)).integers(0, 256, (8, 8, 3), np.uint8)
+    for seed, name in enumerate(("cat", "dog", "owl"), start=3):
+        photo = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(photo).save(folder / name / "0-new.png")
     dataset = load_matching(folder, spec)
     test = labeled_images(dataset, spec, "test")

@@ -104,7 +104,8 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
     ],
 )
 def test_misuse(command_here, trained, exported, tmp_path, arguments, message):
-    images, labels = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    labels = np.arange(40) % 2
     np.savez(tmp_path / "color.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     names = {
         "MODEL": trained,
