@@ -37,6 +37,7 @@ class Server:
 
     def __init__(self, python: str, group: str, limits: Limits) -> None:
         self._words = [python, __file__.replace("client", "server"), group, *map(str, limits)]
+        self._errors = os.fdopen(os.memfd_create("errors"), "r+", errors="replace")
         self._start()
 
     def ask(self, kind: str, path: Path) -> dict[str, Any]:
@@ -44,8 +45,9 @@ class Server:
         answer: dict[str, Any] | None = self._exchange({"kind": kind, "path": str(path)})
         if answer is None:
             self.close()
+            detail = f"of the server: {self._last_words()}"
             self._start()
-            return {"outcome": "crash", "detail": "of the server", "seconds": 0, "megabytes": 0}
+            return {"outcome": "crash", "detail": detail, "seconds": 0, "megabytes": 0}
         return answer
 
     def close(self) -> None:
@@ -60,12 +62,16 @@ class Server:
             self._words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
             env={**os.environ, **_ENVIRONMENT},
         )
         if self._read() is None:
             raise RuntimeError(f"{' '.join(self._words)} did not start")
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return " ".join(self._errors.read().splitlines()[-3:])[-500:]
 
     def _exchange(self, request: dict[str, str]) -> Any:
         assert self._process.stdin is not None

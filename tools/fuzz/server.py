@@ -139,7 +139,10 @@ class Trials:
         os.close(requests)
         os.close(answered)
         received = os.fdopen(answers)
-        received.readline()  # it is ready
+        if not received.readline():
+            status = os.waitpid(process, 0)[1]
+            self._messages.seek(0)
+            raise RuntimeError(f"did not start: {_describe(status, self._messages.read())}")
         ended = os.pidfd_open(process)
         return _Child(process, ended, os.fdopen(sent, "w"), received, _resident(process))
 
