@@ -45,7 +45,7 @@ class Server:
         answer: dict[str, Any] | None = self._exchange({"kind": kind, "path": str(path)})
         if answer is None:
             self.close()
-            detail = f"of the server: {self._last_words()}"
+            detail = f"of the server ({self._process.returncode}): {self._last_words()}"
             self._start()
             return {"outcome": "crash", "detail": detail, "seconds": 0, "megabytes": 0}
         return answer

@@ -71,8 +71,11 @@ def _changed_objects(rng: Random, content: bytes) -> bytes:
         groups = [name for name in names if isinstance(file[name], h5py.Group)]
         for _ in range(rng.choice((1, 1, 2))):
             change = rng.choice(_CHANGES)
+            objects = groups if change in _OF_GROUPS else datasets
+            # Each once: what has become gigabytes must not be read or written.
+            name = objects.pop(rng.randrange(len(objects)))
             try:
-                change(rng, file, rng.choice(groups if change in _OF_GROUPS else datasets))
+                change(rng, file, name)
             except (KeyError, ValueError, TypeError, OSError, RuntimeError):
                 continue  # an earlier change took the object away, or HDF5 refuses the combination
     return buffer.getvalue()
