@@ -18,7 +18,7 @@ CODES = (0, 1, 2)
         ["vitsd-bench", "NAME.onnx", "--spec", "NAME.none"],
         ["vitsd-bench", "NAME.onnx", "--spec", "NAME.deep.json"],
         ["vitsd-bench", "--save", "NAME"],
-        ["vitsd-bench", "--num-threads", "NAME"],
+        ["vitsd-bench", "--num-threads", "a\x1b[31m"],
         ["vitsd-bench", "--compare", "NAME.json", "NAME.json"],
         ["vitsd-bench", "--compare", "NAME.deep.json", "NAME.json"],
         ["vitsd-bench", "--compare", "NAME.none", "NAME.json"],

@@ -37,7 +37,6 @@ class TrainingRecipe:
         1e-4,
         "AdamW's, on the matrices only: not on biases, norms, embeddings or temperatures",
         at_least=0,
-        at_most=1,
     )
     global_clipnorm: float = option(
         0.0, "largest global norm of the gradients; 0 = no clipping", at_least=0
