@@ -9,7 +9,7 @@ from typing import Any
 
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.kinds import RAW_ENDINGS
-from vitsd_runtime.system.text import first_line, printable
+from vitsd_runtime.system.text import printable, why
 from vitsd_runtime.types import PathLike
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -109,8 +109,7 @@ def _at_its_end(source: Any) -> str:
 
 
 def _unreadable(name: str, error: Exception) -> VitsdError:
-    reason = getattr(error, "strerror", None) or first_line(error)
-    return VitsdError(f"{name} can't be read: {reason.rstrip('.')}.")
+    return VitsdError(f"{name} can't be read: {why(error).rstrip('.')}.")
 
 
 def _too_large(name: str) -> VitsdError:

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.system.text import first_line, printable
+from vitsd_runtime.system.text import first_line, printable, why
 from vitsd_runtime.types import PathLike
 
 MAX_DEPTH = 20
@@ -67,8 +67,7 @@ def read_json(
         with open(path, "rb") as file:
             content = file.read(max_bytes + 1)
     except (OSError, ValueError) as problem:  # ValueError: a name with a null character
-        reason = getattr(problem, "strerror", None) or first_line(problem)
-        raise UsageError(f"{printable(path)} can't be read: {reason}.") from problem
+        raise UsageError(f"{printable(path)} can't be read: {why(problem)}.") from problem
     try:
         return parse_json(content, max_bytes)
     except ValueError as problem:

@@ -65,6 +65,11 @@ def first_line(error: BaseException) -> str:
     return printable((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
+def why(error: BaseException) -> str:
+    """Why a file can't be read: the system's words for it, else the error's :func:`first_line`."""
+    return getattr(error, "strerror", None) or first_line(error)
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
