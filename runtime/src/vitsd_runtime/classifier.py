@@ -18,7 +18,7 @@ from vitsd_runtime.images.loading import is_single_image, load_image
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.images.tta import Tta, Views, make_views
 from vitsd_runtime.models.catalog import bundled_model
-from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.spec import Confidence, ModelSpec
 from vitsd_runtime.spec.limits import MAX_CLASSES
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import AnyArray, Float32Array, Format, PathLike, ResizeMode, UInt8Array
@@ -26,6 +26,9 @@ from vitsd_runtime.validation import Option
 
 BATCH_SIZE = Option("images that the engine gets at once", int, at_least=1, at_most=4096)
 NUM_THREADS = Option("of the engine", int, at_least=1, at_most=1024)
+MIN_CONFIDENCE = Option(
+    "largest probability below which an image shows nothing known", float, at_least=0, below=1
+)
 TOP_K = Option("classes to show", int, at_least=1, at_most=MAX_CLASSES)
 
 
@@ -38,6 +41,9 @@ class Prediction:
     """Of the class in the spec's ``class_names``."""
     probability: float
     """In 0..1."""
+    known: bool = True
+    """Whether the model knows what the image shows: False for all classes of an image whose largest
+    probability is below the threshold."""
 
 
 class Classifier:
@@ -58,10 +64,19 @@ class Classifier:
     """
 
     def __init__(
-        self, engine: Engine, spec: ModelSpec, path: Path, num_threads: int, batch_size: int
+        self,
+        engine: Engine,
+        spec: ModelSpec,
+        path: Path,
+        num_threads: int,
+        batch_size: int,
+        min_confidence: float | None = None,
     ) -> None:
         self.engine, self.spec, self.path = engine, spec, path
         self.num_threads, self.batch_size = num_threads, batch_size
+        confidence = spec.confidence or Confidence(temperature=1.0, threshold=0.0)
+        self._temperature = np.float32(confidence.temperature)
+        self.min_confidence = confidence.threshold if min_confidence is None else min_confidence
 
     @classmethod
     def load(
@@ -70,6 +85,7 @@ class Classifier:
         *,
         num_threads: int | None = None,
         batch_size: int = 8,
+        min_confidence: float | None = None,
         spec: ModelSpec | None = None,
         verify: bool = True,
         allow_any_operation: bool = False,
@@ -82,6 +98,8 @@ class Classifier:
             num_threads: of the engine. None measures one thread against all cores on this model
                 and takes the faster: small models are slower on more threads.
             batch_size: images that the engine gets at once.
+            min_confidence: largest probability below which an image shows nothing that the model
+                knows (:attr:`Prediction.known`), in [0, 1); by default the one in its spec.
             spec: for a model that carries none, or to override what it carries.
             verify: check the model's SHA-256 against its spec.
             allow_any_operation: also run models with operations that vitsd-export does not write,
@@ -97,6 +115,8 @@ class Classifier:
         batch_size = BATCH_SIZE.check("batch_size", batch_size)
         if num_threads is not None:
             num_threads = NUM_THREADS.check("num_threads", num_threads)
+        if min_confidence is not None:
+            min_confidence = MIN_CONFIDENCE.check("min_confidence", min_confidence)
         format = _exported_format(path)
         spec = spec or _carried_spec(path, verify)
         if spec.export is not None and not spec.export.batch_invariant:
@@ -106,7 +126,7 @@ class Classifier:
         else:
             engine = load_engine(path, format, num_threads, batch_size, allow_any_operation)
         _check_engine_fits_spec(engine, spec, path)
-        return cls(engine, spec, path, num_threads, batch_size)
+        return cls(engine, spec, path, num_threads, batch_size, min_confidence)
 
     def predict(
         self,
@@ -200,7 +220,8 @@ class Classifier:
         """Name the ``top_k`` largest of one image's probabilities ``(classes,)``."""
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         names = self.spec.class_names
-        return [Prediction(names[i], int(i), float(probabilities[i])) for i in best]
+        known = bool(probabilities[best[0]] >= self.min_confidence)
+        return [Prediction(names[i], int(i), float(probabilities[i]), known) for i in best]
 
     def prepare(self, pixels: UInt8Array) -> AnyArray:
         """What the engine takes for uint8 pixels ``(n, *input_size)``.
@@ -248,7 +269,7 @@ class Classifier:
         """
         prepared = self.prepare(pixels)
         mean: Float32Array = np.mean(
-            [softmax(self.forward(view)) for view in views(prepared)], axis=0
+            [softmax(self.forward(view) / self._temperature) for view in views(prepared)], axis=0
         )
         return mean
 

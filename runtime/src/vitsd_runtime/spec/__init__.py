@@ -5,6 +5,7 @@ from vitsd_runtime.spec.limits import MAX_JSON_BYTES, MAX_MODEL_BYTES, MAX_SIDE
 from vitsd_runtime.spec.model_spec import SCHEMA_VERSION, ModelSpec
 from vitsd_runtime.spec.sections import (
     AugmentationRanges,
+    Confidence,
     ExportInfo,
     Integrity,
     ParityFigures,
@@ -18,6 +19,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Architecture",
     "AugmentationRanges",
+    "Confidence",
     "ExportInfo",
     "Integrity",
     "ModelSpec",

@@ -18,6 +18,7 @@ from vitsd_runtime.spec.architecture import Architecture
 from vitsd_runtime.spec.limits import MAX_CLASSES, MAX_JSON_BYTES, MAX_SIDE
 from vitsd_runtime.spec.sections import (
     AugmentationRanges,
+    Confidence,
     ExportInfo,
     Integrity,
     Provenance,
@@ -36,8 +37,10 @@ _SECTIONS = {
     "augmentation": AugmentationRanges,
     "provenance": Provenance,
     "export": ExportInfo,
+    "confidence": Confidence,
     "integrity": Integrity,
 }
+_OPTIONAL_SECTIONS = ("export", "confidence", "integrity")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class ModelSpec:
     provenance: Provenance = field(default_factory=Provenance)
     export: ExportInfo | None = None
     """None for trained models."""
+    confidence: Confidence | None = None
+    """None for models of earlier versions, whose probabilities are those of the plain softmax."""
     integrity: Integrity | None = None
     """None until the spec is written into a file."""
 
@@ -129,7 +134,7 @@ class ModelSpec:
     def _check_sections(self) -> None:
         for name, cls in _SECTIONS.items():
             value = getattr(self, name)
-            missing = value is None and name in ("export", "integrity")
+            missing = value is None and name in _OPTIONAL_SECTIONS
             if not (missing or isinstance(value, cls)):
                 self._set(name, from_dict(cls, value, name))
         if self.architecture is not None and type(self.architecture) is not Architecture:

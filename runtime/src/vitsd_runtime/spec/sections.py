@@ -134,6 +134,27 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How sure the answers are, measured on images that the model was not trained on."""
+
+    temperature: float
+    """Logits are divided by it before the softmax, so that of the answers with a probability of
+    80 %, 80 % are right (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+    threshold: float
+    """An image whose largest probability is lower is none that the model knows; in [0, 1)."""
+    images: int | None = None
+    """How many images it was measured on."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        good = _is_number(self.temperature) and 1e-3 <= self.temperature <= 1e3
+        _check(good, "confidence.temperature must be 0.001 to 1000")
+        good = _is_number(self.threshold) and 0 <= self.threshold < 1
+        _check(good, "confidence.threshold must be in [0, 1)")
+        _check_optional(self, "images", int)
+
+
+@dataclass(frozen=True)
 class ParityFigures:
     """How an exported file's answers compared with the trained model's, on the same images."""
 
