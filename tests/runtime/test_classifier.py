@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
-from vitsd_runtime.classifier import softmax
+from vitsd_runtime.classifier import answer_dict, softmax
+from vitsd_runtime.spec import Confidence
 
 ALL = [
     "-float32.tflite",
@@ -273,6 +274,38 @@ def test_a_foreign_onnx_model_with_a_fixed_batch_works_and_one_of_another_dtype_
     raw = spec.replace(input_size=(24, 24, 1), export={"preprocessing_embedded": True})
     with pytest.raises(VitsdError, match="raw pixels"):
         Classifier.load(tmp_path / "fixed.onnx", spec=raw)
+
+
+def _answering(spec, logits, **options):
+    engine = SimpleNamespace(run=lambda batch: np.array([logits] * len(batch), np.float32))
+    return Classifier(engine, spec, Path("m.tflite"), 1, batch_size=4, **options)
+
+
+def test_probabilities_are_those_of_logits_divided_by_the_temperature(spec, photo):
+    logits = [2.0, -1.0, 0.5]
+    spec = spec.replace(confidence=Confidence(temperature=2.5, threshold=0.0))
+    calibrated = softmax(np.array([logits]) / 2.5)
+    for tta in (None, "flip", 3):
+        found = _answering(spec, logits).predict_proba(photo, tta=tta)
+        np.testing.assert_allclose(found, calibrated, rtol=1e-6)
+    np.testing.assert_array_equal(_answering(spec, logits).logits(photo), [logits])
+
+
+@pytest.mark.parametrize(
+    ("threshold", "option", "known"),
+    [(0.5, None, False), (0.4, None, True), (0.5, 0.4, True), (0.4, 0.5, False), (0.5, 0.0, True)],
+)
+def test_an_image_below_the_threshold_is_not_known(spec, photo, threshold, option, known):
+    spec = spec.replace(confidence=Confidence(temperature=1.0, threshold=threshold))
+    classifier = _answering(spec, np.log([0.45, 0.4, 0.15]), min_confidence=option)
+    (answer,) = classifier.predict(photo)
+    assert [p.known for p in answer] == [known] * 3
+    assert answer_dict(answer) == {
+        "known": known,
+        "predictions": [
+            {"label": p.label, "index": p.index, "probability": p.probability} for p in answer
+        ],
+    }
 
 
 def test_softmax_does_not_overflow():

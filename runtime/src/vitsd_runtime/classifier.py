@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,18 @@ class Prediction:
     known: bool = True
     """Whether the model knows what the image shows: False for all classes of an image whose largest
     probability is below the threshold."""
+
+
+def answer_dict(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """One image's classes as all JSON of this package has them, the best first; at least one.
+
+    Returns:
+        ``{"known": bool, "predictions": [{"label", "index", "probability"}, ...]}``
+    """
+    ranked = [
+        {"label": p.label, "index": p.index, "probability": p.probability} for p in predictions
+    ]
+    return {"known": predictions[0].known, "predictions": ranked}
 
 
 class Classifier:
@@ -220,7 +232,7 @@ class Classifier:
         """Name the ``top_k`` largest of one image's probabilities ``(classes,)``."""
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         names = self.spec.class_names
-        known = bool(probabilities[best[0]] >= self.min_confidence)
+        known = float(probabilities[best[0]]) >= self.min_confidence
         return [Prediction(names[i], int(i), float(probabilities[i]), known) for i in best]
 
     def prepare(self, pixels: UInt8Array) -> AnyArray:

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_an_image_that_memory_does_not_suffice_for_is_one_failure(run, photos, m
     done = run("photos", "--csv", "--top-k", "1")
     assert done.returncode == 1
     _, first, second = csv.reader(io.StringIO(done.stdout))
-    assert "more memory than there is" in first[5]
+    assert "more memory than there is" in first[-1]
     assert second[1:3] == ["1", "'=1+1"]
 
 
@@ -221,8 +222,30 @@ def test_the_value_range_of_the_model_is_used_once(run, classifier, tmp_path):
     classifier.spec = classifier.spec.replace(value_range=(0, 4095))
     (best, *_) = json.loads(run("a.png", "--json").stdout)["predictions"]
     (expected, *_) = classifier.predict(values)[0]
-    assert best == vars(expected)
+    assert best["probability"] == expected.probability
     assert best["label"] == "light"
+
+
+def test_what_the_model_does_not_know_is_said(run, classifier, photos):
+    classifier.min_confidence = 0.8
+    for name, color in (("a.png", (255, 255, 255)), ("b.png", (120, 110, 100))):
+        Image.new("RGB", (8, 8), color).save(photos / name)
+    sure, unsure = (json.loads(line) for line in run("photos", "--json").stdout.splitlines())
+    assert sure["known"] is True
+    assert unsure["known"] is False
+    assert set(sure["predictions"][0]) == {"label", "index", "probability"}
+    first, second = run("photos", "--top-k", "1").stdout.splitlines()
+    assert "don't know" not in first
+    assert re.fullmatch(r"photos/b.png: don't know \(\S+ \d\d\.\d %\)", second)
+    rows = csv.DictReader(io.StringIO(run("photos", "--csv", "--top-k", "2").stdout))
+    assert [row["known"] for row in rows] == ["true", "true", "false", "false"]
+
+
+@pytest.mark.parametrize("value", ["1", "-0.1", "nan", "80", "inf", "x"])
+def test_a_confidence_that_is_no_probability_is_misuse(run, photos, value):
+    done = run("photos", f"--min-confidence={value}")
+    assert done.returncode == 2
+    assert "--min-confidence" in done.stderr
 
 
 HOSTILE = "-=\n\x1b[2J\u202eb.png"

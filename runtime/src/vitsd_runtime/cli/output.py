@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Union
 
-from vitsd_runtime.classifier import Prediction
+from vitsd_runtime.classifier import Prediction, answer_dict
 from vitsd_runtime.system.text import printable
 
 Answer = Union[Sequence[Prediction], str]
@@ -19,6 +19,7 @@ Answer = Union[Sequence[Prediction], str]
 Show = Callable[[str, Answer], None]
 """Prints the answer for the image of a name."""
 
+CSV_COLUMNS = ("image", "rank", "label", "index", "probability", "known", "error")
 _FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 """The second four are full-width, as spreadsheets of East Asia take them too."""
 _PATH_MAX = 2**16
@@ -28,33 +29,39 @@ _PATH_MAX = 2**16
 def show_text(name: str, answer: Answer) -> None:
     """One line: ``photo.jpg: cat 93.1 %, dog 4.0 %``. Errors are shown elsewhere."""
     if not isinstance(answer, str):
-        classes = (f"{printable(p.label)} {100 * p.probability:.1f} %" for p in answer)
-        _write(f"{printable(name)}: {', '.join(classes)}\n")
+        _write(f"{printable(name)}: {describe(answer)}\n")
+
+
+def describe(answer: Sequence[Prediction]) -> str:
+    """``cat 93.1 %, dog 4.0 %``, or ``don't know (cat 31.0 %, dog 12.0 %)``."""
+    classes = ", ".join(f"{printable(p.label)} {100 * p.probability:.1f} %" for p in answer)
+    return classes if answer[0].known else f"don't know ({classes})"
 
 
 def show_json(name: str, answer: Answer) -> None:
     """One JSON object; its strings are exact."""
     content: dict[str, object] = (
-        {"error": answer}
-        if isinstance(answer, str)
-        else {"predictions": [vars(prediction) for prediction in answer]}
+        {"error": answer} if isinstance(answer, str) else answer_dict(answer)
     )
     _write(json.dumps({"image": name, **content}) + "\n")
 
 
 def csv_printer() -> Show:
     """Print the header; returns what prints a row for every class of an image, or one error."""
-    _write(_rows([["image", "rank", "label", "index", "probability", "error"]]))
+    _write(_rows([CSV_COLUMNS]))
 
     def show(name: str, answer: Answer) -> None:
         image = _cell(name)
         if isinstance(answer, str):
-            _write(_rows([[image, "", "", "", "", _cell(answer)]]))
+            _write(_rows([[image, "", "", "", "", "", _cell(answer)]]))
             return
-        ranked = enumerate(answer, 1)
+        known = json.dumps(answer[0].known)
         _write(
             _rows(
-                [[image, r, _cell(p.label), p.index, f"{p.probability:.6f}", ""] for r, p in ranked]
+                [
+                    [image, rank, _cell(p.label), p.index, f"{p.probability:.6f}", known, ""]
+                    for rank, p in enumerate(answer, 1)
+                ]
             )
         )
 

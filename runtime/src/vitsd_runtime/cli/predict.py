@@ -11,7 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vitsd_runtime.classifier import BATCH_SIZE, NUM_THREADS, TOP_K, Classifier, Prediction
+from vitsd_runtime.classifier import (
+    BATCH_SIZE,
+    MIN_CONFIDENCE,
+    NUM_THREADS,
+    TOP_K,
+    Classifier,
+    Prediction,
+)
 from vitsd_runtime.cli import app, options, output
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import SUFFIXES
@@ -59,6 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="classes to show (default: 5)",
     )
     parser.add_argument(
+        "--min-confidence",
+        type=options.type_of(MIN_CONFIDENCE),
+        metavar="X",
+        help='say "don\'t know" where no class has this probability, 0 to 1 (default: the '
+        "model's threshold)",
+    )
+    parser.add_argument(
         "--batch-size",
         type=options.type_of(BATCH_SIZE),
         default=8,
@@ -85,9 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_model_options(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per image and line")
-    form.add_argument(
-        "--csv", action="store_true", help="CSV: image, rank, label, index, probability, error"
-    )
+    form.add_argument("--csv", action="store_true", help=f"CSV: {', '.join(output.CSV_COLUMNS)}")
     return parser
 
 
@@ -107,6 +119,7 @@ def _main(arguments: argparse.Namespace) -> int:
         model,
         num_threads=arguments.num_threads,
         batch_size=arguments.batch_size,
+        min_confidence=arguments.min_confidence,
         spec=options.read_spec_option(arguments.spec),
         verify=arguments.verify,
         allow_any_operation=arguments.allow_any_operation,

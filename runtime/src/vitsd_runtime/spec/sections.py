@@ -151,7 +151,8 @@ class Confidence:
         _check(good, "confidence.temperature must be 0.001 to 1000")
         good = _is_number(self.threshold) and 0 <= self.threshold < 1
         _check(good, "confidence.threshold must be in [0, 1)")
-        _check_optional(self, "images", int)
+        good = self.images is None or (_is_int(self.images) and self.images >= 1)
+        _check(good, "confidence.images must be a number of images")
 
 
 @dataclass(frozen=True)
