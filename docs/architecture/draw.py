@@ -53,7 +53,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "vitsd_runtime": (
         ("cli/",),
-        ("benchmark",),
+        ("benchmark", "verification"),
         ("classifier",),
         ("engines/",),
         ("formats/", "images/", "models/", "structure/"),

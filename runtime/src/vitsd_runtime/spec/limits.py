@@ -18,6 +18,10 @@ MAX_CLASSES = 100_000
 """ImageNet-21k has 21,841."""
 MAX_FINGERPRINT_HASHES = 2048
 """Of 48 bits each, that say which images a model was trained on: 16 kB as text."""
+MAX_GOLDEN_IMAGES = 16
+"""With known answers."""
+MAX_GOLDEN_TEXT = 2**17
+"""Characters of one of these images, or of their logits."""
 MAX_LAYERS = 64
 """Transformer blocks: building one takes Keras 25 ms; the largest ViTs have 48."""
 MAX_HEADS = 64

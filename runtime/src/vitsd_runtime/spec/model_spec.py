@@ -20,6 +20,7 @@ from vitsd_runtime.spec.sections import (
     AugmentationRanges,
     Confidence,
     ExportInfo,
+    Golden,
     Integrity,
     Provenance,
     from_dict,
@@ -38,9 +39,10 @@ _SECTIONS = {
     "provenance": Provenance,
     "export": ExportInfo,
     "confidence": Confidence,
+    "golden": Golden,
     "integrity": Integrity,
 }
-_OPTIONAL_SECTIONS = ("export", "confidence", "integrity")
+_OPTIONAL_SECTIONS = ("export", "confidence", "golden", "integrity")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class ModelSpec:
     """None for trained models."""
     confidence: Confidence | None = None
     """None for models of earlier versions, whose probabilities are those of the plain softmax."""
+    golden: Golden | None = None
+    """None for trained models, and in files of earlier versions."""
     integrity: Integrity | None = None
     """None until the spec is written into a file."""
 

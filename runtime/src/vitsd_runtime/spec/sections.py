@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.spec.limits import MAX_FINGERPRINT_HASHES, MAX_MODEL_BYTES
+from vitsd_runtime.spec.limits import (
+    MAX_FINGERPRINT_HASHES,
+    MAX_GOLDEN_IMAGES,
+    MAX_GOLDEN_TEXT,
+    MAX_MODEL_BYTES,
+)
 from vitsd_runtime.types import (
     FORMATS,
     QUANTIZATIONS,
@@ -153,6 +158,60 @@ class Confidence:
         _check(good, "confidence.threshold must be in [0, 1)")
         good = self.images is None or (_is_int(self.images) and self.images >= 1)
         _check(good, "confidence.images must be a number of images")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Images and what the exporting machine made of them, for :mod:`vitsd_runtime.verification`.
+
+    Binary values are in base64, which is decoded only there; arrays are float32, little-endian.
+    """
+
+    images: tuple[str, ...]
+    """PNGs of the model's input size."""
+    pixels_sha256: str
+    """Of the pixels of all of them, uint8 ``(images, *input_size)``."""
+    photo: str
+    """A JPEG of another size and shape, which lies on its side (EXIF)."""
+    photo_pixels: str
+    """A PNG of what it becomes: every n-th pixel, see
+    :func:`vitsd_runtime.verification.coarse`."""
+    tensor: str
+    """Values of each preprocessed image, see :func:`vitsd_runtime.verification.sample`."""
+    logits: str
+    """Of each image, by this very file, of every n-th class: see
+    :func:`vitsd_runtime.verification.columns`."""
+    reference: str
+    """The same, by the trained model."""
+    tolerance: float
+    """By which a logit may differ on other machines."""
+    labels: tuple[str, ...]
+    """Of each image, by this very file."""
+    class_names_sha256: str
+    """Of the trained model's class names, see
+    :func:`vitsd_runtime.verification.digest_names`."""
+
+    def __post_init__(self) -> None:
+        """Check types and sizes."""
+        for name in ("images", "labels"):
+            value = getattr(self, name)
+            _check(isinstance(value, (list, tuple)), f"golden.{name} must be a list")
+            object.__setattr__(self, name, tuple(value))
+        good = len(self.images) == len(self.labels) and 1 <= len(self.images) <= MAX_GOLDEN_IMAGES
+        _check(good, f"golden must hold 1 to {MAX_GOLDEN_IMAGES} images, each with a label")
+        texts = {**vars(self), "tolerance": ""}
+        texts.update(
+            {
+                f"{name} {i}": v
+                for name in ("images", "labels")
+                for i, v in enumerate(texts.pop(name))
+            }
+        )
+        for name, text in texts.items():
+            good = isinstance(text, str) and len(text) <= MAX_GOLDEN_TEXT
+            _check(good, f"golden.{name} must be text of at most {MAX_GOLDEN_TEXT:,} characters")
+        good = _is_number(self.tolerance) and 0 < self.tolerance <= 1e6
+        _check(good, "golden.tolerance must be a number above 0, at most 1000000")
 
 
 @dataclass(frozen=True)
