@@ -211,8 +211,11 @@ sys.exit(app.run(main, parser, None, distribution="vitsd-runtime"))
 )
 def test_closed_streams_are_as_if_nobody_listened(tmp_path, closed):
     (tmp_path / "program.py").write_text(PROGRAM)
-    shell = f'exec "$@" {closed}'
-    words = ["sh", "-c", shell, "sh", sys.executable, "program.py", "file", "--json"]
+    python = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable]
+    probe = [*python, "-c", "import os; os.fstat(0)"]
+    if "<&-" in closed and subprocess.run(probe, capture_output=True).returncode == 0:
+        pytest.skip("an emulator opens the program in place of a closed stream")
+    words = [*python, "program.py", "file", "--json"]
     done = subprocess.run(words, cwd=tmp_path, input="", capture_output=True, text=True)
     assert done.returncode == 3
     assert (tmp_path / "file").read_text() == "one two ''"

@@ -50,7 +50,7 @@ def run(model, program, cwd=None, path=None, stderr=None, **environment):
     stderr = stderr or Path(os.devnull)
     with stderr.open("a") as errors:
         done = subprocess.run(
-            [sys.executable, "-c", START + program, str(path or MODELS / model), str(stderr)],
+            [sys.executable, "-u", "-c", START + program, str(path or MODELS / model), str(stderr)],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
