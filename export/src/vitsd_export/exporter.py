@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vitsd.config import VitConfig
 from vitsd.evaluation.evaluate import load_matching
 from vitsd.hub.pretrained import locate
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from vitsd_export.artifact_writer import ArtifactWriter
     from vitsd_export.data import ParityData
     from vitsd_export.gate import Comparison
+    from vitsd_export.golden import GoldenImages
     from vitsd_export.quantization.search import BudgetError, SearchResult
 
 _log = logging.getLogger(__name__)
@@ -162,13 +165,15 @@ def _export_all(
     # TensorFlow is loaded when the request is known to be sound.
     from vitsd_export.artifact_writer import ArtifactWriter
     from vitsd_export.data import ParityData, load_held_out
+    from vitsd_export.golden import GoldenImages
 
     held_out = load_held_out(model, spec, dataset, options)
     test = ParityData.load(model, spec, dataset)
+    golden = GoldenImages.choose(model, spec, test)
     outcomes = _Outcomes()
     # load_model has built the model from the spec, so its shapes fit.
     with ArtifactWriter(model, spec, held_out, options, check_shapes=False) as writer:
-        exporter = _Exporter(writer, spec, test, options.keep_failing)
+        exporter = _Exporter(writer, spec, test, golden, options.keep_failing)
         for (format, quantization), path in paths.items():
             exporter.export(path, format, quantization, outcomes)
     outcomes.raise_failures()
@@ -197,6 +202,7 @@ class _Exporter:
     writer: ArtifactWriter
     spec: ModelSpec
     test: ParityData
+    golden: GoldenImages
     keep_failing: bool
 
     def export(
@@ -229,13 +235,19 @@ class _Exporter:
         written = self.writer.write(temporary, format, quantization)
         provenance = self.spec.provenance.portable()
         spec = self.spec.replace(export=written.info, provenance=provenance)
-        logits = exported_logits(temporary, spec, self.test.images)
+        images = np.concatenate([self.golden.pixels, self.test.images])
+        logits = exported_logits(temporary, spec, images)
+        golden = self.golden.record(spec, logits[: len(self.golden.pixels)])
         figures = measure_parity(
-            logits, self.test.labels, self.test.reference, spec, self.test.name
+            logits[len(self.golden.pixels) :],
+            self.test.labels,
+            self.test.reference,
+            spec,
+            self.test.name,
         )
         figures = dataclasses.replace(figures, trained_on=self.test.trained_on)
         info = dataclasses.replace(written.info, parity=figures)
-        write_spec(temporary, spec.replace(export=info))
+        write_spec(temporary, spec.replace(export=info, golden=golden))
         spec = require_spec(temporary)  # what a device will read
         comparison = Comparison.of(figures, str(path), spec, model_bytes(temporary))
         return Artifact(path, spec, comparison, written.search)

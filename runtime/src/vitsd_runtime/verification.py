@@ -54,7 +54,12 @@ class Verification:
     @property
     def passed(self) -> bool:
         """Whether this machine answers as the exporting one did."""
-        return all(stage.passed for stage in self.stages)
+        return self.failed is None
+
+    @property
+    def failed(self) -> str | None:
+        """The name of the first stage that failed; None if all passed."""
+        return next((stage.name for stage in self.stages if not stage.passed), None)
 
 
 def verify(classifier: Classifier) -> Verification:
@@ -134,14 +139,15 @@ class _Check:
             _bytes(golden.photo), size, self._spec.resize_mode, self._spec.value_range
         )
         small = coarse(photo)
-        expected = load_image(_bytes(golden.photo_pixels), (*small.shape[:2], size[2]))
+        height, width, channels = small.shape
+        expected = load_image(_bytes(golden.photo_pixels), (height, width, channels))
         difference = np.abs(small.astype(np.int16) - expected)
         same = digest_pixels(self._pixels) == golden.pixels_sha256
         mean, largest = difference.mean(), difference.max()
         return (
             same and mean <= _PHOTO_MEAN and largest <= _PHOTO_MAX,
-            f"{len(images)} images {'equal' if same else 'NOT equal'}; a resized photo differs by "
-            f"{mean:.2g} on average, {largest} at most (of 255; allowed {_PHOTO_MEAN:g} and "
+            f"{'all' if same else 'NOT all'} {len(images)} images equal; a resized photo off by "
+            f"{mean:.2g} on average, {largest} at most (of 255; allowed: {_PHOTO_MEAN:g}, "
             f"{_PHOTO_MAX:g})",
         )
 
@@ -167,8 +173,8 @@ class _Check:
         )
         return (
             bool(own <= tolerance),
-            f"{actual.size} logits differ by {own:.2g} at most (allowed {tolerance:.2g}); from the "
-            f"trained model's by {reference:.2g}",
+            f"off by {own:.2g} at most (allowed: {tolerance:.2g}); from the trained model's by "
+            f"{reference:.2g}",
         )
 
     def labels(self) -> tuple[bool, str]:
@@ -182,8 +188,8 @@ class _Check:
             for label, row in zip(golden.labels, self._logits)
             if label not in names or row.max() - row[names.index(label)] > 2 * golden.tolerance
         ]
-        count = f"{len(golden.labels) - len(wrong)} of {len(golden.labels)} as expected"
-        return not wrong, "; ".join([count, *wrong])
+        shown = ", ".join(printable(label, 40) for label in golden.labels)
+        return not wrong, "; ".join(wrong) or f"all as expected: {shown}"
 
 
 def _bytes(text: str) -> bytes:

@@ -71,6 +71,8 @@ def deploy(
                 "CLASSES": str(spec.num_classes),
                 # By its path: an index may have another package of this name.
                 "REQUIREMENT": f"./wheels/{runtime.name}[{extra}]",
+                # Files of earlier versions have nothing to be verified with.
+                "CHECK": "verify" if spec.golden else "inspect",
                 "CONTENTS": _describe_contents(wheels),
             },
         )

@@ -51,6 +51,9 @@ class Scheme:
     tolerance: Tolerance
     """Of the parity gate. The searched ones met a stricter budget on validation images before; the
     extra margin covers sampling noise."""
+    machine_difference: float
+    """By which a logit of the same file may differ on other CPUs and engines, in standard
+    deviations of the reference's logits."""
     agreement: float | None = None
     """Smallest agreement with the float model that a search settles for: somewhat above what the
     parity gate asks. None: nothing is searched."""
@@ -90,12 +93,14 @@ SCHEMES: dict[Quantization, Scheme] = {
             # Rounding is 5e-6 on test images, 4e-5 on those made to be as bad as can be: flat but
             # for one pixel. Two classes that tie may change places.
             tolerance=Tolerance(2e-4, 0.999, 0.001),
+            machine_difference=1e-3,
         ),
         Scheme(
             "float16",
             "weights rounded to float16: half the size",
             ladders={"tflite": ()},
             tolerance=Tolerance(None, 0.995, 0.005),
+            machine_difference=1e-3,
             float16_weights=True,
         ),
         Scheme(
@@ -103,6 +108,7 @@ SCHEMES: dict[Quantization, Scheme] = {
             "int8 weights; activations quantized at run time",
             ladders={"tflite": ("dynamic", "float"), "onnx": ("dynamic", "float")},
             tolerance=Tolerance(None, 0.97, 0.01),
+            machine_difference=0.2,
             agreement=0.98,
         ),
         Scheme(
@@ -110,6 +116,7 @@ SCHEMES: dict[Quantization, Scheme] = {
             "int8 dense layers with calibrated ranges, the rest in float: fastest on most CPUs",
             ladders={"tflite": ("static", "dynamic", "float"), "onnx": ("static", "float")},
             tolerance=Tolerance(None, 0.96, 0.015),
+            machine_difference=0.2,
             agreement=0.975,
             needs_calibration=True,
             optional_integer_io=True,
@@ -119,6 +126,7 @@ SCHEMES: dict[Quantization, Scheme] = {
             "every operation in int8, for hardware without floating point",
             ladders={"tflite": ("static",)},
             tolerance=Tolerance(None, 0.94, 0.015),
+            machine_difference=0.4,
             agreement=0.95,
             needs_calibration=True,
             integer_only=True,
@@ -128,6 +136,7 @@ SCHEMES: dict[Quantization, Scheme] = {
             "int4 weights: smallest",
             ladders={"tflite": ("int4", "dynamic", "float")},
             tolerance=Tolerance(None, 0.90, 0.015),
+            machine_difference=0.2,
             agreement=0.93,
             needs_calibration=True,
             cost_per_weight=True,

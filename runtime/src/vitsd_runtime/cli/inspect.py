@@ -116,6 +116,8 @@ def _print_spec(spec: ModelSpec, verified: bool) -> None:
     for section in ("architecture", "augmentation", "provenance", "export"):
         for name, value in content.get(section, {}).items():
             print(f"  {section}.{printable(name)}: {printable(json.dumps(value), _WIDTH)}")
+    if spec.golden is not None:
+        print(f"  golden: {len(spec.golden.images)} images with known answers (vitsd-verify)")
     print(f"  SHA-256 {_describe_integrity(spec.integrity, verified)}")
 
 

@@ -28,6 +28,9 @@ else
         fail "no engine could be installed: connect to the network, or export again with --wheels for this machine"
     }
 fi
-env/bin/python -I -m vitsd_runtime.cli.inspect '@MODEL@' >/dev/null
+log=$(env/bin/python -I -m vitsd_runtime.cli.@CHECK@ '@MODEL@' 2>&1) || {
+    printf '%s\n' "$log" >&2
+    fail "this machine can't run @MODEL@ as it should: nothing was changed"
+}
 trap 'rm -rf env.old' EXIT
 echo "Ready: ./run.sh IMAGE"

@@ -1,0 +1,137 @@
+"""Accuracy on labeled images on the device itself, without the trainer."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitsd_runtime.classifier import Classifier
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.images.files import is_hidden, scan_images
+from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.tta import make_views
+from vitsd_runtime.system.text import first_line, printable
+from vitsd_runtime.types import PathLike, UInt8Array
+
+LabeledFile = tuple[Path, int]
+"""An image and the index of its class."""
+_NAMED = 5
+"""Names of classes, or unreadable images, that a message shows."""
+_SPLIT = "test"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Right answers; fractions in 0..1."""
+
+    images: int
+    """That could be read."""
+    unreadable: int
+    top1: float
+    top5: float
+    balanced_accuracy: float
+    """Mean of the classes' shares of right answers."""
+    known: float
+    """Share of the images that the model says it knows."""
+    images_per_second: float
+    """From the file to the answer."""
+
+
+def find_labeled(folder: PathLike, class_names: Sequence[str]) -> list[LabeledFile]:
+    """The images in a folder of class folders, or in its ``test/``.
+
+    Args:
+        folder: ``FOLDER/CLASS/*.png`` or ``FOLDER/test/CLASS/*.png``, as for ``vitsd-train``.
+        class_names: of the model; it may know more classes than there are folders.
+
+    Raises:
+        UsageError: no such folder, a class that the model does not know, or no images.
+        OSError: the folder can't be read.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UsageError(f"There is no folder {printable(root)}.")
+    if _SPLIT not in class_names and (root / _SPLIT).is_dir():
+        root = root / _SPLIT
+    # Names of folders from macOS are decomposed; a model's need not be composed.
+    numbers = {unicodedata.normalize("NFC", name): i for i, name in enumerate(class_names)}
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    names = {path: unicodedata.normalize("NFC", path.name) for path in folders}
+    if unknown := [name for name in names.values() if name not in numbers]:
+        raise UsageError(
+            f"{printable(root)} has folders that are no classes of the model: {_few(unknown)}. It "
+            f"knows {_few(class_names)}."
+        )
+    files = [
+        (file, numbers[name]) for path, name in names.items() for file in scan_images(path).files
+    ]
+    if not files:
+        raise UsageError(f"No images in class folders: expected {printable(root)}/CLASS/*.png.")
+    return files
+
+
+def measure_accuracy(classifier: Classifier, files: Iterable[LabeledFile]) -> Accuracy:
+    """Classify labeled images, as ``vitsd-predict`` does, and count the right answers.
+
+    Images that can't be read are left out, with a warning.
+
+    Args:
+        classifier: the model.
+        files: of :func:`find_labeled`; one batch of them is in memory at a time.
+
+    Raises:
+        VitsdError: no image can be read, or the engine fails.
+    """
+    start = time.perf_counter()
+    unreadable: list[str] = []
+    views = make_views(None, classifier.spec)
+    rows = []
+    readable = _readable(classifier, files, unreadable)
+    while batch := list(itertools.islice(readable, classifier.batch_size)):
+        probabilities = classifier.probabilities(np.stack([image for image, _ in batch]), views)
+        for (_, label), row in zip(batch, probabilities):
+            best = classifier.top(row, 5)
+            rank = [prediction.index for prediction in best]
+            rows.append((label, rank[0] == label, label in rank, best[0].known))
+    seconds = time.perf_counter() - start
+    if unreadable:
+        shown = "; ".join(unreadable[:_NAMED])
+        _log.warning("%d images were left out: %s", len(unreadable), shown)
+    if not rows:
+        raise VitsdError("None of the images can be read.")
+    labels, top1, top5, known = np.array(rows).T
+    images = np.bincount(labels)
+    recalls = np.bincount(labels, top1)[images > 0] / images[images > 0]
+    return Accuracy(
+        images=len(rows),
+        unreadable=len(unreadable),
+        top1=float(top1.mean()),
+        top5=float(top5.mean()),
+        balanced_accuracy=float(recalls.mean()),
+        known=float(known.mean()),
+        images_per_second=len(rows) / seconds,
+    )
+
+
+def _readable(
+    classifier: Classifier, files: Iterable[LabeledFile], unreadable: list[str]
+) -> Iterator[tuple[UInt8Array, int]]:
+    spec = classifier.spec
+    for path, label in files:
+        try:
+            yield load_image(path, spec.input_size, spec.resize_mode, spec.value_range), label
+        except (VitsdError, OSError) as error:
+            unreadable.append(first_line(error))
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(printable(name, 50) for name in names[:_NAMED])
+    return f"{shown} ..." if len(names) > _NAMED else shown
