@@ -189,6 +189,7 @@ def command_here(capsys, monkeypatch):
     main_of = {
         "vitsd-inspect": "vitsd_runtime.cli.inspect",
         "vitsd-bench": "vitsd_runtime.cli.bench",
+        "vitsd-verify": "vitsd_runtime.cli.verify",
         "vitsd-predict": "vitsd_runtime.cli.predict",
         "vitsd-train": "vitsd.cli.train",
         "vitsd-evaluate": "vitsd.cli.evaluate",

@@ -28,6 +28,7 @@ COMMANDS = {
     "vitsd-predict": "vitsd_runtime.cli.predict",
     "vitsd-bench": "vitsd_runtime.cli.bench",
     "vitsd-inspect": "vitsd_runtime.cli.inspect",
+    "vitsd-verify": "vitsd_runtime.cli.verify",
 }
 OTHERS = {"--system", "--home-dir", "--shell", "--now", "--backup", "--only", "--user"}
 """Options of other programs."""

@@ -165,12 +165,19 @@ class Proof:
         for reference in references:
             path = f"{folder}/{reference.name}"
             self._python(engine, cpu, "-m", "vitsd_runtime.cli.inspect", path)
+            self._verify(engine, cpu, path)
             words = ("-m", "vitsd_runtime.cli.predict", path, "/work/pictures", "--json")
             answers = self._python(engine, cpu, *words)
             expected = reference.logits[:PICTURES].argmax(axis=1).tolist()
             if answers is not None and _best_classes(answers) != expected:
                 self._fail(engine, cpu, f"vitsd-predict gives other answers with {reference.name}")
         self._try_bench(engine, cpu, folder, [reference.name for reference in references])
+
+    def _verify(self, engine: Engine, cpu: str, path: str) -> None:
+        report = self._python(engine, cpu, "-m", "vitsd_runtime.cli.verify", path, "--json")
+        if report is not None:
+            details = {stage["name"]: stage["detail"] for stage in json.loads(report)["stages"]}
+            _log.info("%s: verified, logits %s", path, details["logits"])
 
     def _try_bench(self, engine: Engine, cpu: str, folder: str, names: list[str]) -> None:
         paths = [f"{folder}/{name}" for name in names]

@@ -145,7 +145,7 @@ class _Check:
         same = digest_pixels(self._pixels) == golden.pixels_sha256
         mean, largest = difference.mean(), difference.max()
         return (
-            same and mean <= _PHOTO_MEAN and largest <= _PHOTO_MAX,
+            bool(same and mean <= _PHOTO_MEAN and largest <= _PHOTO_MAX),
             f"{'all' if same else 'NOT all'} {len(images)} images equal; a resized photo off by "
             f"{mean:.2g} on average, {largest} at most (of 255; allowed: {_PHOTO_MEAN:g}, "
             f"{_PHOTO_MAX:g})",

@@ -225,7 +225,7 @@ def test_closed_streams_are_as_if_nobody_listened(tmp_path, closed):
 
 
 COMMANDS = {
-    "vitsd_runtime.cli": ("predict", "bench", "inspect"),
+    "vitsd_runtime.cli": ("predict", "bench", "inspect", "verify"),
     "vitsd.cli": ("train", "evaluate", "explain"),
     "vitsd_export.cli": ("export", "parity", "import_"),
 }

@@ -78,7 +78,7 @@ def _main(arguments: argparse.Namespace) -> None:
     if not found.passed:
         raise VitsdError(
             f"{printable(arguments.model)} does not give the exporting machine's answers here: the "
-            f"stage {found.failed!r} fails."
+            f"stage {found.failed} fails."
         )
 
 
