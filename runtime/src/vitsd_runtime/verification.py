@@ -158,10 +158,8 @@ class _Check:
         expected = _array(self._golden.tensor, actual.shape)
         difference = np.abs(actual - expected) / np.maximum(1, np.abs(expected))
         largest = difference.max()
-        return (
-            bool(largest <= _TENSOR_TOLERANCE),
-            f"{actual.size} values differ by {largest:.2g} at most (allowed {_TENSOR_TOLERANCE:g})",
-        )
+        within = bool(largest <= _TENSOR_TOLERANCE)
+        return within, f"off by {largest:.2g} at most (allowed: {_TENSOR_TOLERANCE:g})"
 
     def logits(self) -> tuple[bool, str]:
         """Run the engine."""
