@@ -36,7 +36,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
     "vitsd_export": (
         ("cli/",),
         ("exporter", "deploy/", "keras2/"),
-        ("artifact_writer", "gate"),
+        ("artifact_writer", "gate", "golden"),
         ("options", "data"),
         ("quantization/",),
         ("formats/",),
@@ -53,7 +53,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "vitsd_runtime": (
         ("cli/",),
-        ("benchmark", "verification"),
+        ("benchmark", "verification", "accuracy"),
         ("classifier",),
         ("engines/",),
         ("formats/", "images/", "models/", "structure/"),

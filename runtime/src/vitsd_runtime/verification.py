@@ -97,7 +97,7 @@ def digest_pixels(pixels: UInt8Array) -> str:
 
 
 def digest_names(names: Sequence[str]) -> str:
-    """SHA-256 of ``class_names_sha256`` in a spec: of the names in their order, as JSON."""
+    """SHA-256 of ``class_names_sha256`` in a spec: of ``json.dumps(names)``."""
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
