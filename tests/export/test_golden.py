@@ -12,8 +12,8 @@ from PIL import Image
 
 from vitsd_export.data import ParityData
 from vitsd_export.golden import GoldenImages
-from vitsd_runtime import Classifier, preprocess, verification
-from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime import Classifier, VitsdError, preprocess, verification
+from vitsd_runtime.spec import ExportInfo, ModelSpec
 from vitsd_runtime.verification import verify
 
 
@@ -120,6 +120,20 @@ def test_swapped_channels_are_noticed_where_they_happen(spec, monkeypatch):
     assert verify(classifier).failed == "pixels"
 
 
+def test_a_model_that_preprocesses_is_compared_from_the_pixels_on(spec):
+    info = ExportInfo("tflite", preprocessing_embedded=True)
+    spec = sized(spec, 32, 32)
+    classifier, chosen = golden_classifier(spec)
+    engine, embedded = classifier.engine, spec.replace(export=info)
+    run = engine.run
+    engine.run = lambda pixels: run(preprocess(pixels, spec))
+    golden = chosen.record(embedded, engine.run(chosen.pixels))
+    classifier = Classifier(engine, embedded.replace(golden=golden), Path("m.tflite"), 1, 8)
+    assert verify(classifier).passed
+    spec = spec.replace(mean=(90.0,) * 3)  # of what is inside the model
+    assert verify(classifier).failed == "logits"
+
+
 def test_other_rounding_is_no_difference(spec):
     classifier, _ = golden_classifier(sized(spec, 32, 32))
     right = classifier.engine.run
@@ -164,3 +178,29 @@ def test_fewer_test_images_than_eight_are_enough(spec):
     classifier, _ = golden_classifier(sized(spec, 32, 32), count=1)
     assert len(classifier.spec.golden.images) == 1
     assert verify(classifier).passed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": "iVBORw0K"},
+        {"images": []},
+        {"images": [1], "labels": ["cat"]},
+        {"images": ["x"] * 17, "labels": ["cat"] * 17},
+        {"images": ["x" * 200_000], "labels": ["cat"]},
+        {"labels": ["cat"]},
+        {"photo": None},
+        {"logits": [1.0]},
+        {"tolerance": 0},
+        {"tolerance": "1"},
+        {"tolerance": 1e9},
+    ],
+)
+def test_a_spec_with_other_golden_data_is_refused(spec, changes):
+    classifier, _ = golden_classifier(sized(spec, 32, 32))
+    values = classifier.spec.to_dict()
+    values["golden"].update(changes)
+    with pytest.raises(VitsdError, match="golden"):
+        ModelSpec.from_dict(values)
+    with pytest.raises(VitsdError, match="golden is incomplete"):
+        ModelSpec.from_dict({**values, "golden": {}})

@@ -118,6 +118,20 @@ def test_a_failed_installation_leaves_the_one_before_it(deployed, tmp_path):
     assert [p.name for p in (folder / "env").iterdir()] == ["works"]
 
 
+def test_a_machine_that_answers_differently_is_refused(deployed, tmp_path):
+    folder = tmp_path / "device"
+    shutil.copytree(deployed, folder)
+    model = folder / "digits-int8.tflite"
+    write_spec(model, read_spec(model).replace(mean=(1.0,)))
+    (folder / "env").mkdir()
+    (folder / "env" / "works").touch()
+    done = sh(tmp_path, folder / "install.sh", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0")
+    assert done.returncode == 1
+    assert "the stage tensor fails" in done.stderr
+    assert "Ready" not in done.stdout
+    assert [p.name for p in (folder / "env").iterdir()] == ["works"]
+
+
 def test_an_installation_without_room_says_so(tmp_path):
     model = Path(__file__).parents[2] / "runtime" / "data" / "schema1" / "digits-float32.tflite"
     folder = deploy(model, tmp_path / "device")

@@ -199,17 +199,11 @@ class Golden:
             object.__setattr__(self, name, tuple(value))
         good = len(self.images) == len(self.labels) and 1 <= len(self.images) <= MAX_GOLDEN_IMAGES
         _check(good, f"golden must hold 1 to {MAX_GOLDEN_IMAGES} images, each with a label")
-        texts = {**vars(self), "tolerance": ""}
-        texts.update(
-            {
-                f"{name} {i}": v
-                for name in ("images", "labels")
-                for i, v in enumerate(texts.pop(name))
-            }
-        )
-        for name, text in texts.items():
-            good = isinstance(text, str) and len(text) <= MAX_GOLDEN_TEXT
-            _check(good, f"golden.{name} must be text of at most {MAX_GOLDEN_TEXT:,} characters")
+        others = ("images", "labels", "tolerance")
+        texts = [value for name, value in vars(self).items() if name not in others]
+        texts += [*self.images, *self.labels]
+        good = all(isinstance(text, str) and len(text) <= MAX_GOLDEN_TEXT for text in texts)
+        _check(good, f"golden must hold texts of at most {MAX_GOLDEN_TEXT:,} characters")
         good = _is_number(self.tolerance) and 0 < self.tolerance <= 1e6
         _check(good, "golden.tolerance must be a number above 0, at most 1000000")
 
