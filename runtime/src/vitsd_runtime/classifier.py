@@ -18,7 +18,7 @@ from vitsd_runtime.images.loading import is_single_image, load_image
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.images.tta import Tta, Views, make_views
 from vitsd_runtime.models.catalog import bundled_model
-from vitsd_runtime.spec import Confidence, ModelSpec
+from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.spec.limits import MAX_CLASSES
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import AnyArray, Float32Array, Format, PathLike, ResizeMode, UInt8Array
@@ -86,9 +86,9 @@ class Classifier:
     ) -> None:
         self.engine, self.spec, self.path = engine, spec, path
         self.num_threads, self.batch_size = num_threads, batch_size
-        confidence = spec.confidence or Confidence(temperature=1.0, threshold=0.0)
-        self._temperature = np.float32(confidence.temperature)
-        self.min_confidence = confidence.threshold if min_confidence is None else min_confidence
+        if min_confidence is None:
+            min_confidence = spec.confidence.threshold if spec.confidence else 0.0
+        self.min_confidence = min_confidence
 
     @classmethod
     def load(
@@ -274,14 +274,16 @@ class Classifier:
     def probabilities(self, pixels: UInt8Array, views: Views) -> Float32Array:
         """Class probabilities, float32 ``(n, classes)``, the mean over the views of each image.
 
+        Each view's logits are divided by the spec's temperature.
+
         Args:
             pixels: uint8 ``(n, *input_size)``, as :func:`vitsd_runtime.load_image` gives them:
                 scaled already, where the spec has a ``value_range``.
             views: see :func:`vitsd_runtime.images.tta.make_views`.
         """
-        prepared = self.prepare(pixels)
+        prepared, temperature = self.prepare(pixels), np.float32(self.spec.temperature)
         mean: Float32Array = np.mean(
-            [softmax(self.forward(view) / self._temperature) for view in views(prepared)], axis=0
+            [softmax(self.forward(view) / temperature) for view in views(prepared)], axis=0
         )
         return mean
 

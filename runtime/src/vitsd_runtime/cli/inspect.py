@@ -113,7 +113,7 @@ def _print_spec(spec: ModelSpec, verified: bool) -> None:
     )
     print(f"  normalized by mean {mean} and variance {variance} (0-255 units)")
     content = spec.to_dict()
-    for section in ("architecture", "augmentation", "provenance", "export"):
+    for section in ("architecture", "augmentation", "provenance", "export", "confidence"):
         for name, value in content.get(section, {}).items():
             print(f"  {section}.{printable(name)}: {printable(json.dumps(value), _WIDTH)}")
     if spec.golden is not None:

@@ -148,6 +148,11 @@ class ModelSpec:
         object.__setattr__(self, name, value)
 
     @property
+    def temperature(self) -> float:
+        """What logits are divided by before the softmax."""
+        return self.confidence.temperature if self.confidence else 1.0
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)

@@ -144,9 +144,11 @@ class Confidence:
 
     temperature: float
     """Logits are divided by it before the softmax, so that of the answers with a probability of
-    80 %, 80 % are right (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+    80 %, 80 % are right."""
     threshold: float
     """An image whose largest probability is lower is none that the model knows; in [0, 1)."""
+    coverage: float | None = None
+    """Fraction of the images whose largest probability reaches the threshold, in (0, 1]."""
     images: int | None = None
     """How many images it was measured on."""
 
@@ -156,6 +158,8 @@ class Confidence:
         _check(good, "confidence.temperature must be 0.001 to 1000")
         good = _is_number(self.threshold) and 0 <= self.threshold < 1
         _check(good, "confidence.threshold must be in [0, 1)")
+        good = self.coverage is None or (_is_number(self.coverage) and 0 < self.coverage <= 1)
+        _check(good, "confidence.coverage must be in (0, 1]")
         good = self.images is None or (_is_int(self.images) and self.images >= 1)
         _check(good, "confidence.images must be a number of images")
 
