@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from vitsd.backend import load_keras
@@ -15,6 +16,7 @@ from vitsd.data.dataset import ALL
 from vitsd_runtime.cli import app
 from vitsd_runtime.formats import detect_format
 from vitsd_runtime.models.catalog import BUNDLED
+from vitsd_runtime.system.files import check_writable
 from vitsd_runtime.system.text import printable, table
 
 
@@ -22,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="vitsd-evaluate",
-        description="Top-1, top-5 and per-class accuracy of a .keras file or an exported model.",
+        description="Accuracy of a .keras file or an exported model, overall and by class, and how "
+        "far its probabilities can be trusted.",
     )
     parser.add_argument(
         "model",
@@ -31,6 +34,19 @@ def build_parser() -> argparse.ArgumentParser:
         "on the Hugging Face Hub",
     )
     add_data_options(parser)
+    parser.add_argument(
+        "--strangers",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="images of other things, in a folder or as for --data: how many does the model take "
+        "for something it knows? Several times for several sources",
+    )
+    parser.add_argument(
+        "--reliability",
+        metavar="FILE.png",
+        help="draw the share of right answers over the probabilities that the model gave",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -43,12 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> None:
     from vitsd.hub.pretrained import locate_any
 
+    if arguments.reliability:
+        check_writable(arguments.reliability)
     model = locate_any(arguments.model)
     if detect_format(model) == "keras":
         load_keras()
     from vitsd.evaluation.evaluate import evaluate
 
-    report = evaluate(model, arguments.data, arguments.split, arguments.limit)
+    report = evaluate(model, arguments.data, arguments.split, arguments.limit, arguments.strangers)
+    if arguments.reliability:
+        from vitsd.plots import plot_reliability
+
+        plot_reliability({Path(model).name: report}, arguments.reliability)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
@@ -73,10 +95,41 @@ def _print(report: dict[str, Any]) -> None:
         print(f"{split} top 5 accuracy: {_percent(report['top5'])}%")
     for line in balance_lines(report):
         print(line)
-    print(
-        f"Expected calibration error: {_percent(report['ece'])}% (between probabilities and the "
-        "share of right answers)"
-    )
+    for line in _confidence_lines(report):
+        print(line)
+
+
+def _confidence_lines(report: dict[str, Any]) -> Iterator[str]:
+    """How far the probabilities can be trusted, and what the model knows."""
+    confidence, error = report["confidence"], _percent(report["ece"])
+    described = "between probabilities and the share of right answers"
+    if confidence is not None:
+        described += f"; {_percent(report['ece_without_temperature'])}% without the temperature"
+    yield f"Expected calibration error: {error}% ({described})"
+    rows = [
+        [f"{row['min_confidence']:.4f}", _percent(row["known"]), _percent(row["top1"])]
+        for row in report["by_coverage"]
+    ]
+    yield "\n" + table(rows, ["min. confidence", "images known %", "right of those %"]) + "\n"
+    if confidence is None:
+        yield "The model has no threshold, so it never says that it does not know."
+    else:
+        known, top1 = _percent(report["known"]), _percent(report["known_top1"])
+        threshold = f"its threshold of {confidence['threshold']:.4f}"
+        yield f"Known at {threshold}: {known}% of the images; right of those: {top1}%"
+    if report["strangers"]:
+        headers = ["strangers", "images", "taken for known %", "AUROC", "FPR at 95 % coverage %"]
+        cells = [
+            [
+                row["data"],
+                row["images"],
+                _percent(row["known"]),
+                f"{row['auroc']:.3f}",
+                _percent(row["fpr_at_95_coverage"]),
+            ]
+            for row in report["strangers"]
+        ]
+        yield "\n" + table(cells, headers)
 
 
 def _percent(fraction: float | None) -> str:

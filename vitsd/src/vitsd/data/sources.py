@@ -97,7 +97,7 @@ def load_labeled_images(
 
     A folder may hold a single class. Args and errors are those of :func:`load_dataset`.
     """
-    if _is_folder(str(source)):
+    if is_folder(str(source)):
         size = _required(input_size)
         return load_whole_folder(Path(source), size, resize_mode, value_range)
     dataset = load_dataset(source, value_range=value_range)
@@ -117,7 +117,7 @@ def _load(
             raise UsageError(f"The images of {name} fill 0 to 255: leave out `value_range`.")
         return _BUILT_IN[name]()
     path = Path(name)
-    if _is_folder(name):
+    if is_folder(name):
         return load_folder(path, _required(input_size), resize_mode, split_rule, value_range)
     if path.is_file() and path.suffix.lower() == ".npz":
         return load_npz(path, value_range)
@@ -132,7 +132,7 @@ def _load(
     )
 
 
-def _is_folder(name: str) -> bool:
+def is_folder(name: str) -> bool:
     """Whether a source is a folder; an unset variable in a shell is not the current one."""
     return name not in ("", *_BUILT_IN) and Path(name).is_dir()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,45 +15,71 @@ from vitsd.data.sources import load_dataset, load_labeled_images
 from vitsd.data.statistics import unlike_training
 from vitsd.evaluation.metrics import accuracy_report
 from vitsd.evaluation.predict import model_logits
+from vitsd.evaluation.strangers import load_strangers, strangers_report
 from vitsd.recipe import TrainingRecipe
+from vitsd_runtime.classifier import softmax
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import require_spec
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import PathLike, UInt8Array
+from vitsd_runtime.types import AnyArray, PathLike, UInt8Array
 
 _log = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: PathLike, source: PathLike, split: str = "test", limit: int | None = None
+    model: PathLike,
+    source: PathLike,
+    split: str = "test",
+    limit: int | None = None,
+    strangers: Sequence[PathLike] = (),
 ) -> dict[str, Any]:
-    """Top-1, top-5 and per-class accuracy of a ``.keras`` file or any exported artifact.
+    """Accuracy, calibration and "don't know" of a ``.keras`` file or any exported artifact.
 
     Args:
         model: its path.
         source: the dataset, as for :func:`vitsd.load_dataset`.
         split: ``train``, ``val`` or ``test``; or ``all``, for images that are all new.
-        limit: use at most this many images (a fixed random choice).
+        limit: use at most this many images of each source (a fixed random choice).
+        strangers: images of things that the model was not trained to tell, as for
+            :func:`vitsd.evaluation.strangers.load_strangers`.
 
     Returns:
         The report of :func:`vitsd.evaluation.metrics.accuracy_report`, with ``model``, ``data``,
         ``split`` and ``trained_on``: how many of the images the model was trained on (None if it
-        does not say), and whether that is ``exact`` or estimated.
+        does not say), and whether that is ``exact`` or estimated. For each of ``strangers``, what
+        :func:`vitsd.evaluation.strangers.strangers_report` returns.
 
     Raises:
         UsageError: no such model or dataset, or they don't fit each other.
         VitsdError: a file is damaged, or the model's engine is missing.
     """
     spec = require_spec(model)
+    # All that can be wrong with the request should come out before minutes of inference.
+    unknown = [load_strangers(other, spec, limit) for other in strangers]
     name, chosen = load_labeled(source, spec, split, limit)
     warn_of_values(name, chosen, spec)
     overlap = trained_on(chosen, spec, split)
-    report = accuracy_report(model_logits(model, chosen.images), chosen.labels, spec.class_names)
+    logits = model_logits(model, chosen.images)
+    report = accuracy_report(logits, chosen.labels, spec.class_names, spec.confidence)
     described = None if overlap is None else dataclasses.asdict(overlap)
     about = {"model": str(model), "data": str(source), "split": split, "trained_on": described}
-    return {**about, **report}
+    known = largest_probabilities(logits, spec)
+    threshold = spec.confidence.threshold if spec.confidence else 0.0
+    about_strangers = [
+        strangers_report(
+            other, known, largest_probabilities(model_logits(model, images), spec), threshold
+        )
+        for other, images in zip(strangers, unknown, strict=True)
+    ]
+    return {**about, **report, "strangers": about_strangers}
+
+
+def largest_probabilities(logits: AnyArray, spec: ModelSpec) -> AnyArray:
+    """How sure a model is of its answers: ``(n,)`` for logits ``(n, classes)``."""
+    largest: AnyArray = softmax(np.asarray(logits, np.float64) / spec.temperature).max(axis=1)
+    return largest
 
 
 def load_labeled(

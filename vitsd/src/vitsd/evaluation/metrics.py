@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,26 +12,34 @@ import numpy.typing as npt
 
 from vitsd_runtime.classifier import softmax
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.spec import Confidence
 from vitsd_runtime.types import AnyArray
 
 Hits = npt.NDArray[np.bool_]
 _95_PERCENT = 1.96
 """Standard deviations of a normal distribution that a 95 % interval reaches to each side."""
+_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
+"""Fractions of the images, for which a report says how often the model is right."""
 
 
 def accuracy_report(
-    logits: AnyArray, labels: AnyArray, class_names: Sequence[str]
+    logits: AnyArray,
+    labels: AnyArray,
+    class_names: Sequence[str],
+    confidence: Confidence | None = None,
 ) -> dict[str, Any]:
-    """Top-1 and top-5, calibration, and figures per class.
+    """Top-1 and top-5, calibration, what the model knows, and figures per class.
 
     Args:
         logits: ``(n, classes)``.
         labels: ``(n,)``, indices into ``class_names``.
         class_names: of the model.
+        confidence: of the model, if it has one.
 
     Returns:
         JSON-serializable: ``images``, ``classes``, ``top1``, ``top1_interval`` (95 %), ``top5``,
-        ``balanced_accuracy`` (see :func:`balanced_accuracy`), what :func:`calibration` returns,
+        ``balanced_accuracy`` (see :func:`balanced_accuracy`), what :func:`calibration` and
+        :func:`knowledge` return; ``confidence``, as in the spec, and ``ece_without_temperature``;
         ``per_class``: for each class that has images or was predicted, ``class``, ``images``,
         ``recall`` (its top-1), ``precision`` and ``top5``; and ``never_predicted``: the classes
         that have images and were not predicted for any image. Fractions are in 0..1, None where
@@ -39,11 +48,11 @@ def accuracy_report(
     Raises:
         VitsdError: a logit is not finite.
     """
-    if not np.isfinite(logits).all():
-        raise VitsdError(
-            "The model's logits are not finite (NaN or infinite): it is damaged, or its training "
-            "diverged."
-        )
+    check_finite(logits)
+    temperature, threshold = 1.0, 0.0
+    if confidence is not None:
+        temperature, threshold = confidence.temperature, confidence.threshold
+    calibrated = np.asarray(logits, np.float64) / temperature
     hits = top_k_hits(logits, labels, 1)
     top5 = top_k_hits(logits, labels, 5)
     per_class = _per_class(logits.argmax(axis=1), labels, top5, class_names)
@@ -54,10 +63,22 @@ def accuracy_report(
         "top1_interval": wilson_interval(int(hits.sum()), len(hits)),
         "top5": float(top5.mean()),
         "balanced_accuracy": balanced_accuracy(hits, labels),
-        **calibration(logits, labels),
+        **calibration(calibrated, labels),
+        **knowledge(calibrated, labels, threshold),
+        "confidence": None if confidence is None else dataclasses.asdict(confidence),
+        "ece_without_temperature": calibration(logits, labels)["ece"],
         "per_class": per_class,
         "never_predicted": [row["class"] for row in per_class if row["precision"] is None],
     }
+
+
+def check_finite(logits: AnyArray) -> None:
+    """Raise VitsdError if a logit is NaN or infinite."""
+    if not np.isfinite(logits).all():
+        raise VitsdError(
+            "The model's logits are not finite (NaN or infinite): it is damaged, or its training "
+            "diverged."
+        )
 
 
 def _per_class(
@@ -129,6 +150,50 @@ def calibration(logits: AnyArray, labels: AnyArray, bins: int = 15) -> dict[str,
     ]
     distances = (row["images"] * abs(row["confidence"] - row["accuracy"]) for row in reliability)
     return {"ece": sum(distances) / len(labels), "reliability": reliability}
+
+
+def knowledge(logits: AnyArray, labels: AnyArray, threshold: float) -> dict[str, Any]:
+    """How many images a model knows, and how often it is right about those.
+
+    Args:
+        logits: ``(n, classes)``.
+        labels: ``(n,)``, class indices.
+        threshold: of the largest probability.
+
+    Returns:
+        ``known``, the fraction of images that reach the threshold; ``known_top1``, of them, None
+        if there are none; and ``by_coverage``, rows of ``known``, ``min_confidence`` (the threshold
+        that so many images reach) and ``top1`` of these images.
+    """
+    largest = softmax(np.asarray(logits, np.float64)).max(axis=1)
+    hits = top_k_hits(logits, labels, 1)
+
+    def share(least: float) -> tuple[float, float | None]:
+        known = largest >= least
+        return float(known.mean()), float(hits[known].mean()) if known.any() else None
+
+    rows = []
+    for coverage in _COVERAGES:
+        least = coverage_threshold(largest, coverage)
+        reached, top1 = share(least)
+        rows.append({"known": reached, "min_confidence": least, "top1": top1})
+    reached, top1 = share(threshold)
+    return {"known": reached, "known_top1": top1, "by_coverage": rows}
+
+
+def coverage_threshold(largest: AnyArray, coverage: float) -> float:
+    """The highest threshold that a fraction of images reaches.
+
+    Args:
+        largest: ``(n,)``, each image's largest probability; n at least 1.
+        coverage: of the images, in (0, 1].
+
+    Returns:
+        Rounded down to four decimals, so that no rounding of float32 on a device decides; in
+        [0, 1).
+    """
+    left_out = min(math.floor((1 - coverage) * len(largest) + 1e-9), len(largest) - 1)
+    return min(math.floor(float(np.sort(largest)[left_out]) * 1e4), 9999) / 1e4
 
 
 def agreement(logits: AnyArray, reference: AnyArray) -> float:
