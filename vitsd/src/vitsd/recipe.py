@@ -90,6 +90,13 @@ class TrainingRecipe:
         "of the training computations (a Keras dtype policy); the saved model is float32",
         choices=PRECISIONS,
     )
+    coverage: float = option(
+        0.95,
+        "fraction of the validation images whose largest probability reaches the threshold below "
+        "which the model does not know what an image shows",
+        above=0,
+        at_most=1,
+    )
     seed: int = option(0, "of everything random", at_least=0, at_most=2**32 - 1)
 
     def __post_init__(self) -> None:

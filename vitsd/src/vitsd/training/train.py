@@ -21,6 +21,7 @@ from vitsd.config import VitConfig
 from vitsd.data.dataset import SPLITS, Dataset, Split, say_flattered
 from vitsd.data.fingerprint import Fingerprint
 from vitsd.data.statistics import Counts, moments, odd_values, pixel_counts
+from vitsd.evaluation.confidence import FEWEST_IMAGES, fit_confidence
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.saving import save_model
@@ -36,7 +37,7 @@ from vitsd.training.optimizer import compile_model
 from vitsd.training.run import RunFolder
 from vitsd.training.sequence import ImageSequence
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.spec import ModelSpec, Provenance
+from vitsd_runtime.spec import Confidence, ModelSpec, Provenance
 from vitsd_runtime.spec.sections import from_dict as section_from_dict
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.machine import describe_machine
@@ -332,7 +333,8 @@ def _finish(run: _Run, history: list[Row]) -> dict[str, Any]:
     model = build_vit(run.config, mean=run.spec.mean, variance=run.spec.variance)
     model.set_weights(weights)
     logits = predict_logits(model, dataset.test.images)
-    report = accuracy_report(logits, dataset.test.labels, dataset.class_names)
+    confidence = _confidence(run, model)
+    report = accuracy_report(logits, dataset.test.labels, dataset.class_names, confidence)
     provenance = dataclasses.replace(
         run.provenance(),
         dataset=dataset.name,
@@ -342,7 +344,7 @@ def _finish(run: _Run, history: list[Row]) -> dict[str, Any]:
         test_top5=report["top5"],
         machine=describe_machine()["cpu"],
     )
-    save_model(model, folder.model, run.spec.replace(provenance=provenance))
+    save_model(model, folder.model, run.spec.replace(provenance=provenance, confidence=confidence))
     plot_curves(history, folder.curves)
     predicted = np.argmax(logits, axis=1)
     matrix = confusion_matrix(predicted, dataset.test.labels, dataset.num_classes)
@@ -350,6 +352,24 @@ def _finish(run: _Run, history: list[Row]) -> dict[str, Any]:
     results = {"model": str(folder.model), "epoch": epoch, **report}
     write_text(folder.results, json.dumps(results, indent=1))
     return results
+
+
+def _confidence(run: _Run, model: keras.Model) -> Confidence | None:
+    """From the validation images; None where they are too few."""
+    val = run.dataset.val
+    fitted = None
+    if val is not None:
+        logits = predict_logits(model, val.images)
+        fitted = fit_confidence(logits, val.labels, run.recipe.coverage)
+    if fitted is None:
+        _log.warning(
+            "%s has %d validation images, fewer than %d: the model's probabilities are not "
+            "calibrated, and it never says that it does not know.",
+            run.dataset.name,
+            0 if val is None else len(val),
+            FEWEST_IMAGES,
+        )
+    return fitted
 
 
 def _require_tensorboard() -> None:
