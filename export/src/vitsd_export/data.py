@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vitsd.data.dataset import Dataset, Split
+from vitsd.data.dataset import FEW_REPEATS, Dataset
+from vitsd.evaluation.confidence import FEWEST_IMAGES as FEWEST_TO_FIT
 from vitsd.evaluation.evaluate import labeled_images, trained_on, warn_of_values
 from vitsd.evaluation.predict import predict_logits
 from vitsd_export.options import FEWEST_IMAGES, ExportOptions
@@ -71,8 +72,49 @@ class HeldOutData:
     """``(m, classes)``, the Keras model's logits for ``images``."""
 
 
+@dataclass(frozen=True)
+class ValidationData:
+    """Images that the model was not trained on and that its best epoch was chosen by."""
+
+    name: str
+    """Of the dataset."""
+    images: UInt8Array
+    """``(n, *input_size)``; none where there is no such split."""
+    labels: AnyArray
+    """``(n,)``, indices of the model's classes."""
+    trained_on: int = 0
+    """How many of the images the model was trained on after all, as far as it says so."""
+
+    @classmethod
+    def load(cls, spec: ModelSpec, dataset: Dataset) -> ValidationData:
+        """At most :data:`HELD_OUT_IMAGES` validation images."""
+        try:
+            val = labeled_images(dataset, spec, "val", HELD_OUT_IMAGES)
+        except UsageError:  # trained without a validation split
+            nothing = np.zeros((0, *spec.input_size), np.uint8)
+            return cls(dataset.name, nothing, np.zeros(0, np.int64))
+        overlap = trained_on(val, spec, "validation")
+        return cls(dataset.name, val.images, val.labels, overlap.images if overlap else 0)
+
+    @property
+    def unfit(self) -> str | None:
+        """Why no confidence can be fitted on them; None if it can."""
+        count = len(self.labels)
+        if count < FEWEST_TO_FIT:
+            return (
+                f"{printable(self.name)} has {count} validation images, fewer than {FEWEST_TO_FIT}"
+            )
+        if self.trained_on > FEW_REPEATS * count:
+            return f"The model was trained on {self.trained_on} of {count} validation images"
+        return None
+
+
 def load_held_out(
-    model: Any, spec: ModelSpec, dataset: Dataset, options: ExportOptions
+    model: Any,
+    spec: ModelSpec,
+    dataset: Dataset,
+    validation: ValidationData,
+    options: ExportOptions,
 ) -> HeldOutData | None:
     """What the searched quantizations need; None if there are none, or too few images for them.
 
@@ -80,6 +122,7 @@ def load_held_out(
         model: the Keras model.
         spec: its spec.
         dataset: labeled images.
+        validation: of this dataset.
         options: what is exported.
 
     Raises:
@@ -88,8 +131,7 @@ def load_held_out(
     if not options.searched:
         return None
     calibration = labeled_images(dataset, spec, "train", options.calibration_images)
-    held_out = _validation_images(dataset, spec)
-    if shortage := _shortage(dataset.name, calibration, held_out):
+    if shortage := _shortage(dataset.name, calibration.labels, validation.labels):
         if any(SCHEMES[quantization].needs_calibration for quantization in options.searched):
             raise UsageError(
                 f"{shortage}: too few to quantize on. Give more with `data`, train with a larger "
@@ -97,20 +139,12 @@ def load_held_out(
             )
         _log.info("%s, so no budget can be checked: all layers become dynamic.", shortage)
         return None
-    trained_on(held_out, spec, "validation")
-    reference = predict_logits(model, held_out.images)
-    return HeldOutData(calibration.images, held_out.images, held_out.labels, reference)
+    reference = predict_logits(model, validation.images)
+    return HeldOutData(calibration.images, validation.images, validation.labels, reference)
 
 
-def _validation_images(dataset: Dataset, spec: ModelSpec) -> Split:
-    try:
-        return labeled_images(dataset, spec, "val", HELD_OUT_IMAGES)
-    except UsageError:  # trained without a validation split
-        return dataset.train.take(np.arange(0))
-
-
-def _shortage(name: str, calibration: Split, held_out: Split) -> str | None:
-    for split, images in (("training", calibration), ("validation", held_out)):
-        if len(images) < FEWEST_IMAGES:
-            return f"{printable(name)} has {len(images)} {split} images, fewer than {FEWEST_IMAGES}"
+def _shortage(name: str, calibration: AnyArray, validation: AnyArray) -> str | None:
+    for split, labels in (("training", calibration), ("validation", validation)):
+        if len(labels) < FEWEST_IMAGES:
+            return f"{printable(name)} has {len(labels)} {split} images, fewer than {FEWEST_IMAGES}"
     return None

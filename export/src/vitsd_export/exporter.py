@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitsd.config import VitConfig
+from vitsd.evaluation.confidence import fit_confidence
 from vitsd.evaluation.evaluate import load_matching
 from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import MODEL_FILE, load_model
+from vitsd.recipe import TrainingRecipe
 from vitsd.training.run import newest_run, recorded_source
 from vitsd_export.options import (
     ExportKeywords,
@@ -27,7 +29,7 @@ from vitsd_export.options import (
 )
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import model_bytes, require_spec, write_spec
-from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.spec import Confidence, ModelSpec
 from vitsd_runtime.system.files import (
     atomic_write,
     check_writable,
@@ -36,13 +38,13 @@ from vitsd_runtime.system.files import (
 )
 from vitsd_runtime.system.signals import check_interrupted
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import Format, PathLike, Quantization
+from vitsd_runtime.types import Float32Array, Format, PathLike, Quantization
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from vitsd_export.artifact_writer import ArtifactWriter
-    from vitsd_export.data import ParityData
+    from vitsd_export.data import ParityData, ValidationData
     from vitsd_export.gate import Comparison
     from vitsd_export.golden import GoldenImages
     from vitsd_export.quantization.search import BudgetError, SearchResult
@@ -164,16 +166,21 @@ def _export_all(
     dataset = load_matching(source, spec)
     # TensorFlow is loaded when the request is known to be sound.
     from vitsd_export.artifact_writer import ArtifactWriter
-    from vitsd_export.data import ParityData, load_held_out
+    from vitsd_export.data import ParityData, ValidationData, load_held_out
     from vitsd_export.golden import GoldenImages
 
-    held_out = load_held_out(model, spec, dataset, options)
+    validation = ValidationData.load(spec, dataset)
+    if validation.unfit:
+        _log.info(
+            "%s, so files keep the trained model's temperature and threshold.", validation.unfit
+        )
+    held_out = load_held_out(model, spec, dataset, validation, options)
     test = ParityData.load(model, spec, dataset)
     golden = GoldenImages.choose(model, spec, test)
     outcomes = _Outcomes()
     # load_model has built the model from the spec, so its shapes fit.
     with ArtifactWriter(model, spec, held_out, options, check_shapes=False) as writer:
-        exporter = _Exporter(writer, spec, test, golden, options.keep_failing)
+        exporter = _Exporter(writer, spec, test, validation, golden, options)
         for (format, quantization), path in paths.items():
             exporter.export(path, format, quantization, outcomes)
     outcomes.raise_failures()
@@ -202,8 +209,9 @@ class _Exporter:
     writer: ArtifactWriter
     spec: ModelSpec
     test: ParityData
+    validation: ValidationData
     golden: GoldenImages
-    keep_failing: bool
+    options: ExportOptions
 
     def export(
         self, path: Path, format: Format, quantization: Quantization, outcomes: _Outcomes
@@ -222,7 +230,7 @@ class _Exporter:
                 return
             check_interrupted()
             outcomes.comparisons.append(artifact.comparison)
-            if artifact.comparison.passed or self.keep_failing:
+            if artifact.comparison.passed or self.options.keep_failing:
                 _put_in_place(temporary, artifact)
                 outcomes.kept.append(artifact)
 
@@ -235,22 +243,30 @@ class _Exporter:
         written = self.writer.write(temporary, format, quantization)
         provenance = self.spec.provenance.portable()
         spec = self.spec.replace(export=written.info, provenance=provenance)
-        images = np.concatenate([self.golden.pixels, self.test.images])
-        logits = exported_logits(temporary, spec, images)
-        golden = self.golden.record(spec, logits[: len(self.golden.pixels)])
-        figures = measure_parity(
-            logits[len(self.golden.pixels) :],
-            self.test.labels,
-            self.test.reference,
-            spec,
-            self.test.name,
+        test = self.test
+        parts = (self.golden.pixels, test.images, self.validation.images)
+        logits = exported_logits(temporary, spec, np.concatenate(parts))
+        ends = np.cumsum([len(images) for images in parts])[:-1]
+        of_golden, of_test, of_validation = np.split(logits, ends)
+        figures = measure_parity(of_test, test.labels, test.reference, spec, test.name)
+        figures = dataclasses.replace(figures, trained_on=test.trained_on)
+        spec = spec.replace(
+            export=dataclasses.replace(written.info, parity=figures),
+            golden=self.golden.record(spec, of_golden),
+            confidence=self._confidence(of_validation),
         )
-        figures = dataclasses.replace(figures, trained_on=self.test.trained_on)
-        info = dataclasses.replace(written.info, parity=figures)
-        write_spec(temporary, spec.replace(export=info, golden=golden))
+        write_spec(temporary, spec)
         spec = require_spec(temporary)  # what a device will read
         comparison = Comparison.of(figures, str(path), spec, model_bytes(temporary))
         return Artifact(path, spec, comparison, written.search)
+
+    def _confidence(self, logits: Float32Array) -> Confidence | None:
+        """From the validation images' logits of a file; the trained model's if that can't be."""
+        trained = self.spec.confidence
+        if self.validation.unfit:
+            return trained
+        coverage = self.options.coverage or (trained and trained.coverage)
+        return fit_confidence(logits, self.validation.labels, coverage or TrainingRecipe.coverage)
 
 
 def _put_in_place(temporary: Path, artifact: Artifact) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
+from vitsd.recipe import TrainingRecipe
 from vitsd_export.formats.tflite_targets import TARGET_NAMES, TargetName, get_target
 from vitsd_export.quantization.recipe import QuantizationRecipe, read_recipe
 from vitsd_export.quantization.schemes import EXPORT_FORMATS, SCHEMES, SEARCHED, quantizations_of
@@ -14,7 +15,7 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import Architecture
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import QUANTIZATIONS, Format, PathLike, Quantization
-from vitsd_runtime.validation import option, validate
+from vitsd_runtime.validation import option, options, validate
 
 FORMAT_ALIASES: Mapping[str, Format] = {"tf_saved_model": "saved_model", "litert": "tflite"}
 """Keras' own names of the formats."""
@@ -25,6 +26,8 @@ OPSETS = range(13, 19)
 ends at 18."""
 FEWEST_IMAGES = 32
 """With fewer, neither ranges nor accuracy mean anything."""
+
+COVERAGE = dict(options(TrainingRecipe))["coverage"]
 
 IoType = Literal["float32", "int8"]
 Artifacts = Sequence[tuple[Format, Quantization]]
@@ -71,12 +74,17 @@ class ExportOptions:
         at_least=FEWEST_IMAGES,
         at_most=1_000_000,
     )
+    coverage: float | None = None
+    """Fraction of the validation images whose largest probability reaches the threshold; None: the
+    model's own."""
     overwrite: bool = option(False, "replace files that are there")
     keep_failing: bool = option(False, "keep files that fail the parity gate")
 
     def __post_init__(self) -> None:
         """Check each option and how they fit together."""
         validate(self)
+        if self.coverage is not None:
+            COVERAGE.check("coverage", self.coverage)
         artifacts = self.artifacts
         self._check_io(artifacts)
         self._check_embedding(artifacts)
@@ -189,6 +197,7 @@ class ExportKeywords(TypedDict, total=False):
     max_drop: float
     recipe: PathLike | Mapping[str, Any] | None
     calibration_images: int
+    coverage: float | None
     overwrite: bool
     keep_failing: bool
 

@@ -21,7 +21,8 @@ from vitsd_runtime.types import AnyArray, ResizeMode, SplitRule, UInt8Array, Val
 SPLITS = ("train", "val", "test")
 ALL = "all"
 """Instead of a split: all images of a source, none of which was trained on."""
-_FEW = 0.01
+FEW_REPEATS = 0.01
+"""Fraction of the images that may be trained on without distorting figures."""
 _log = logging.getLogger(__name__)
 Labels = npt.NDArray[np.int64]
 
@@ -170,7 +171,7 @@ def say_flattered(what: str, share: float) -> None:
 
     As a warning, unless they are few: many public datasets repeat some images.
     """
-    level = logging.WARNING if share > _FEW else logging.INFO
+    level = logging.WARNING if share > FEW_REPEATS else logging.INFO
     _log.log(level, "%s: the accuracy on them is too good.", what)
 
 
