@@ -1,6 +1,7 @@
 """Write the model card of a trained model: figures on the whole test set, pictures, disturbances.
 
-    python tools/model_card.py MODEL ARTIFACT.tflite --data cifar100 --notes NOTES.md --output DIR
+    python tools/model_card.py MODEL ARTIFACT.tflite --data cifar100 --strangers digits \
+        --notes NOTES.md --output DIR
 
 The card's figures are computed here; what a program can't know (intended use, limits, how long
 training took) comes from NOTES.md, which the card begins with.
@@ -23,7 +24,7 @@ from PIL import Image, ImageFilter
 
 from vitsd.backend import load_keras
 from vitsd.data.dataset import Split
-from vitsd.evaluation.evaluate import labeled_images, load_matching
+from vitsd.evaluation.evaluate import labeled_images, largest_probabilities, load_matching
 from vitsd.evaluation.metrics import (
     accuracy_report,
     agreement,
@@ -31,15 +32,18 @@ from vitsd.evaluation.metrics import (
     top_k_hits,
 )
 from vitsd.evaluation.predict import model_logits
+from vitsd.evaluation.strangers import load_strangers, strangers_report
 from vitsd.hub.pretrained import locate
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.formats import require_spec
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.files import write_text
-from vitsd_runtime.types import UInt8Array
+from vitsd_runtime.types import AnyArray, UInt8Array
 
 Disturbance = Callable[[Image.Image], Image.Image]
 FLOAT = "float32 (Keras)"
+STRANGERS = 2000
+"""Images of each source at most."""
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -92,10 +96,15 @@ class Figures:
     """By quantization, with its 95 % interval."""
     disturbed: dict[str, list[float]]
     """Top-1 by disturbance."""
+    strangers: dict[str, list[dict[str, Any]]]
+    """By source, what :func:`vitsd.evaluation.strangers.strangers_report` returns."""
 
 
-def measure(models: dict[str, Path], test: Split, spec: ModelSpec) -> Figures:
+def measure(
+    models: dict[str, Path], test: Split, spec: ModelSpec, strangers: Sequence[str] = ()
+) -> Figures:
     """Measure the trained model and the quantized file, in this order."""
+    specs = {name: require_spec(path) for name, path in models.items()}
     logits = {name: model_logits(path, test.images) for name, path in models.items()}
     float_logits, quantized_logits = logits.values()
     change = paired_difference(
@@ -103,7 +112,7 @@ def measure(models: dict[str, Path], test: Split, spec: ModelSpec) -> Figures:
     )
     return Figures(
         models={
-            name: accuracy_report(values, test.labels, spec.class_names)
+            name: accuracy_report(values, test.labels, spec.class_names, specs[name].confidence)
             for name, values in logits.items()
         },
         agreement=agreement(quantized_logits, float_logits),
@@ -112,6 +121,22 @@ def measure(models: dict[str, Path], test: Split, spec: ModelSpec) -> Figures:
             name: _top1(models, disturb(test.images, disturbance), test)
             for name, disturbance in DISTURBANCES.items()
         },
+        strangers={
+            source: [
+                _about_strangers(source, models[name], specs[name], values)
+                for name, values in logits.items()
+            ]
+            for source in strangers
+        },
+    )
+
+
+def _about_strangers(source: str, path: Path, spec: ModelSpec, known: AnyArray) -> dict[str, Any]:
+    images = load_strangers(source, spec, STRANGERS)
+    threshold = spec.confidence.threshold if spec.confidence else 0.0
+    logits = model_logits(path, images)
+    return strangers_report(
+        source, largest_probabilities(known, spec), largest_probabilities(logits, spec), threshold
     )
 
 
@@ -139,6 +164,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
+        "--strangers",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help=f"images of other things; at most {STRANGERS} are used",
+    )
+    parser.add_argument(
         "--limit", type=options.positive_int, metavar="N", help="use at most N test images"
     )
     return parser
@@ -158,7 +190,7 @@ def _main(arguments: argparse.Namespace) -> None:
     quantization = spec.export.quantization if spec.export else "none"
     models = {FLOAT: locate(arguments.model), f"{quantization} ({artifact.name})": artifact}
     test = labeled_images(load_matching(arguments.data, spec), spec, "test", arguments.limit)
-    figures = measure(models, test, spec)
+    figures = measure(models, test, spec, arguments.strangers)
     sizes = {name: path.stat().st_size for name, path in models.items()}
     subject = f"{len(test)} test images" if arguments.limit else f"all {len(test)} test images"
     notes = arguments.notes.read_text(encoding="utf-8").rstrip()
@@ -166,17 +198,23 @@ def _main(arguments: argparse.Namespace) -> None:
     output.mkdir(parents=True, exist_ok=True)
     plot_reliability(figures.models, output / "reliability.png")
     write_text(output / "figures.json", json.dumps(asdict(figures)))
-    card = [notes, *_accuracy(figures, subject, sizes), *_disturbed(figures), *_classes(figures)]
+    card = [
+        notes,
+        *_accuracy(figures, subject, sizes),
+        *_confidence(figures),
+        *_disturbed(figures),
+        *_classes(figures),
+    ]
     write_text(output / "README.md", "\n".join(card) + "\n")
     print(f"{output}/README.md, reliability.png, figures.json")
 
 
 def _accuracy(figures: Figures, subject: str, sizes: dict[str, int]) -> Iterator[str]:
-    headers = ["model", "top-1 %", "top-5 %", "expected calibration error %", "size"]
+    headers = ["model", "top-1 %", "top-5 %", "size"]
     rows = [
         [
             name,
-            *(f"{100 * report[figure]:.2f}" for figure in ("top1", "top5", "ece")),
+            *(f"{100 * report[figure]:.2f}" for figure in ("top1", "top5")),
             f"{sizes[name] / 1e6:.2f} MB",
         ]
         for name, report in figures.models.items()
@@ -187,8 +225,44 @@ def _accuracy(figures: Figures, subject: str, sizes: dict[str, int]) -> Iterator
     yield (
         f"\nQuantization changes top-1 by {change:+.2f} points (95 % interval {low:+.2f} to "
         f"{high:+.2f}); both give the same answer on {100 * figures.agreement:.2f} % of the "
-        "images.\n\n![Reliability](reliability.png)"
+        "images."
     )
+
+
+def _confidence(figures: Figures) -> Iterator[str]:
+    columns = ("ece_without_temperature", "ece", "known", "known_top1")
+    rows = [
+        [name, *(_percent(report[column], 2) for column in columns)]
+        for name, report in figures.models.items()
+    ]
+    yield (
+        "\n## Confidence\n\nExpected calibration error, without and with the temperature, and what "
+        "is known at the threshold:\n"
+    )
+    headers = ["model", "error before %", "error %", "images known %", "right of those %"]
+    yield _markdown_table(headers, rows)
+    yield "\n![Reliability](reliability.png)"
+    if not figures.strangers:
+        return
+    yield (
+        "\n### Strangers\n\nImages of other things: how many are taken for known at the threshold, "
+        "and how well the probability tells them from the test images (AUROC; false positives "
+        "where 95 % of the test images are known):\n"
+    )
+    rows = [
+        [
+            Path(source).stem,
+            name,
+            str(found["images"]),
+            _percent(found["known"]),
+            f"{found['auroc']:.3f}",
+            _percent(found["fpr_at_95_coverage"]),
+        ]
+        for source, reports in figures.strangers.items()
+        for name, found in zip(figures.models, reports, strict=True)
+    ]
+    headers = ["strangers", "model", "images", "taken for known %", "AUROC", "false positives %"]
+    yield _markdown_table(headers, rows)
 
 
 def _disturbed(figures: Figures) -> Iterator[str]:
@@ -220,8 +294,8 @@ def _classes(figures: Figures) -> Iterator[str]:
     yield _markdown_table(headers, rows)
 
 
-def _percent(fraction: float | None) -> str:
-    return "n/a" if fraction is None else f"{100 * fraction:.1f}"
+def _percent(fraction: float | None, decimals: int = 1) -> str:
+    return "n/a" if fraction is None else f"{100 * fraction:.{decimals}f}"
 
 
 def _markdown_table(headers: list[str], rows: list[list[str]]) -> str:

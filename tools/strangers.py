@@ -18,7 +18,7 @@ import numpy as np
 from vitsd.backend import load_keras
 from vitsd.evaluation.evaluate import labeled_images, load_matching
 from vitsd.evaluation.predict import model_logits
-from vitsd.evaluation.strangers import load_strangers, separation
+from vitsd.evaluation.strangers import load_strangers, separation, taken_for_known
 from vitsd.hub.pretrained import locate_any
 from vitsd_runtime.classifier import softmax
 from vitsd_runtime.cli import app, options
@@ -30,6 +30,8 @@ from vitsd_runtime.system.text import table
 from vitsd_runtime.types import AnyArray, UInt8Array
 
 TEXTURES = "textures"
+COVERAGES = (0.95, 0.9, 0.8, 0.7, 0.5)
+"""Fractions of the known images."""
 _SIDE = 64
 _COUNT = 2000
 
@@ -109,7 +111,7 @@ def _clouds(random: np.random.Generator) -> AnyArray:
 def _cells(random: np.random.Generator) -> AnyArray:
     """Distances to the nearest of some points, as in leather, gravel or honeycombs."""
     points = random.uniform(0, _SIDE, (random.integers(8, 80), 2))
-    y, x = np.mgrid[:_SIDE, :_SIDE, :1]
+    y, x, _ = np.mgrid[:_SIDE, :_SIDE, :1]
     nearest: AnyArray = np.hypot(y - points[:, 0], x - points[:, 1]).min(axis=-1)
     return nearest
 
@@ -169,24 +171,38 @@ def _main(arguments: argparse.Namespace) -> None:
             if source == TEXTURES
             else load_strangers(source, spec, arguments.limit)
         )
-        others = _scaled_logits(model, spec, images)
-        figures[source] = {
-            name: separation(score(logits), score(others)) for name, score in SCORES.items()
-        }
+        figures[source] = compare(logits, _scaled_logits(model, spec, images))
     if arguments.json:
         write_text(arguments.json, json.dumps(figures, indent=1))
-    rows = [
-        [
-            source,
-            *(
-                f"{row['auroc']:.3f} / {100 * row['fpr_at_95_coverage']:.1f}"
-                for row in scores.values()
-            ),
-        ]
-        for source, scores in figures.items()
-    ]
+    _print(figures)
+
+
+def compare(known: AnyArray, strangers: AnyArray) -> dict[str, dict[str, float]]:
+    """How well each score tells strangers, and how many a model takes for known by coverage.
+
+    Args:
+        known: logits ``(n, classes)``, divided by the temperature.
+        strangers: those of the strangers.
+    """
+    scores = {name: separation(score(known), score(strangers)) for name, score in SCORES.items()}
+    largest = max_probability(known), max_probability(strangers)
+    by_coverage = {str(c): taken_for_known(*largest, c) for c in COVERAGES}
+    return {**scores, "by_coverage": by_coverage}
+
+
+def _print(figures: dict[str, dict[str, dict[str, float]]]) -> None:
+    rows = [[source, *(_cell(found[name]) for name in SCORES)] for source, found in figures.items()]
     print(table(rows, ["strangers", *SCORES]))
-    print("AUROC / strangers taken for known (%) where 95 % of the known images are known")
+    print("AUROC / strangers taken for known (%) where 95 % of the known images are known\n")
+    rows = [
+        [source, *(f"{100 * share:.1f}" for share in found["by_coverage"].values())]
+        for source, found in figures.items()
+    ]
+    print(table(rows, ["strangers taken for known %", *(f"{c:.0%} known" for c in COVERAGES)]))
+
+
+def _cell(found: dict[str, float]) -> str:
+    return f"{found['auroc']:.3f} / {100 * found['fpr_at_95_coverage']:.1f}"
 
 
 def _scaled_logits(model: object, spec: ModelSpec, images: UInt8Array) -> AnyArray:

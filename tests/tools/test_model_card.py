@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +20,8 @@ def model_card(monkeypatch):
 def test_the_card_holds_what_was_measured(model_card, trained, exported, tmp_path):
     (tmp_path / "notes.md").write_text("# digits\n\nNotes.\n")
     words = ["--data", "digits", "--notes", tmp_path / "notes.md", "--output", tmp_path / "card"]
+    Image.new("L", (20, 20)).save(tmp_path / "other.png")
+    words += ["--strangers", tmp_path]
     files = [trained / "model.keras", exported / "digits-int8.tflite"]
     assert model_card.main(list(map(str, [*files, *words, "--limit", 50]))) == 0
     figures = json.loads((tmp_path / "card" / "figures.json").read_text())
@@ -31,6 +34,12 @@ def test_the_card_holds_what_was_measured(model_card, trained, exported, tmp_pat
         assert f"| {100 * report['top1']:.2f} | {100 * report['top5']:.2f} |" in card
     for name, values in figures["disturbed"].items():
         assert f"| {name} | {' | '.join(f'{100 * value:.2f}' for value in values)} |" in card
+    for report in figures["models"].values():
+        errors = (report["ece_without_temperature"], report["ece"])
+        assert "| " + " | ".join(f"{100 * error:.2f}" for error in errors) + " |" in card
+    ((source, reports),) = figures["strangers"].items()
+    assert [report["images"] for report in reports] == [1, 1]
+    assert f"| {Path(source).stem} | float32 (Keras) | 1 |" in card
     assert (tmp_path / "card" / "reliability.png").stat().st_size > 1000
 
 

@@ -62,6 +62,31 @@ def test_evaluate_gives_the_same_for_an_artifact(command, trained, exported):
     assert "Test top 5 accuracy" in text
 
 
+def test_evaluate_shows_how_far_probabilities_can_be_trusted(command_here, exported, tmp_path):
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 256, (20, 20), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    words = (
+        *("vitsd-evaluate", exported / "digits.onnx", "--data", "digits"),
+        *("--strangers", tmp_path, "--strangers", "digits"),
+    )
+    picture = tmp_path / "reliability" / "r.png"
+    refused = command_here(*words, "--reliability", picture)
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    picture = tmp_path / "r.png"
+    text = command_here(*words, "--reliability", picture).stdout
+    assert "% without the temperature)" in text
+    assert "Known at its threshold of" in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    report = json.loads(command_here(*words, "--json").stdout)
+    folder, same = report["strangers"]
+    assert (folder["data"], folder["images"]) == (str(tmp_path), 3)
+    assert same["auroc"] == pytest.approx(0.5, abs=0.1)
+    assert report["known"] == pytest.approx(0.95, abs=0.04)
+
+
 def test_what_means_nothing_is_not_printed(command, exported, digits, tmp_path):
     few = digits.labels < 3
     images, labels = digits.images[few], digits.labels[few]

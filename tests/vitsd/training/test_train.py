@@ -18,6 +18,7 @@ from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset, Split
 from vitsd.data.fingerprint import Fingerprint
 from vitsd.data.sources import load_dataset
+from vitsd.evaluation.confidence import fit_confidence
 from vitsd.model.vit import build_vit
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks
@@ -124,6 +125,12 @@ def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
     predicted = np.argmax(loaded.predict(small.test.images, verbose=0), axis=1)
     assert (predicted == small.test.labels).mean() == results["top1"]
     assert json.loads((tmp_path / "my run" / "results.json").read_text())["top1"] == results["top1"]
+    val = small.with_validation(0.2).val
+    fitted = fit_confidence(loaded.predict(val.images, verbose=0), val.labels, RECIPE.coverage)
+    assert spec.confidence.images == len(val)
+    assert spec.confidence.temperature == pytest.approx(fitted.temperature, rel=1e-3)
+    assert spec.confidence.threshold == pytest.approx(fitted.threshold, abs=1e-3)
+    assert results["confidence"] == dataclasses.asdict(spec.confidence)
 
 
 def test_test_images_that_are_trained_on_are_counted_before_training(small, tmp_path, caplog):
@@ -437,7 +444,7 @@ def test_mixing_keeps_labels_and_pixels_in_step():
         assert len(np.unique(mixed_labels.round(3))) > 2
 
 
-def test_two_classes_and_no_validation(tmp_path):
+def test_two_classes_and_no_validation(tmp_path, caplog):
     random = np.random.default_rng(0)
     split = Split(random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), np.arange(12) % 2)
     results = train(
@@ -447,5 +454,7 @@ def test_two_classes_and_no_validation(tmp_path):
         tmp_path / "r",
     )
     assert results["top5"] == 1.0
+    assert "two has 0 validation images, fewer than 30" in caplog.text
+    assert read_spec(tmp_path / "r" / "model.keras").confidence is None
     with open(tmp_path / "r" / "metrics.csv") as file:
         assert next(csv.DictReader(file))["val_loss"] == ""
