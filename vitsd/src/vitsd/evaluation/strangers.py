@@ -18,9 +18,6 @@ from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import AnyArray, PathLike, UInt8Array
 
-KEPT = 0.95
-"""Fraction of the known images that a model must not take for strangers, for
-``fpr_at_95_coverage``."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,17 +57,27 @@ def separation(known: AnyArray, strangers: AnyArray) -> dict[str, float]:
     Returns:
         ``auroc``: the area under the receiver operating characteristic, which is the probability
         that a known image has a higher score than a stranger (equal ones count half); and
-        ``fpr_at_95_coverage``: the fraction of strangers that are taken for known with the highest
-        threshold that 95 % of the known images reach.
+        ``fpr_at_95_coverage``, the false positive rate: see :func:`taken_for_known`.
     """
     ascending = np.sort(strangers)
     below = np.searchsorted(ascending, known, "left")
     not_above = np.searchsorted(ascending, known, "right")
-    threshold = np.sort(known)[int((1 - KEPT) * len(known) + 1e-9)]
     return {
         "auroc": float((below + not_above).mean() / (2 * len(strangers))),
-        "fpr_at_95_coverage": float((strangers >= threshold).mean()),
+        "fpr_at_95_coverage": taken_for_known(known, strangers, 0.95),
     }
+
+
+def taken_for_known(known: AnyArray, strangers: AnyArray, coverage: float) -> float:
+    """The fraction of strangers that reach the highest threshold that ``coverage`` of the known do.
+
+    Args:
+        known: as for :func:`separation`.
+        strangers: as for :func:`separation`.
+        coverage: of the known images, in (0, 1].
+    """
+    threshold = np.sort(known)[min(int((1 - coverage) * len(known) + 1e-9), len(known) - 1)]
+    return float((strangers >= threshold).mean())
 
 
 def strangers_report(
@@ -88,8 +95,8 @@ def strangers_report(
         JSON-serializable: ``data``, ``images``, ``known`` (the fraction that reaches the
         threshold: false alarms), and what :func:`separation` returns.
     """
-    taken_for_known = float((strangers >= threshold).mean())
-    about = {"data": str(source), "images": len(strangers), "known": taken_for_known}
+    reached = float((strangers >= threshold).mean())
+    about = {"data": str(source), "images": len(strangers), "known": reached}
     return {**about, **separation(known, strangers)}
 
 
