@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import stat
 import sys
 from collections.abc import Callable, Sequence
-from typing import Union
+from typing import Any, Union
 
 from vitsd_runtime.classifier import Prediction, answer_dict
+from vitsd_runtime.system.streams import write_whole
 from vitsd_runtime.system.text import printable
 
 Answer = Union[Sequence[Prediction], str]
@@ -29,7 +28,7 @@ _PATH_MAX = 2**16
 def show_text(name: str, answer: Answer) -> None:
     """One line: ``photo.jpg: cat 93.1 %, dog 4.0 %``. Errors are shown elsewhere."""
     if not isinstance(answer, str):
-        _write(f"{printable(name)}: {describe(answer)}\n")
+        write(f"{printable(name)}: {describe(answer)}\n")
 
 
 def describe(answer: Sequence[Prediction]) -> str:
@@ -40,23 +39,25 @@ def describe(answer: Sequence[Prediction]) -> str:
 
 def show_json(name: str, answer: Answer) -> None:
     """One JSON object; its strings are exact."""
-    content: dict[str, object] = (
-        {"error": answer} if isinstance(answer, str) else answer_dict(answer)
-    )
-    _write(json.dumps({"image": name, **content}) + "\n")
+    write(json.dumps({"image": name, **content(answer)}) + "\n")
+
+
+def content(answer: Answer) -> dict[str, Any]:
+    """What JSON says of an image, beside its name."""
+    return {"error": answer} if isinstance(answer, str) else answer_dict(answer)
 
 
 def csv_printer() -> Show:
     """Print the header; returns what prints a row for every class of an image, or one error."""
-    _write(_rows([CSV_COLUMNS]))
+    write(_rows([CSV_COLUMNS]))
 
     def show(name: str, answer: Answer) -> None:
         image = _cell(name)
         if isinstance(answer, str):
-            _write(_rows([[image, "", "", "", "", "", _cell(answer)]]))
+            write(_rows([[image, "", "", "", "", "", _cell(answer)]]))
             return
         known = json.dumps(answer[0].known)
-        _write(
+        write(
             _rows(
                 [
                     [image, rank, _cell(p.label), p.index, f"{p.probability:.6f}", known, ""]
@@ -79,7 +80,7 @@ def _cell(text: str) -> str:
     return printable(f"'{text}" if text.startswith(_FORMULA_STARTS) else text, _PATH_MAX)
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
     """Print whole answers: however the command ends, none is cut off in a file.
 
     Raises:
@@ -91,21 +92,4 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         return
     sys.stdout.flush()
-    rest = memoryview(text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
-    start = _end_of_file(file)
-    try:
-        while rest:
-            rest = rest[os.write(file, rest) :]
-    except OSError:
-        if start is not None and _end_of_file(file) is not None:  # nobody else writes there
-            os.ftruncate(file, start)
-        raise
-
-
-def _end_of_file(file: int) -> int | None:
-    """Where the next byte goes, if ``file`` is a file on disk that ends there."""
-    status = os.fstat(file)
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    position = os.lseek(file, 0, os.SEEK_CUR)
-    return position if position == status.st_size else None
+    write_whole(file, text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import sys
 from typing import Any
 
@@ -40,6 +41,23 @@ def drop_unwritable_messages() -> None:
         )
 
 
+def write_whole(file: int, content: bytes) -> None:
+    """Write to a file descriptor, all of it or, in a file, nothing.
+
+    Raises:
+        OSError: it could not be written; what was is taken back, where that is possible.
+    """
+    rest = memoryview(content)
+    start = _end_of_file(file)
+    try:
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    except OSError:
+        if start is not None and _end_of_file(file) is not None:  # nobody else writes there
+            os.ftruncate(file, start)
+        raise
+
+
 class _Messages(io.FileIO):
     """A file that takes everything, and writes what can be written."""
 
@@ -50,6 +68,15 @@ class _Messages(io.FileIO):
             while rest:
                 rest = rest[super().write(rest) or len(rest) :]
         return len(content)
+
+
+def _end_of_file(file: int) -> int | None:
+    """Where the next byte goes, if ``file`` is a file on disk that ends there."""
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    position = os.lseek(file, 0, os.SEEK_CUR)
+    return position if position == status.st_size else None
 
 
 def _number(stream: io.TextIOWrapper) -> int | None:
