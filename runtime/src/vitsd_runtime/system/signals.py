@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 _received: list[int] = []
 """Signals that this process was sent since :func:`catch_signals`."""
+_held: list[bool] = []
+"""One for each :func:`hold_signals` that is entered."""
+_accepted: list[bool] = []
+"""Not empty, once a signal was :func:`accept_signal`'s."""
 _GRACE_SECONDS = 1.0
 """Time to clean up in after the first signal, whatever comes next.
 
@@ -33,7 +38,7 @@ def check_interrupted() -> None:
         KeyboardInterrupt: after SIGINT.
         SystemExit: with code 128 + N, after another signal N.
     """
-    if _received:
+    if _received and not _accepted:
         number = _received[-1]
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
@@ -44,7 +49,7 @@ def catch_signals() -> None:
     Python raises them when native code returns. A second signal ends the process even if it never
     does.
     """
-    _received.clear()
+    forget_signals()
     if threading.current_thread() is not threading.main_thread():
         return
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -63,6 +68,23 @@ def catch_signals() -> None:
 def forget_signals() -> None:
     """Start anew, as if no signal had come."""
     _received.clear()
+    _accepted.clear()
+
+
+def accept_signal() -> None:
+    """The signal that came is the end that was meant to be: it interrupts nothing any more."""
+    _accepted.append(True)
+
+
+@contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Raise what a signal raises after this block, not in it: for steps that belong together."""
+    _held.append(True)
+    try:
+        yield
+    finally:
+        _held.pop()
+    check_interrupted()
 
 
 def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
@@ -73,7 +95,8 @@ def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     _received.append(number)
-    if len(_received) == 1 or not _watched:  # once: cleaning up is not to be interrupted
+    # Once: cleaning up is not to be interrupted.
+    if not _held and (len(_received) == 1 or not _watched):
         check_interrupted()
 
 
