@@ -68,7 +68,7 @@ class Environment(NamedTuple):
 
 ENVIRONMENTS = {
     "litert": Environment(
-        {"runtime": ("litert", "onnx")}, ("tests/runtime",), formats=("tflite", "onnx")
+        {"runtime": ("litert", "onnx", "camera")}, ("tests/runtime",), formats=("tflite", "onnx")
     ),
     "tflite-runtime": Environment(
         {"runtime": ("tflite-runtime",)},

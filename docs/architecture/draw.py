@@ -54,7 +54,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
     "vitsd_runtime": (
         ("cli/",),
         ("benchmark", "verification", "accuracy"),
-        ("classifier",),
+        ("classifier", "live/"),
         ("engines/",),
         ("formats/", "images/", "models/", "structure/"),
         ("spec/", "system/"),

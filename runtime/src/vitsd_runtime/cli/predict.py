@@ -19,7 +19,7 @@ from vitsd_runtime.classifier import (
     Classifier,
     Prediction,
 )
-from vitsd_runtime.cli import app, options, output
+from vitsd_runtime.cli import app, live, options, output
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
@@ -42,12 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="vitsd-predict",
-        usage="%(prog)s [options] [MODEL] IMAGE|DIR ...",
+        usage="%(prog)s [options] [MODEL] IMAGE|DIR ...\n"
+        "       %(prog)s [options] [MODEL] --camera [N|URL|FILE]\n"
+        "       %(prog)s [options] [MODEL] --watch DIR",
         description="Classify images with an exported model.",
     )
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="*",
         metavar="IMAGE|DIR",
         help="image files, folders of them, or - for an image on standard input; the first may be "
         "the model instead, a .tflite or .onnx file",
@@ -97,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="engine threads (default: measured)",
     )
     options.add_model_options(parser)
+    live.add_options(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per image and line")
     form.add_argument("--csv", action="store_true", help=f"CSV: {', '.join(output.CSV_COLUMNS)}")
@@ -109,21 +112,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    if live.is_asked_for(arguments):
+        live.run(_load(_model_alone(arguments.model, arguments.images), arguments), arguments)
+        return 0
     model, names = _model_and_images(arguments.model, arguments.images)
     if names.count("-") > 1:
         raise UsageError("Standard input holds one image: name - once.")
     if "" in names:  # pathlib takes it for the current folder
         raise UsageError("The name of an image is empty: is it that of an unset variable?")
     sources = list(_sources(names))
-    classifier = Classifier.load(
-        model,
-        num_threads=arguments.num_threads,
-        batch_size=arguments.batch_size,
-        min_confidence=arguments.min_confidence,
-        spec=options.read_spec_option(arguments.spec),
-        verify=arguments.verify,
-        allow_any_operation=arguments.allow_any_operation,
-    )
+    classifier = _load(model, arguments)
     show = output.csv_printer() if arguments.csv else output.show_text
     if arguments.json:
         show = output.show_json
@@ -136,6 +134,18 @@ def _main(arguments: argparse.Namespace) -> int:
     if failed:
         print(f"vitsd-predict: {failed} of {len(sources)} images failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _load(model: Path, arguments: argparse.Namespace) -> Classifier:
+    return Classifier.load(
+        model,
+        num_threads=arguments.num_threads,
+        batch_size=arguments.batch_size,
+        min_confidence=arguments.min_confidence,
+        spec=options.read_spec_option(arguments.spec),
+        verify=arguments.verify,
+        allow_any_operation=arguments.allow_any_operation,
+    )
 
 
 def _note(text: str) -> None:
@@ -232,6 +242,8 @@ def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[s
     A model is what ``--model`` names, or a first word with the ending of a model file: never a
     folder, because one with photos may hold a SavedModel too, and that is a program.
     """
+    if not words:
+        raise UsageError("There is nothing to classify: name images, or use `camera` or `watch`.")
     named = [word for word in words if Path(word).suffix.lower() in SUFFIXES]
     if model is None and named[:1] == words[:1]:
         model, words, named = words[0], words[1:], named[1:]
@@ -246,11 +258,26 @@ def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[s
             f"{printable(words[0])} is neither an image nor the name of a model file; use "
             "vitsd-predict [MODEL] IMAGE ..."
         )
+    return _bundled(), words
+
+
+def _model_alone(model: str | None, words: list[str]) -> Path:
+    """The model, where there are no images to name."""
+    model, words = (words[0], words[1:]) if words and model is None else (model, words)
+    if words:
+        raise UsageError(
+            f"{printable(words[0])} is one word too many: with `camera` and `watch`, only a model "
+            "is named."
+        )
+    return Path(model) if model is not None else _bundled()
+
+
+def _bundled() -> Path:
     print(
         f"Model: {BUNDLED}, which comes with the runtime and knows the 100 classes of CIFAR-100",
         file=sys.stderr,
     )
-    return bundled_model(), words
+    return bundled_model()
 
 
 def _may_be_image(name: str) -> bool:

@@ -1,0 +1,1 @@
+"""Images as they come: from cameras, and in folders that are watched."""
