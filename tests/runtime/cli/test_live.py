@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.timeout(200),
     pytest.mark.skipif(os.name == "nt", reason="signals"),
 ]
+MODULE = "vitsd_runtime.cli.predict"
+ONE = ("--num-threads", "1", "--top-k", "1")
 DEADLINE = 120
 """Seconds that waiting takes at most."""
 
@@ -43,8 +45,7 @@ def start(model):
 
         def start(*words, stdout=subprocess.PIPE, env=None):
             process = subprocess.Popen(
-                [sys.executable, "-m", "vitsd_runtime.cli.predict", "--num-threads", "1"]
-                + ["--top-k", "1", *map(str, words), "--model", str(model)],
+                [sys.executable, "-m", MODULE, "--model", model, *ONE, *map(str, words)],
                 stdout=stdout,
                 stderr=subprocess.PIPE,
                 text=True,

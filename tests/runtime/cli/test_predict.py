@@ -114,6 +114,18 @@ def test_a_model_is_a_first_word_with_its_ending_or_the_option(run, photos, word
         (["photos", ""], "name of an image is empty"),
         (["-", "photos", "-"], "Standard input holds one image"),
         (["http://a.b/c.jpg"], "download it first"),
+        ([], "name images, or use --camera or --watch"),
+        (["photos", "--camera"], "photos is one word too many"),
+        (["m.tflite", "photos", "--watch", "photos"], "photos is one word too many"),
+        (["--camera", "m.tflite"], "m.tflite is a model: name it before --camera"),
+        (["--camera", "0", "--watch", "photos"], "not allowed with"),
+        (["--camera", "--csv"], "use --json here"),
+        (["photos", "--every", "1"], "--every belongs to --camera and --watch"),
+        (["--camera", "--every", "-1"], "from 0 to 86,400"),
+        (["--camera", "--output", "a"], "--output belongs to --watch"),
+        (["--watch", "nothing"], "no folder 'nothing'"),
+        (["--camera", "nothing"], "no camera or video 'nothing'"),
+        (["--camera", "photos"], "photos is a folder: --watch takes those"),
     ],
 )
 def test_words_that_make_no_sense_are_misuse(run, photos, words, said):

@@ -229,5 +229,5 @@ def test_a_camera_that_is_in_use_is_an_error(picamera2):
         raise RuntimeError("Failed to acquire camera: Device or resource busy\nand more")
 
     picamera2.module.Picamera2.start = refuse
-    with pytest.raises(VitsdError, match="camera 0 can't be opened by picamera2: .* busy"):
+    with pytest.raises(VitsdError, match=r"camera 0 can't be opened by picamera2: .* busy"):
         open_camera("0")

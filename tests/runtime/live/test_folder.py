@@ -16,7 +16,7 @@ from vitsd_runtime.live.folder import Watch
 from vitsd_runtime.live.ledger import Ledger, Stamp
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Ends an endless watch."""
 
 
@@ -30,7 +30,7 @@ def watch(tmp_path, monkeypatch):
         clock.now += max(seconds, 0.01)
         clock.between()
         if clock.now >= clock.end:
-            raise Stop
+            raise StopError
 
     stand_in = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep)
     monkeypatch.setattr(folder_module, "time", stand_in)
@@ -50,7 +50,7 @@ def watch(tmp_path, monkeypatch):
                     error = arrival.content if isinstance(arrival.content, str) else "ok"
                     answered.append((arrival.name, error))
                     ledger.add(arrival.name, arrival.stamp, {"answer": error})
-            except Stop:
+            except StopError:
                 pass
         return answered
 
@@ -276,8 +276,12 @@ def test_half_a_line_of_a_program_that_was_killed_goes(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"precious", b"precious\n", b"[1]\n", b'{"image": 1, "file": [1,2,3,4]}\n', b"\xff\n"]
-    + [b'{"image": "a", "file": [1,2,3]}\n', b'{"image": "a", "file": "1234"}\n', b"7\n"],
+    [
+        *(b"precious", b"precious\n", b"[1]\n", b"7\n", b"\xff\n"),
+        b'{"image": 1, "file": [1,2,3,4]}\n',
+        b'{"image": "a", "file": [1,2,3]}\n',
+        b'{"image": "a", "file": "1234"}\n',
+    ],
 )
 def test_a_file_that_holds_something_else_is_left_alone(tmp_path, content):
     path = tmp_path / "answers.jsonl"
@@ -312,7 +316,7 @@ def test_a_read_only_place_is_said(tmp_path, monkeypatch):
         raise OSError(30, "Read-only file system", path)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(VitsdError, match="Read-only file system. Name a file elsewhere"):
+    with pytest.raises(VitsdError, match=r"Read-only file system\. Name a file elsewhere"):
         Ledger(tmp_path / "state")
 
 

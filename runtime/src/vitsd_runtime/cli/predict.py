@@ -263,7 +263,8 @@ def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[s
 
 def _model_alone(model: str | None, words: list[str]) -> Path:
     """The model, where there are no images to name."""
-    model, words = (words[0], words[1:]) if words and model is None else (model, words)
+    if model is None and words and Path(words[0]).suffix.lower() in SUFFIXES:
+        model, words = words[0], words[1:]
     if words:
         raise UsageError(
             f"{printable(words[0])} is one word too many: with `camera` and `watch`, only a model "

@@ -96,6 +96,15 @@ class ModelFile:
             )
         return self._path
 
+    def content(self) -> bytes:
+        """The file's content.
+
+        Raises:
+            VitsdError: as for :meth:`source`.
+        """
+        source = self.source()
+        return source if isinstance(source, bytes) else Path(source).read_bytes()
+
     def _identify(self) -> tuple[int, ...] | None:
         try:
             found = os.stat(self._path)

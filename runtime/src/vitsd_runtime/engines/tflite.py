@@ -50,6 +50,9 @@ class _Interpreters:
     def __init__(self) -> None:
         self.lock = threading.Lock()  # an interpreter's tensors are shared state
         self.compiled: dict[int, _Compiled] = {}
+        self.content = b""
+        """The model. Not a path: TensorFlow Lite would map the file into memory, and whoever
+        overwrites it then, as ``cp`` does, ends this process."""
 
 
 class TFLiteEngine(Engine):
@@ -120,16 +123,15 @@ class TFLiteEngine(Engine):
 
     def _interpreter(self, here: _Interpreters, batch: int) -> _Compiled:
         if batch not in here.compiled:
-            here.compiled[batch] = self._compile(batch)
+            here.content = here.content or self._file.content()
+            here.compiled[batch] = self._compile(here.content, batch)
         return here.compiled[batch]
 
-    def _compile(self, batch: int) -> _Compiled:
-        source = self._file.source()
-        kind = "model_content" if isinstance(source, bytes) else "model_path"
+    def _compile(self, content: bytes, batch: int) -> _Compiled:
         try:
             with quiet_stderr():  # it reports its delegate
                 interpreter = self._interpreter_class(
-                    **{kind: source}, num_threads=self._num_threads
+                    model_content=content, num_threads=self._num_threads
                 )
                 details = interpreter.get_input_details()[0]
                 if details["shape"][0] != batch:
