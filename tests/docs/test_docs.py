@@ -30,7 +30,15 @@ COMMANDS = {
     "vitsd-inspect": "vitsd_runtime.cli.inspect",
     "vitsd-verify": "vitsd_runtime.cli.verify",
 }
-OTHERS = {"--system", "--home-dir", "--shell", "--now", "--backup", "--only", "--user"}
+OTHERS = {
+    "--system",
+    "--home-dir",
+    "--shell",
+    "--now",
+    "--system-site-packages",
+    "--only",
+    "--user",
+}
 """Options of other programs."""
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```", re.M | re.S)
 INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
@@ -121,7 +129,7 @@ def test_options_that_stand_alone_belong_to_a_command(page):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_no_command_is_invented(page):
     named = re.findall(r"(?<![\w./@-])vitsd-[a-z]+", page.read_text(encoding="utf-8"))
-    assert set(named) <= {*COMMANDS, "vitsd-runtime", "vitsd-export", "vitsd-inbox"}
+    assert set(named) <= {*COMMANDS, "vitsd-runtime", "vitsd-export", "vitsd-watch", "vitsd-camera"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
