@@ -143,9 +143,10 @@ class Watch:
         return scan
 
     def _found(self, scan: ImageScan) -> Iterator[tuple[str, _Seen]]:
-        for path in scan.files:
+        root = os.path.join(self._folder, "")
+        for path in map(str, scan.files):
             try:
-                yield str(path.relative_to(self._folder)), _seen(os.stat(path))
+                yield path.removeprefix(root), _seen(os.stat(path))
             except OSError:  # it was removed in between
                 continue
 
