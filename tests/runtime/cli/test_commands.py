@@ -345,7 +345,7 @@ def test_inspect_reads_training_models_without_keras(command, trained):
         (["vitsd-predict", "MODEL", "x.png", "--top-k", "0"], 2, "whole number from 1"),
         (["vitsd-predict", "MODEL", "x.png", "--tta", "spin"], 2, "whole number from 1"),
         (["vitsd-predict", "MODEL", "x.png", "--spec", "none.json"], 2, "none.json"),
-        (["vitsd-predict"], 2, "required"),
+        (["vitsd-predict"], 2, "nothing to classify"),
         (["vitsd-bench", "missing.onnx"], 2, "no model at"),
         (
             ["vitsd-bench", "MODEL", "--compare", "a.json", "b.json"],
