@@ -61,7 +61,7 @@ $(VENV)/.installed: $(PROJECTS)
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff mypy types-tqdm opencv-python-headless
+	$(PIP) -e "./runtime[serve]" "tritonclient[http]" pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff mypy types-tqdm opencv-python-headless
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

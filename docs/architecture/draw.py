@@ -52,7 +52,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
         ("config", "recipe", "backend"),
     ),
     "vitsd_runtime": (
-        ("cli/",),
+        ("cli/", "serving/"),
         ("benchmark", "verification", "accuracy"),
         ("classifier", "live/"),
         ("engines/",),

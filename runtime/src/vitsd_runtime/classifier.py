@@ -101,6 +101,7 @@ class Classifier:
         spec: ModelSpec | None = None,
         verify: bool = True,
         allow_any_operation: bool = False,
+        in_memory: bool = False,
     ) -> Classifier:
         """Load a ``.tflite`` or ``.onnx`` file or a SavedModel folder.
 
@@ -117,6 +118,8 @@ class Classifier:
             allow_any_operation: also run models with operations that vitsd-export does not write,
                 after a try in a process of its own. Only for files that you trust: what such
                 operations do with memory and time is not known.
+            in_memory: read a model file as a whole, so that it may be changed later on; else
+                nobody may write into it while it is loaded.
 
         Raises:
             UsageError: no such model, a wrong option, or a model without spec and none given.
@@ -133,10 +136,12 @@ class Classifier:
         spec = spec or _carried_spec(path, verify)
         if spec.export is not None and not spec.export.batch_invariant:
             batch_size = 1  # other images of a batch would change the answer
+        model = path.read_bytes() if in_memory and format != "saved_model" else path
         if num_threads is None:
-            engine, num_threads = load_fastest_engine(path, format, batch_size, allow_any_operation)
+            loaded = load_fastest_engine(model, format, batch_size, allow_any_operation)
+            engine, num_threads = loaded
         else:
-            engine = load_engine(path, format, num_threads, batch_size, allow_any_operation)
+            engine = load_engine(model, format, num_threads, batch_size, allow_any_operation)
         _check_engine_fits_spec(engine, spec, path)
         return cls(engine, spec, path, num_threads, batch_size, min_confidence)
 

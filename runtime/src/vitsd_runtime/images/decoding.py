@@ -40,13 +40,14 @@ _TURNED = {
 bottom are exchanged, left and right are."""
 
 
-def decode(content: bytes, name: str, all_bits: bool = False) -> Any:
+def decode(content: bytes, name: str, all_bits: bool = False, max_pixels: int | None = None) -> Any:
     """A PIL image of the content of a file.
 
     Args:
         content: of the file.
         name: of the image in messages.
         all_bits: refuse images of whose values Pillow keeps less.
+        max_pixels: refuse larger images.
 
     Raises:
         VitsdError: it is no image, is damaged, exceeds a limit, or Pillow is missing.
@@ -74,6 +75,7 @@ def decode(content: bytes, name: str, all_bits: bool = False) -> Any:
                 "or cut off."
             ) from error
         _check_limits(image, name, content)
+        _check_pixels(image, name, max_pixels)
         if all_bits and not _all_bits_kept(image):
             raise VitsdError(
                 f"{name} has values of more than 8 bits that can't be read in full: save it as a "
@@ -184,6 +186,14 @@ def _check_limits(image: Any, name: str, content: bytes = b"") -> None:
         values = max(pixels * len(image.getbands()), len(content) // 4)
         if values > MAX_SLOW_VALUES:
             raise VitsdError(f"{what} in an encoding that takes too long to read: save it as PNG.")
+
+
+def _check_pixels(image: Any, name: str, max_pixels: int | None) -> None:
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        raise VitsdError(
+            f"{name} has {width}x{height} pixels; more than {max_pixels:,} are refused."
+        )
 
 
 def _all_bits_kept(image: Any) -> bool:

@@ -31,6 +31,7 @@ def load_image(
     input_size: tuple[int, int, int],
     resize_mode: ResizeMode = "stretch",
     value_range: ValueRange | None = None,
+    max_pixels: int | None = None,
 ) -> UInt8Array:
     """Bring one image to a model's input size.
 
@@ -50,6 +51,8 @@ def load_image(
         value_range: the values that become 0 and 255; others linearly, those outside to the nearer
             one. None: by the type, 0-255 or, for 16 bits, 0-65535. With it, images of any numeric
             type are taken, such as 12-bit values in 16-bit files, 32-bit ones or fractions.
+        max_pixels: of the image as it comes; by default as many as memory allows
+            (:data:`vitsd_runtime.images.decoding.MAX_DECODED_BYTES`).
 
     Returns:
         uint8 array of shape ``input_size``.
@@ -65,7 +68,7 @@ def load_image(
     if value_range is not None:
         value_range = check_value_range(value_range)
     try:
-        image = _open(source, input_size[2] == 1, value_range)
+        image = _open(source, input_size[2] == 1, value_range, max_pixels)
         pixels = _fit(image, input_size, resize_mode, value_range, name_of(source))
     except MemoryError as error:
         raise VitsdError(f"{name_of(source)} needs more memory than there is.") from error
@@ -128,12 +131,14 @@ def _advice_on_shape(shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _open(source: Any, gray: bool, value_range: ValueRange | None) -> _Image:
+def _open(
+    source: Any, gray: bool, value_range: ValueRange | None, max_pixels: int | None
+) -> _Image:
     if isinstance(source, np.ndarray):
         return _ArrayImage(np.asarray(source), value_range)  # a matrix has rows of two dimensions
     name = name_of(source)
     if is_encoded(source):
-        source = decode(read_encoded(source), name, all_bits=value_range is not None)
+        source = decode(read_encoded(source), name, value_range is not None, max_pixels)
     if is_pil_image(source):
         return DecodedImage(source, gray, name)
     numbers = isinstance(source, (list, tuple)) or hasattr(source, "__array__")

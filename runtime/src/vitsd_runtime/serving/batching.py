@@ -1,0 +1,140 @@
+"""Images of many requests, decoded and classified by a few threads, several at a time.
+
+The event loop hands a request over and is told when all of its images are answered. Whenever an
+engine is free, it takes what waits, up to a batch: nobody waits for a batch to fill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any, Union
+
+import numpy as np
+
+from vitsd_runtime.classifier import Classifier
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.tta import make_views
+from vitsd_runtime.serving.failures import EngineFailedError, log_unforeseen
+from vitsd_runtime.types import Float32Array, UInt8Array
+
+Row = Union[Float32Array, VitsdError]
+"""An image's probabilities ``(classes,)``, or why it has none."""
+
+
+class _Request:
+    """Images that came together, and those of their answers that are there."""
+
+    def __init__(self, count: int) -> None:
+        self.done: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
+        self.rows: list[Any] = [None] * count
+        self.missing = count
+
+    def put(self, index: int, row: Row) -> None:
+        """Keep an answer; in the event loop."""
+        self.rows[index] = row
+        self.missing -= 1
+        if not self.missing and not self.done.cancelled():  # the client may have gone
+            self.done.set_result(self.rows)
+
+
+_Job = tuple[_Request, int, UInt8Array]
+"""The image at a place of a request, of the model's input size."""
+
+
+class Batcher:
+    """Threads that answer for one model.
+
+    Args:
+        classifiers: one for each thread that runs the engine; all of the same model.
+        decoders: threads that read images, shared by all models.
+        max_pixels: of an image that is decoded.
+        on_batch: called with the number of images that an engine takes at once.
+    """
+
+    def __init__(
+        self,
+        classifiers: Sequence[Classifier],
+        decoders: ThreadPoolExecutor,
+        max_pixels: int,
+        on_batch: Callable[[int], object],
+    ) -> None:
+        self._spec = classifiers[0].spec
+        self._decoders, self._max_pixels, self._on_batch = decoders, max_pixels, on_batch
+        self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._threads = [
+            threading.Thread(target=self._work, args=(classifier,), name="engine", daemon=True)
+            for classifier in classifiers
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def answer(self, images: Sequence[Any]) -> list[Row]:
+        """The rows of images as :func:`load_image` takes them, in order; at least one."""
+        request = _Request(len(images))
+        self._decoders.submit(self._decode, request, images)
+        return await request.done
+
+    def stop(self) -> None:
+        """End the threads, once everything is answered that was asked before."""
+        for _ in self._threads:
+            self._waiting.put(None)
+
+    def _decode(self, request: _Request, images: Sequence[Any]) -> None:
+        spec = self._spec
+        for index, image in enumerate(images):
+            try:
+                pixels = load_image(
+                    image, spec.input_size, spec.resize_mode, spec.value_range, self._max_pixels
+                )
+                self._waiting.put((request, index, pixels))
+            except VitsdError as error:
+                self._deliver([(request, index)], [error])
+            except Exception as error:
+                self._deliver([(request, index)], [log_unforeseen(error)])
+
+    def _work(self, classifier: Classifier) -> None:
+        views = make_views(None, self._spec)
+        while True:
+            jobs = self._next_jobs(classifier.batch_size)
+            if not jobs:
+                return
+            self._on_batch(len(jobs))
+            places = [job[:2] for job in jobs]
+            try:
+                rows: Sequence[Row] = list(
+                    classifier.probabilities(np.stack([job[2] for job in jobs]), views)
+                )
+            except VitsdError as error:
+                rows = [EngineFailedError(str(error))] * len(jobs)
+            except Exception as error:
+                rows = [log_unforeseen(error)] * len(jobs)
+            self._deliver(places, rows)
+
+    def _next_jobs(self, size: int) -> list[_Job]:
+        """What waits, at least one job and at most ``size``; none when the thread is to end."""
+        jobs: list[_Job] = []
+        job = self._waiting.get()
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == size:
+                return jobs
+            try:
+                job = self._waiting.get_nowait()
+            except Empty:
+                return jobs
+        if jobs:
+            self._waiting.put(None)  # it is this thread's, or another's: one ends for each
+        return jobs
+
+    def _deliver(self, places: Sequence[tuple[_Request, int]], rows: Sequence[Row]) -> None:
+        def put_all() -> None:
+            for (request, index), row in zip(places, rows):
+                request.put(index, row)
+
+        self._loop.call_soon_threadsafe(put_all)
