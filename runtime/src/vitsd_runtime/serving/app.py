@@ -51,7 +51,7 @@ class App:
             Route("/", self._page),
             Route("/page/{name}", self._page),
             Route("/metrics", self._show_metrics),
-            *Inference(models, metrics, settings).routes(),
+            *Inference(models, settings).routes(),
         ]
         kinds = (HTTPException, ClientDisconnect, VitsdError, Exception)
         handlers: Any = dict.fromkeys(kinds, refusal)

@@ -50,7 +50,7 @@ class Connection(HttpToolsProtocol):
         """Bytes of a request that has no body yet."""
         self._in_head = True
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Start the clock; refuse a client too many."""
         super().connection_made(transport)
         self._give(self._head_seconds)
