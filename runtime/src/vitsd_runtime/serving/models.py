@@ -22,7 +22,7 @@ from vitsd_runtime.serving.metrics import Metrics
 from vitsd_runtime.serving.settings import Settings
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.cores import usable_cores
-from vitsd_runtime.system.text import printable
+from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.verification import verify
 
 _log = logging.getLogger(__name__)
@@ -237,17 +237,19 @@ class Models:
 
     async def _look(self, model: Model) -> None:
         """Load a file that has changed since it was loaded, and not since the last look."""
-        found = _identify(model.source.path)
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, _identify, model.source.path)
         settled, model.seen = found == model.seen, found
         if not found or not settled or found in (model.current.identity, model.refused):
             return
         try:
             new = await self._load(model.source)
-        except VitsdError as error:
+        except Exception as error:  # whatever it is, the old model goes on
             model.refused = found
+            reason = error if isinstance(error, VitsdError) else first_line(error)
             self._metrics.reloads.labels(model.name, "refused").inc()
             _log.warning(
-                "Model %s: the new file is refused, the old one stays: %s", model.name, error
+                "Model %s: the new file is refused, the old one stays: %s", model.name, reason
             )
             return
         old, model.current = model.current, new

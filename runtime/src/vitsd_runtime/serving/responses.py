@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -34,7 +35,8 @@ def json_response(
 def refusal(request: Request, error: Exception) -> Response:
     """The answer to a request that raised ``error``."""
     if isinstance(error, HTTPException):
-        return json_response({"error": error.detail}, error.status_code, error.headers)
+        text = _text(error, request.method)
+        return json_response({"error": text}, error.status_code, error.headers)
     if isinstance(error, ClientDisconnect):
         return Response(status_code=400)  # nobody will get it
     if not isinstance(error, VitsdError):
@@ -42,6 +44,16 @@ def refusal(request: Request, error: Exception) -> Response:
     status = _STATUS.get(type(error), 400)
     headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else None
     return json_response({"error": str(error)}, status, headers)
+
+
+def _text(error: HTTPException, method: str) -> str:
+    """The error's own words, or more helpful ones than Starlette has."""
+    allowed = (error.headers or {}).get("Allow")
+    if allowed:
+        return f"{method} is not for this address: use {allowed}."
+    if error.detail == HTTPStatus(error.status_code).phrase:
+        return "There is nothing at this address: see /v1/predict, /v1/models, /v2 and /metrics."
+    return error.detail
 
 
 def unauthorized() -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
@@ -53,15 +54,24 @@ async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
     return uploads
 
 
+class _FormParser(MultiPartParser):
+    spool_max_size = sys.maxsize  # nothing goes to disk: memory is bounded by the body
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
 async def _read_form(request: Request, settings: Settings) -> list[Upload]:
-    parser = MultiPartParser(
+    parser = _FormParser(
         request.headers, _parts(request, settings), max_files=settings.max_images, max_fields=0
     )
-    parser.spool_max_size = (settings.max_body << 20) + 1  # larger than any: nothing goes to disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise _form_error(error.message, settings) from error
+    if not parser.ended:
+        raise _form_error("", settings)
     uploads = []
     for _, file in form.multi_items():
         assert isinstance(file, UploadFile)
