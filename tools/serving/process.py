@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -20,15 +21,21 @@ class ServerProcess:
     Args:
         words: of its command line; the port is a free one unless they say otherwise.
         environment: more variables for it.
+        before: called in the new process before it starts.
 
     Raises:
         RuntimeError: it ends before it serves.
     """
 
-    def __init__(self, *words: object, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *words: object,
+        environment: dict[str, str] | None = None,
+        before: Callable[[], object] | None = None,
+    ) -> None:
         self._words = [sys.executable, "-m", "vitsd_runtime.cli.serve", "--port", "0"]
         self._words += map(str, words)
-        self._environment = environment or {}
+        self._environment, self._before = environment or {}, before
         self.log: list[str] = []
         """What it printed, line by line."""
         self._printed = threading.Condition()
@@ -41,6 +48,7 @@ class ServerProcess:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PYTHONPATH": path, **self._environment},
+            preexec_fn=self._before,
         )
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout,))

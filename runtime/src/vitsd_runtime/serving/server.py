@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ async def _serve(sources: Sequence[Source], settings: Settings, listener: socket
     _log.info("Serving at %s", _address(listener))
     _tell_systemd("READY=1")
     server = _Server(config)
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signal.signal(hangup, server.handle_exit)  # uvicorn sees to SIGINT and SIGTERM
     background = [models.keep_up(), watch(server.server_state)]
     tasks = [asyncio.create_task(forever) for forever in background]
     try:
