@@ -10,7 +10,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 PROJECTS := pyproject.toml runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-lowest fuzz format lint typecheck docs bench arm64 dist clean
+.PHONY: help demo test test-fast test-lowest fuzz soak format lint typecheck docs bench arm64 dist clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ test-lowest: $(VENV)/.installed  ## with the lowest versions that we allow; LOWE
 
 fuzz: $(VENV)/.installed  ## hostile inputs of every kind; FUZZ_ARGS="--inputs 20000 --seconds 3600 --only tflite,onnx"
 	$(RUN) tools/fuzz/run.py $(FUZZ_ARGS)
+
+soak: $(VENV)/.installed-tests  ## a server under load for ten minutes; SOAK_ARGS="--seconds 60 --rate 200"
+	$(RUN) tools/serving/soak.py $(SOAK_ARGS)
 
 format: $(VENV)/.installed-tests  ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix-only .
@@ -52,7 +55,7 @@ dist: $(VENV)/.installed  ## wheels of the three distributions in dist/
 	for d in runtime vitsd export; do $(BIN)/python -m pip wheel --quiet --no-deps -w dist ./$$d || exit 1; done
 
 clean:  ## remove what the targets above have made
-	rm -rf .venv* dist site fuzz
+	rm -rf .venv* dist site fuzz soak
 
 $(VENV)/.installed: $(PROJECTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed (make PYTHON=...)")'
