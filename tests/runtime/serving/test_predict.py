@@ -137,7 +137,7 @@ def test_addresses_that_lead_nowhere(serving, light, path, status, words):
     async def scenario(client, models):
         post = path.startswith("/v1")
         response = await (client.post(path, content=light) if post else client.get(path))
-        assert response.status_code == status
+        assert response.status_code == status, response.text
         assert words in response.json()["error"]
 
     serving(scenario)

@@ -18,7 +18,7 @@ from vitsd_runtime.classifier import TOP_K, answer_dict
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.serving import page
 from vitsd_runtime.serving.batching import Row
-from vitsd_runtime.serving.failures import EngineFailedError
+from vitsd_runtime.serving.failures import EngineFailedError, log_unforeseen
 from vitsd_runtime.serving.inference import Inference
 from vitsd_runtime.serving.metrics import Metrics
 from vitsd_runtime.serving.models import Loaded, Model, Models
@@ -73,9 +73,9 @@ class App:
                 await self._routes(scope, receive, watched)
             else:
                 await unauthorized()(scope, receive, watched)
-        except Exception:  # it is answered and logged, but Starlette raises it again
-            if status < 500:
-                raise
+        except Exception as error:
+            if status < 500:  # else it is answered and logged, but Starlette raises it again
+                log_unforeseen(error)
         seconds = time.perf_counter() - start
         route = getattr(scope.get("endpoint"), "__name__", "none").strip("_")
         self._metrics.requests.labels(route, str(status)).inc()
@@ -132,7 +132,7 @@ class App:
         return json_response({"models": listed})
 
     async def _page(self, request: Request) -> Response:
-        found = page.page_file(request.path_params.get("name", "index.html"))
+        found = page.page_file(request.path_params.get("name", page.INDEX))
         if found is None:
             raise HTTPException(404, "There is no such file.")
         content, kind = found

@@ -1,0 +1,62 @@
+// Answers of the server that this page came from.
+
+/** Something to tell the user: the text, and what the server said beside it. */
+export class Failure extends Error {
+  constructor(text, { status = 0, retryAfter = 0 } = {}) {
+    super(text);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+const TOKEN = "vitsd-token";
+
+/** Keep the server's token, for as long as this tab is open. */
+export function useToken(token) {
+  sessionStorage.setItem(TOKEN, token);
+}
+
+/** Where the model runs, for the line below the title. */
+export const WHERE = "The picture is sent to this server, which does not keep it.";
+
+/** What is said meanwhile. */
+export const LOADING = "";
+
+/** The models: name, version, default, classes, input_size, min_confidence ... of each. */
+export async function describe() {
+  return (await request("v1/models")).models;
+}
+
+/**
+ * Classify one image.
+ * @param {Blob} image a file.
+ * @param {string} model its name.
+ * @param {AbortSignal} signal stops it.
+ * @returns {{known: boolean, predictions: {label: string, probability: number}[], note: string}}
+ */
+export async function classify(image, model, signal) {
+  const start = performance.now();
+  const query = new URLSearchParams({ model });
+  const answer = await request(`v1/predict?${query}`, { method: "POST", body: image, signal });
+  const whole = Math.round(performance.now() - start);
+  const own = answer.milliseconds.toFixed(1);
+  return { ...answer.results[0], note: `${own} ms on the server, ${whole} ms with the way there` };
+}
+
+async function request(path, options = {}) {
+  const token = sessionStorage.getItem(TOKEN);
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers, cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure("The server can't be reached. Is it running, and are you in its network?");
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer;
+  throw new Failure(answer.error || `The server answers with an error (${response.status}).`, {
+    status: response.status,
+    retryAfter: Number(response.headers.get("Retry-After")),
+  });
+}
