@@ -134,6 +134,7 @@ def samples(fuzz, trained, exported):
         made.dataset(),
         {"run": run},
         fuzz("mutators.images").samples(),
+        importlib.import_module("tools.serving.requests").mixed("m"),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from tools.fuzz import signing
-from tools.fuzz.mutators import document, images, keras, npz, onnx, raw, tflite
+from tools.fuzz.mutators import document, http, images, keras, npz, onnx, raw, tflite
 from tools.fuzz.samples import Sample, Samples
 
 _UNSIGNED = 0.1
@@ -69,6 +69,10 @@ def _json(rng: Random, samples: Samples) -> tuple[str, bytes]:
     return f"{name}.json", document.mutate(rng, samples.documents[name])
 
 
+def _http(rng: Random, samples: Samples) -> tuple[str, bytes]:
+    return "request.http", http.mutate(rng, rng.choice(samples.requests))
+
+
 _MAKERS: dict[str, Callable[[Random, Samples], tuple[str, bytes]]] = {
     "tflite": _tflite,
     "onnx": _onnx,
@@ -77,9 +81,19 @@ _MAKERS: dict[str, Callable[[Random, Samples], tuple[str, bytes]]] = {
     "npz": _npz,
     "image": _image,
     "json": _json,
+    "http": _http,
 }
 KINDS = tuple(_MAKERS)
-_SHARES = {"tflite": 6, "onnx": 5, "image": 4, "spec": 2, "npz": 1, "json": 1, "keras": 1}
+_SHARES = {
+    "tflite": 6,
+    "onnx": 5,
+    "image": 4,
+    "http": 3,
+    "spec": 2,
+    "npz": 1,
+    "json": 1,
+    "keras": 1,
+}
 """How many inputs of each kind in a round; a ``.keras`` file takes longest."""
 
 

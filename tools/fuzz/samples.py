@@ -14,6 +14,8 @@ import numpy as np
 
 from tools.fuzz.mutators import images
 from tools.fuzz.signing import SPEC
+from tools.serving.requests import mixed
+from vitsd_runtime.models.catalog import BUNDLED
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Samples:
     """JSON files by what they are: ``results``, ``recipe``, ``run``."""
     images: dict[str, bytes]
     """By name."""
+    requests: list[bytes]
+    """Over HTTP, to the bundled model."""
 
 
 def make(folder: Path) -> Samples:
@@ -50,7 +54,7 @@ def make(folder: Path) -> Samples:
         "results": _bench_results(),
     }
     models = [read_model(path) for path in sorted(folder.rglob("*")) if path.suffix[1:] in _FORMATS]
-    return Samples(models, dataset(), documents, images.samples())
+    return Samples(models, dataset(), documents, images.samples(), mixed(BUNDLED))
 
 
 _FORMATS = ("tflite", "onnx", "keras")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import socket
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,12 @@ MODULES = {
         "vitsd_runtime.cli.bench",
     ),
     "keras": ("vitsd.backend", "vitsd.model.vit", "vitsd.hub.saving"),
+    "serving": (
+        "vitsd_runtime.serving.server",
+        "ai_edge_litert.interpreter",
+        "tflite_runtime.interpreter",
+        "PIL.Image",
+    ),
 }
 """What is imported once, before inputs are tried in forked processes: no more than they need."""
 
@@ -39,6 +48,8 @@ def group(kind: str, suffix: str) -> str:
     """Of the modules that an input needs."""
     if suffix == ".keras":
         return "keras"
+    if kind == "http":
+        return "serving"
     return "data" if kind in ("npz", "json") else "runtime"
 
 
@@ -156,6 +167,27 @@ def _read_run(path: Path) -> None:
     RunFolder(path.parent).read_options()
 
 
+def _ask(path: Path) -> None:
+    """Send a request to the server of this process, and nothing after it."""
+    with socket.create_connection(_server[0]) as connection:
+        # It may close before it has read all.
+        with contextlib.suppress(OSError):
+            connection.sendall(path.read_bytes())
+            connection.shutdown(socket.SHUT_WR)
+        answer = bytearray()
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(65536):
+                answer += part
+    first = answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"", 1)
+    head, _, body = bytes(first).partition(b"\r\n\r\n")
+    status = int(head[9:12]) if head else 400
+    if status >= 500:
+        raise _UnforeseenError(f"{status}: {body[:300]!r}")
+    if status >= 400:
+        error = json.loads(body)["error"] if body.startswith(b"{") else "no answer"
+        raise VitsdError(error)
+
+
 TARGETS: dict[str, Callable[[Path], None]] = {
     "tflite": _classify,
     "onnx": _classify,
@@ -164,6 +196,7 @@ TARGETS: dict[str, Callable[[Path], None]] = {
     "npz": _load_dataset,
     "image": _load_image,
     "json": _read_document,
+    "http": _ask,
 }
 
 
@@ -174,5 +207,23 @@ def _start_keras() -> None:
     from_pretrained(BUNDLED)
 
 
-START: dict[str, Callable[[], None]] = {"keras": _start_keras}
-"""What the processes of a group do first: TensorFlow takes 700 MB, and can't start earlier."""
+_server: list[Any] = []
+"""The address of the server of this process."""
+
+
+def _start_serving() -> None:
+    from vitsd_runtime.models.catalog import bundled_model
+    from vitsd_runtime.serving.models import Source
+    from vitsd_runtime.serving.server import listen, serve
+    from vitsd_runtime.serving.settings import Settings
+
+    settings = Settings(port=0, max_body=2, num_threads=1, workers=1)
+    listener = listen(settings)
+    _server[:] = [listener.getsockname()]
+    sources = [Source.parse(str(bundled_model()))]
+    threading.Thread(target=serve, args=(sources, settings, listener), daemon=True).start()
+
+
+START: dict[str, Callable[[], None]] = {"keras": _start_keras, "serving": _start_serving}
+"""What the processes of a group do first, because threads don't live on in them: TensorFlow's
+(and it takes 700 MB), and a server's."""

@@ -200,6 +200,15 @@ def test_an_upload_that_is_cut_off_leaves_nothing(server, images, expected):
     still_answers(server, images, expected)
 
 
+def test_a_client_may_close_its_side_when_it_has_sent_all(server, images, expected):
+    with connect(server) as connection:
+        connection.sendall(post("/v1/predict", images[0]))
+        connection.shutdown(socket.SHUT_WR)
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert b"connection: close" in head
+    assert json.loads(body)["results"][0]["predictions"][0]["label"] == expected[0][0][0]
+
+
 def test_a_body_that_is_too_large_is_refused_while_it_comes(server, images, expected):
     head = b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(server) as connection:

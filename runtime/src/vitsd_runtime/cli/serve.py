@@ -84,13 +84,15 @@ def _main(arguments: argparse.Namespace) -> None:
     settings = Settings(**values, token=_read_token(arguments.token_file))
     try:
         from vitsd_runtime.serving.models import Source
-        from vitsd_runtime.serving.server import serve
+        from vitsd_runtime.serving.server import listen, serve
     except ImportError as error:
         raise VitsdError(
             f'Serving needs more packages: pip install "vitsd-runtime[serve]" ({printable(error)}).'
         ) from error
     words = arguments.models or [str(bundled_model())]
-    serve([Source.parse(word) for word in words], settings)
+    sources = [Source.parse(word) for word in words]
+    with listen(settings) as listener:
+        serve(sources, settings, listener)
 
 
 def _read_token(path: str | None) -> str | None:

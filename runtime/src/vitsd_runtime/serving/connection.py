@@ -66,6 +66,14 @@ class Connection(HttpToolsProtocol):
         if self._head > _MAX_HEAD:
             self._cut_off(431, "The head of the request is too large.")
 
+    def eof_received(self) -> Any:
+        """A client that has sent all may close its side, and is answered."""
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_complete:
+            return False
+        cycle.keep_alive = False
+        return True
+
     def on_message_begin(self) -> None:
         """Give time for the head of a request."""
         super().on_message_begin()

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 
@@ -33,20 +34,25 @@ _GRACE_SECONDS = 30
 """For what is in work when the server is told to stop."""
 
 
-def serve(sources: Sequence[Source], settings: Settings) -> None:
-    """Load the models, and answer until SIGTERM or SIGINT comes.
+def serve(sources: Sequence[Source], settings: Settings, listener: socket.socket) -> None:
+    """Load the models, and answer until SIGTERM, SIGINT or SIGHUP comes.
 
     What is in work then is still answered; a second signal ends that, too.
 
+    Args:
+        sources: where the models come from.
+        settings: of the server.
+        listener: from :func:`listen`.
+
     Raises:
-        UsageError: the address can't be used, or a model can't be right.
+        UsageError: a model can't be right.
         VitsdError: a model can't be loaded, or does not pass its verification.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     Image.preinit()  # takes a tenth of a second, that the first client would wait
     _allow_many_files()
-    with _listen(settings) as listener:
-        asyncio.run(_serve(sources, settings, listener))
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of bad requests
+    asyncio.run(_serve(sources, settings, listener))
 
 
 async def _serve(sources: Sequence[Source], settings: Settings, listener: socket.socket) -> None:
@@ -71,9 +77,7 @@ async def _serve(sources: Sequence[Source], settings: Settings, listener: socket
     _log.info("Serving at %s", _address(listener))
     _tell_systemd("READY=1")
     server = _Server(config)
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-        signal.signal(hangup, server.handle_exit)  # uvicorn sees to SIGINT and SIGTERM
+    _end_at_hangup(server)
     background = [models.keep_up(), watch(server.server_state)]
     tasks = [asyncio.create_task(forever) for forever in background]
     try:
@@ -93,7 +97,20 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _end_at_hangup(server: _Server) -> None:
+    """Do at SIGHUP what uvicorn does at SIGINT and SIGTERM; not under nohup."""
+    number = getattr(signal, "SIGHUP", None)  # not on Windows
+    here = threading.current_thread() is threading.main_thread()
+    if here and number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, server.handle_exit)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket at which a server is asked, before it takes the time to load models.
+
+    Raises:
+        UsageError: the address can't be used.
+    """
     host, port = settings.host, settings.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
