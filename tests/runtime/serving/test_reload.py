@@ -1,8 +1,11 @@
 """A model's file is replaced, damaged or deleted while it is served."""
 
 import asyncio
+import base64
+import gc
 import os
 import threading
+import weakref
 
 import pytest
 
@@ -217,6 +220,35 @@ def test_the_threads_of_replaced_models_end(serving, light, classifier):
         await until(ended)
 
     reloading(serving, scenario, workers=2)
+
+
+def test_a_replaced_model_leaves_memory_whatever_it_was_asked(serving, light, classifier, engine):
+    async def scenario(client, models):
+        old = weakref.ref(next(iter(models)).current)
+        run = engine.run
+        for body in (light, b"no image", light[:80]):
+            await client.post("/v1/predict", content=body)
+            await client.post("/v1/predict", files=[("a", body), ("b", light)])
+            data = base64.b64encode(body).decode()
+            tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "data": [data]}
+            await client.post("/v2/models/m/infer", json={"inputs": [tensor]})
+            engine.run = lambda batch: 1 / 0
+            await client.post("/v1/predict", content=body)
+            await client.post("/v2/models/m/infer", json={"inputs": [tensor]})
+            engine.run = run
+        serving.hooks.load = lambda path, **_: renamed(classifier, "bright")
+        in_place(serving.hooks.path)
+
+        async def gone():
+            return old() is None
+
+        await until(gone)
+
+    gc.disable()  # it comes seldom in a process that has imported much
+    try:
+        reloading(serving, scenario)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture

@@ -183,6 +183,8 @@ class Models:
         self._settings, self._metrics = settings, metrics
         self._models: list[Model] = []
         self._decoders = ThreadPoolExecutor(usable_cores(), "decoder")
+        # One thread: malloc keeps for each what models that were loaded in it once took.
+        self._loader = ThreadPoolExecutor(1, "loader")
 
     def __iter__(self) -> Iterator[Model]:
         """The models in the order in which they were given."""
@@ -234,11 +236,12 @@ class Models:
         for model in self._models:
             model.current.retire()
         self._decoders.shutdown()
+        self._loader.shutdown()
 
     async def _look(self, model: Model) -> None:
         """Load a file that has changed since it was loaded, and not since the last look."""
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, _identify, model.source.path)
+        found = await loop.run_in_executor(self._loader, _identify, model.source.path)
         settled, model.seen = found == model.seen, found
         if not found or not settled or found in (model.current.identity, model.refused):
             return
@@ -261,7 +264,7 @@ class Models:
         loop = asyncio.get_running_loop()
         identity = _identify(source.path)
         classifiers, verified = await loop.run_in_executor(
-            None, self._load_classifiers, source.path
+            self._loader, self._load_classifiers, source.path
         )
         if _identify(source.path) != identity:
             raise VitsdError(f"{printable(source.path)} was changed while it was loaded.")
