@@ -60,11 +60,11 @@ clean:  ## remove what the targets above have made
 $(VENV)/.installed: $(PROJECTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed (make PYTHON=...)")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e ./runtime -e "./vitsd[tensorflow,digits]" -e ./export
+	$(PIP) -e "./runtime[serve]" -e "./vitsd[tensorflow,digits]" -e ./export
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) -e "./runtime[serve]" "tritonclient[http]" pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff mypy types-tqdm opencv-python-headless
+	$(PIP) "tritonclient[http]" httpx pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff mypy types-tqdm opencv-python-headless
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

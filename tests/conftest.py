@@ -191,6 +191,7 @@ def command_here(capsys, monkeypatch):
         "vitsd-bench": "vitsd_runtime.cli.bench",
         "vitsd-verify": "vitsd_runtime.cli.verify",
         "vitsd-predict": "vitsd_runtime.cli.predict",
+        "vitsd-serve": "vitsd_runtime.cli.serve",
         "vitsd-train": "vitsd.cli.train",
         "vitsd-evaluate": "vitsd.cli.evaluate",
         "vitsd-explain": "vitsd.cli.explain",

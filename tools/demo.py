@@ -1,7 +1,7 @@
 """``make demo``: the whole pipeline on real images, with the commands that a person would type.
 
 Trains preset ``tiny`` on scikit-learn's handwritten digits, exports every format, checks that all
-give the same answers, classifies held-out images, and closes with one table. Everything goes to
+give the same answers, classifies held-out images, serves one, and closes with one table. Everything goes to
 runs/demo.
 """
 
@@ -13,11 +13,15 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.serving.process import ServerProcess
 from vitsd.data.sources import load_dataset
 from vitsd_runtime.system.text import table
 
@@ -40,6 +44,7 @@ def main() -> int:
     save_held_out_images(RUN / "images", 8)
     run(f"vitsd-predict {RUN}/demo-int8.tflite {RUN}/images --top-k 2")
     bench = capture(f"vitsd-bench {artifacts} --num-threads 1 --batch-sizes 1 --seconds 0.5 --json")
+    serve(RUN / "demo-int8.tflite", next((RUN / "images").iterdir()))
     print_summary(parity["models"], bench)
     print(f"Done in {time.perf_counter() - start:.0f} s.")
     if min(row["top1"] for row in parity["models"]) < LEAST_TOP1:
@@ -60,6 +65,24 @@ def capture(command: str) -> dict[str, Any]:
     done = subprocess.run(shlex.split(command), check=True, stdout=subprocess.PIPE)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def serve(model: Path, image: Path) -> None:
+    """Start the server for one request."""
+    print(f"\n$ vitsd-serve {model}", flush=True)
+    with ServerProcess(model) as server:
+        print(*server.log, sep="\n")
+        address = f"{server.host}:{server.port}"
+        print(f"\n$ curl --data-binary @{image} '{address}/v1/predict?top_k=2'")
+        request = urllib.request.Request(
+            f"http://{address}/v1/predict?top_k=2",
+            image.read_bytes(),
+            {"Content-Type": "image/png"},
+        )
+        with urllib.request.urlopen(request) as response:
+            print(response.read().decode())
+        server.stop()
+    print(f"To open its page: vitsd-serve {model}, and http://127.0.0.1:8000 in a browser.")
 
 
 def save_held_out_images(folder: Path, count: int) -> None:

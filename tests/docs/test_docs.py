@@ -26,6 +26,7 @@ COMMANDS = {
     "vitsd-parity": "vitsd_export.cli.parity",
     "vitsd-import": "vitsd_export.cli.import_",
     "vitsd-predict": "vitsd_runtime.cli.predict",
+    "vitsd-serve": "vitsd_runtime.cli.serve",
     "vitsd-bench": "vitsd_runtime.cli.bench",
     "vitsd-inspect": "vitsd_runtime.cli.inspect",
     "vitsd-verify": "vitsd_runtime.cli.verify",

@@ -66,7 +66,7 @@ def _main(arguments: argparse.Namespace) -> int:
         with ServerProcess(model, "--timeout", 5) as server:
             samples = asyncio.run(_load(server, model, arguments))
             code, log = server.stop(), server.log
-    report = {"samples": samples, "exit_code": code, **_judge(samples, code)}
+    report = {"samples": samples, "exit_code": code, **judge(samples, code)}
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_text(arguments.output / "soak.json", json.dumps(report, indent=1))
     write_text(arguments.output / "server.log", "\n".join(log))
@@ -130,7 +130,7 @@ def _sample(
     }
 
 
-def _judge(samples: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
+def judge(samples: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
     """What is wrong with it."""
     statuses = collections.Counter[str]()
     for sample in samples:
