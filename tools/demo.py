@@ -1,8 +1,8 @@
 """``make demo``: the whole pipeline on real images, with the commands that a person would type.
 
 Trains preset ``tiny`` on scikit-learn's handwritten digits, exports every format, checks that all
-give the same answers, classifies held-out images, serves one, and closes with one table. Everything goes to
-runs/demo.
+give the same answers, classifies held-out images, serves one, and closes with one table. Everything
+goes to runs/demo.
 """
 
 from __future__ import annotations

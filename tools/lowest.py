@@ -68,10 +68,12 @@ class Environment(NamedTuple):
 
 ENVIRONMENTS = {
     "litert": Environment(
-        {"runtime": ("litert", "onnx", "camera")}, ("tests/runtime",), formats=("tflite", "onnx")
+        {"runtime": ("litert", "onnx", "camera", "serve")},
+        ("tests/runtime",),
+        formats=("tflite", "onnx"),
     ),
     "tflite-runtime": Environment(
-        {"runtime": ("tflite-runtime",)},
+        {"runtime": ("tflite-runtime", "serve")},
         ("tests/runtime",),
         formats=("tflite",),
         target="tflite-runtime-2.14",

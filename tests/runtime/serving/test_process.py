@@ -30,7 +30,7 @@ finally:
     sys.path.remove(str(ROOT))
 
 pytestmark = pytest.mark.slow
-if importlib.util.find_spec("ai_edge_litert") is None:
+if not any(map(importlib.util.find_spec, ("ai_edge_litert", "tflite_runtime"))):
     pytest.skip("needs an engine for the bundled model", allow_module_level=True)
 
 
