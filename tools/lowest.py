@@ -38,7 +38,7 @@ from vitsd_runtime.types import Format, Quantization
 
 _FLOOR = re.compile(r"(?P<name>[\w.\-]+)(\[[\w,]+\])?>=(?P<version>[\d.]+)")
 _OURS = ("vitsd", "vitsd-runtime", "vitsd-export")
-_TESTS_NEED = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
+_TESTS_NEED = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "httpx")
 _NEWEST_PYTHON = "3.11"
 """For which the lowest NumPy, TensorFlow and tflite-runtime have wheels."""
 _QUANTIZATIONS: Mapping[Format, tuple[Quantization, ...]] = {

@@ -103,7 +103,7 @@ class App:
             if isinstance(row, EngineFailedError) or (
                 len(rows) == 1 and isinstance(row, VitsdError)
             ):
-                raise row
+                return refusal(request, row)  # raised, it could keep the model in memory
         results = [_result(u, row, current, top_k) for u, row in zip(uploads, rows)]
         return json_response(
             {

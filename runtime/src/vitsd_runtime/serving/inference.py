@@ -21,7 +21,7 @@ from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.serving import tensors
 from vitsd_runtime.serving.failures import EngineFailedError
 from vitsd_runtime.serving.models import Loaded, Model, Models
-from vitsd_runtime.serving.responses import json_response
+from vitsd_runtime.serving.responses import json_response, refusal
 from vitsd_runtime.serving.settings import Settings
 from vitsd_runtime.serving.uploads import read_body
 from vitsd_runtime.spec import MAX_JSON_BYTES
@@ -113,7 +113,7 @@ class Inference:
         loaded, rows = await model.answer(asked.images)
         for index, row in enumerate(rows):
             if isinstance(row, EngineFailedError):
-                raise row
+                return refusal(request, row)
             if isinstance(row, VitsdError):
                 raise HTTPException(400, f"Image {index}: {row}")
         content = {"model_name": model.name, "model_version": loaded.version}

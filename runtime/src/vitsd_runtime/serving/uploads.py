@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -68,8 +69,8 @@ async def _read_form(request: Request, settings: Settings) -> list[Upload]:
     )
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise _form_error(error.message, settings) from error
+    except (MultiPartException, FormParserError) as error:
+        raise _form_error(str(getattr(error, "message", "")), settings) from error
     if not parser.ended:
         raise _form_error("", settings)
     uploads = []
