@@ -378,3 +378,8 @@ def test_the_real_triton_client(server, images, expected):
     given.set_data_from_numpy(np.zeros((1, 2), np.uint8))
     with pytest.raises(client_module.InferenceServerException, match="height, width"):
         client.infer("vit-edge-cifar100", [given])
+
+
+def test_an_exported_model_is_verified_before_it_serves(exported_model):
+    with ServerProcess(exported_model("-int8.tflite", "-int8.onnx", ".onnx")) as server:
+        assert any(line.endswith(", verified") for line in server.log)
