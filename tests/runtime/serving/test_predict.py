@@ -251,7 +251,7 @@ def test_what_waits_is_run_together(serving, engine, light, dark, monkeypatch):
     serving(scenario, workers=1)
 
 
-def test_a_client_that_goes_away_takes_nothing_with_it(serving, engine, light, monkeypatch):
+def test_a_client_that_goes_away_takes_nobody_with_it(serving, engine, light, dark, monkeypatch):
     go, run = threading.Event(), engine.run
 
     def wait(batch):
@@ -261,16 +261,20 @@ def test_a_client_that_goes_away_takes_nothing_with_it(serving, engine, light, m
     async def scenario(client, models):
         monkeypatch.setattr(engine, "run", wait)
         model = next(iter(models))
-        gone = asyncio.create_task(client.post("/v1/predict", content=light))
-        while model.waiting < 1:
-            await asyncio.sleep(0.001)
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
+        tasks = []
+        for image in (light, light, dark):  # the first alone, the others together
+            tasks.append(asyncio.create_task(client.post("/v1/predict", content=image)))
+            while model.waiting < len(tasks):
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
+        tasks[1].cancel()
+        await asyncio.sleep(0.05)
         go.set()
-        assert labels(await client.post("/v1/predict", content=light)) == ["light"]
+        assert labels(await asyncio.wait_for(tasks[0], 20)) == ["light"]
+        assert labels(await asyncio.wait_for(tasks[2], 20)) == ["dark"]
         assert model.waiting == 0
 
-    serving(scenario)
+    serving(scenario, workers=1)
 
 
 def test_the_models_are_listed(serving, classifier):

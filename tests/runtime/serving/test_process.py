@@ -85,6 +85,10 @@ def read_all(connection):
     return b"".join(parts)
 
 
+def open_files(server):
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
 def still_answers(server, images, expected):
     (reply,) = ask(server, [post("/v1/predict", images[0])])
     assert found(reply) == expected[0]
@@ -133,11 +137,18 @@ def test_a_client_that_stops_is_cut_off(server, name):
     assert b"connection: close" in answer
 
 
-@pytest.mark.parametrize("drip", [b"X-A: b\r\n", b"\r\n"])
-def test_a_client_that_sends_a_little_now_and_then_is_cut_off(server, drip):
+@pytest.mark.parametrize(
+    ("start", "drip"),
+    [
+        (b"", b"\r\n"),
+        (b"GET / HTTP/1.1\r\n", b"X-A: b\r\n"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n"),
+        (b"POST /v1/predict HTTP/1.1\r\nContent-Length: 9999\r\n\r\n", b"a"),
+    ],
+)
+def test_a_client_that_sends_a_little_now_and_then_is_cut_off(server, start, drip):
     with connect(server) as connection:
-        if drip.strip():
-            connection.sendall(b"GET / HTTP/1.1\r\n")
+        connection.sendall(start)
         end = time.monotonic() + 20
         with pytest.raises(ConnectionError):
             while time.monotonic() < end:
@@ -145,13 +156,33 @@ def test_a_client_that_sends_a_little_now_and_then_is_cut_off(server, drip):
                 time.sleep(0.1)
 
 
-def test_a_client_that_takes_no_answer_is_cut_off(server, images, expected):
-    with connect(server) as connection:
+def test_a_client_that_takes_no_answers_is_cut_off(server, images, expected):
+    parts = b"".join(
+        b"--x\r\nContent-Disposition: form-data; name=a; filename=b\r\n\r\n" + image + b"\r\n"
+        for image in (images * 2)[:32]
+    )
+    form = {"Content_Type": "multipart/form-data; boundary=x"}
+    request = post("/v1/predict?top_k=100", parts + b"--x--\r\n", **form)
+    with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(10)
-        with pytest.raises(ConnectionError):
-            for _ in range(100_000):  # far more answers than the buffers between hold
-                connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+        connection.connect((server.host, server.port))
+        connection.settimeout(20)
+        for _ in range(30):  # answers of 200 kB, more than the buffers between hold
+            connection.sendall(request)
+        held = open_files(server)
+        end = time.monotonic() + 20
+        while open_files(server) >= held and time.monotonic() < end:
+            time.sleep(0.1)
+        assert open_files(server) < held
+    still_answers(server, images, expected)
+
+
+def test_a_client_that_sends_far_ahead_is_cut_off(server, images, expected):
+    before = server.memory_mb()
+    with connect(server) as connection, pytest.raises(ConnectionError):
+        for _ in range(100_000):
+            connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+    assert server.memory_mb() < before + 50
     still_answers(server, images, expected)
 
 
@@ -170,6 +201,16 @@ def test_a_head_without_end_is_refused(server):
     with connect(server) as connection:
         connection.sendall(b"GET /" + b"a" * 100_000)
         assert read_all(connection).startswith(b"HTTP/1.1 431")
+
+
+def test_requests_may_follow_each_other_closely(server, images):
+    large = post("/v1/predict", images[0] + bytes(200_000))
+    with connect(server) as connection:
+        connection.sendall(large * 5 + large[:20])
+        time.sleep(0.3)
+        connection.sendall(large[20:])
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection).count(b"HTTP/1.1 200 OK") == 6
 
 
 @pytest.mark.parametrize(

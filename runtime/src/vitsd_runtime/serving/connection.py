@@ -18,6 +18,8 @@ _MAX_HEAD = 64 * 2**10
 """Bytes of a request before its body."""
 _HEAD_SECONDS = 10.0
 """For these bytes, from the first one or from the end of the answer before."""
+_MAX_AHEAD = 32
+"""Requests that a client sends before it has the answer to the first; uvicorn keeps any number."""
 _LOOK_EVERY = 0.5
 """Seconds between two looks for clients that are late."""
 
@@ -46,9 +48,11 @@ class Connection(HttpToolsProtocol):
         self._deadline: float | None = None
         """Of what the client is to send next."""
         self._unsent_since: float | None = None
+        self._begun = 0
+        """Requests whose first byte has come."""
+        self._in_head = self._in_request = False
         self._head = 0
-        """Bytes of a request that has no body yet."""
-        self._in_head = True
+        """Bytes of the head that is coming."""
 
     def connection_made(self, transport: Any) -> None:
         """Start the clock; refuse a client too many."""
@@ -61,10 +65,15 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bound what stands before a body."""
+        first = self._begun if self._in_request else self._begun + 1
         super().data_received(data)
-        self._head = self._head + len(data) if self._in_head else 0
+        # What comes with the end of another request is not told apart, but it is not much.
+        self._head = self._head + len(data) if self._in_head and self._begun == first else 0
         if self._head > _MAX_HEAD:
             self._cut_off(431, "The head of the request is too large.")
+        if len(self.pipeline) > _MAX_AHEAD:
+            self.pipeline.clear()
+            self.transport.abort()
 
     def eof_received(self) -> Any:
         """A client that has sent all may close its side, and is answered."""
@@ -77,7 +86,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Give time for the head of a request."""
         super().on_message_begin()
-        self._in_head = True
+        self._begun += 1
+        self._in_head = self._in_request = True
         self._give(self._head_seconds)
 
     def on_headers_complete(self) -> None:
@@ -89,11 +99,14 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """All has come."""
         super().on_message_complete()
+        self._in_request = False
         self._deadline = None
 
     def on_response_complete(self) -> None:
         """Give time for the next request."""
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # uvicorn reads on
         if self._deadline is None:
             self._give(self._head_seconds)  # blank lines would keep an idle connection open
 
