@@ -1,6 +1,6 @@
 // From an image, however it comes, to its answer.
 
-import * as answers from "./answers.js";
+import { WHERE, classify, describe, useToken } from "./answers.js";
 import { clear, describeModel, offerModels, say, showAnswer, showImage } from "./view.js";
 
 const PATIENCE = 5; // times that a busy server is asked again
@@ -11,10 +11,9 @@ let image = null; // the newest one
 let running = new AbortController();
 
 async function start() {
-  part("where").textContent = answers.WHERE;
-  say("Loading …", answers.LOADING);
+  part("where").textContent = WHERE;
   try {
-    models = await answers.describe();
+    models = await describe();
   } catch (error) {
     return fail(error, start);
   }
@@ -32,7 +31,7 @@ async function answer() {
   if (!models.length) return;
   say("Looking …");
   try {
-    const found = await patiently(() => answers.classify(image, chosen().name, signal), signal);
+    const found = await patiently(() => classify(image, chosen().name, signal), signal);
     if (!signal.aborted) showAnswer(found);
   } catch (error) {
     if (!signal.aborted) fail(error, answer);
@@ -58,7 +57,7 @@ function fail(error, again) {
     say("A token is needed", "Whoever runs this server can tell you.");
     part("token-form").onsubmit = (event) => {
       event.preventDefault();
-      answers.useToken(part("token").value);
+      useToken(part("token").value);
       part("token-form").hidden = true;
       again();
     };
