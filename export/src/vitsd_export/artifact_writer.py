@@ -18,7 +18,7 @@ from vitsd_export.data import HeldOutData
 from vitsd_export.formats.onnx import to_onnx
 from vitsd_export.formats.saved_model import write_saved_model
 from vitsd_export.formats.tflite import to_tflite
-from vitsd_export.formats.tflite_schema import operation_versions
+from vitsd_export.formats.tflite_schema import fix_batch, operation_versions
 from vitsd_export.formats.tflite_targets import check_versions, get_target
 from vitsd_export.graph.folding import fold
 from vitsd_export.graph.layer_names import dense_layers
@@ -30,7 +30,7 @@ from vitsd_export.options import ExportOptions
 from vitsd_export.quantization.candidates import BATCH_SIZE, EngineCandidate
 from vitsd_export.quantization.onnx import OnnxQuantizer
 from vitsd_export.quantization.recipe import Choices, LayerChoice, QuantizationRecipe
-from vitsd_export.quantization.schemes import SCHEMES, Scheme
+from vitsd_export.quantization.schemes import SCHEMES, Output, Scheme
 from vitsd_export.quantization.search import (
     AccuracyBudget,
     Candidate,
@@ -110,24 +110,25 @@ class ArtifactWriter:
     ) -> None:
         self._open.close()
 
-    def write(self, path: Path, format: Format, quantization: Quantization) -> WrittenArtifact:
-        """Write a file, or the folder of a SavedModel, without its spec.
+    def write(self, path: Path, output: Output, quantization: Quantization) -> WrittenArtifact:
+        """Write a model file, or the folder of a SavedModel, without its spec.
 
         Args:
             path: where to.
-            format: any that models are exported to.
-            quantization: one that the format takes.
+            output: what it is for.
+            quantization: one that ``output`` takes.
 
         Raises:
             vitsd_export.quantization.search.BudgetError: no quantized model meets the budget.
             VitsdError: a converter refused the graph, or the target would refuse the file.
         """
-        writers: dict[Format, Callable[[Path, Scheme], WrittenArtifact]] = {
+        writers: dict[Output, Callable[[Path, Scheme], WrittenArtifact]] = {
             "saved_model": self._write_saved_model,
             "tflite": self._write_tflite,
             "onnx": self._write_onnx,
+            "web": self._write_web,
         }
-        return writers[format](path, SCHEMES[quantization])
+        return writers[output](path, SCHEMES[quantization])
 
     def float_tflite(self) -> bytes:
         """The float ``.tflite`` that quantized ones are made from."""
@@ -164,6 +165,11 @@ class ArtifactWriter:
         return self._with_recipe(
             "tflite", self._info("tflite", scheme, operations=versions), search
         )
+
+    def _write_web(self, path: Path, scheme: Scheme) -> WrittenArtifact:
+        written = self._write_tflite(path, scheme)
+        path.write_bytes(fix_batch(path.read_bytes()))  # LiteRT.js takes no other
+        return written
 
     def _info(self, format: Format, scheme: Scheme, **more: Any) -> ExportInfo:
         return ExportInfo(

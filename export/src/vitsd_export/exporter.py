@@ -27,6 +27,7 @@ from vitsd_export.options import (
     output_paths,
     sidecar_paths,
 )
+from vitsd_export.quantization.schemes import Output
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import model_bytes, require_spec, write_spec
 from vitsd_runtime.spec import Confidence, ModelSpec
@@ -38,7 +39,7 @@ from vitsd_runtime.system.files import (
 )
 from vitsd_runtime.system.signals import check_interrupted
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import Float32Array, Format, PathLike, Quantization
+from vitsd_runtime.types import Float32Array, PathLike, Quantization
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,10 +49,11 @@ if TYPE_CHECKING:
     from vitsd_export.gate import Comparison
     from vitsd_export.golden import GoldenImages
     from vitsd_export.quantization.search import BudgetError, SearchResult
+    from vitsd_export.web import LiteRtJs
 
 _log = logging.getLogger(__name__)
 
-Paths = Mapping[tuple[Format, Quantization], Path]
+Paths = Mapping[tuple[Output, Quantization], Path]
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def export(
     Args:
         model: what :func:`vitsd.from_pretrained` takes; by default that of the newest run under
             ``runs/``.
-        format: one or several of ``saved_model``, ``tflite``, ``onnx``, ``all``.
+        format: one or several of ``saved_model``, ``tflite``, ``onnx``, ``all`` (of these),
+            ``web``.
         quantization: one or several of ``none``, ``float16``, ``dynamic``, ``int8``,
             ``int8-full``, ``int4``; a format gets those that it takes. Beside a quantized file go
             its recipe (``.recipe.json``) and a picture of what each layer costs
@@ -155,14 +158,15 @@ def _check_outputs(paths: Paths, overwrite: bool) -> None:
             f"{printable(present[0])} exists; replace it with `overwrite`, or choose another "
             "`output`."
         )
-    for (format, _), path in paths.items():
-        if format != "saved_model":
+    for (output, _), path in paths.items():
+        if output not in ("saved_model", "web"):  # which are folders
             check_writable(path)
 
 
 def _export_all(
     model: Any, spec: ModelSpec, paths: Paths, source: str, options: ExportOptions
 ) -> list[Artifact]:
+    litert_js = _find_litert_js(paths, spec, options)
     dataset = load_matching(source, spec)
     # TensorFlow is loaded when the request is known to be sound.
     from vitsd_export.artifact_writer import ArtifactWriter
@@ -180,11 +184,25 @@ def _export_all(
     outcomes = _Outcomes()
     # load_model has built the model from the spec, so its shapes fit.
     with ArtifactWriter(model, spec, held_out, options, check_shapes=False) as writer:
-        exporter = _Exporter(writer, spec, test, validation, golden, options)
-        for (format, quantization), path in paths.items():
-            exporter.export(path, format, quantization, outcomes)
+        exporter = _Exporter(writer, spec, test, validation, golden, options, litert_js)
+        for (output, quantization), path in paths.items():
+            exporter.export(path, output, quantization, outcomes)
     outcomes.raise_failures()
     return outcomes.kept
+
+
+def _find_litert_js(paths: Paths, spec: ModelSpec, options: ExportOptions) -> LiteRtJs | None:
+    """The engine of browsers, if one is needed: before all work, because it may not be there."""
+    if not any(output == "web" for output, _ in paths):
+        return None
+    if spec.value_range is not None:
+        raise UsageError(
+            "Browsers give 8 bits of an image's values, so a model that was trained with a "
+            "`value_range` can't be exported with `format=web`."
+        )
+    from vitsd_export.web import find_litert_js
+
+    return find_litert_js(options.litert_js)
 
 
 @dataclass
@@ -212,35 +230,43 @@ class _Exporter:
     validation: ValidationData
     golden: GoldenImages
     options: ExportOptions
+    litert_js: LiteRtJs | None
+    """For folders for browsers."""
 
     def export(
-        self, path: Path, format: Format, quantization: Quantization, outcomes: _Outcomes
+        self, path: Path, output: Output, quantization: Quantization, outcomes: _Outcomes
     ) -> None:
         """Write one file, check it, and put it in its place if it is kept."""
         from vitsd_export.quantization.search import BudgetError
+        from vitsd_export.web import WEB_MODEL, write_web_folder
 
         _log.info("%s ...", path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as scratch:
-            temporary = scratch / path.name
+            temporary = model = scratch / path.name
+            if self.litert_js is not None and output == "web":
+                temporary.mkdir()
+                model = temporary / WEB_MODEL
             try:
-                artifact = self._write_and_compare(temporary, path, format, quantization)
+                artifact = self._write_and_compare(model, path, output, quantization)
             except BudgetError as error:  # other artifacts may still meet their budget
                 outcomes.over_budget.append(error)
                 return
             check_interrupted()
             outcomes.comparisons.append(artifact.comparison)
+            if model != temporary and self.litert_js is not None:
+                write_web_folder(temporary, artifact.spec, self.litert_js)
             if artifact.comparison.passed or self.options.keep_failing:
                 _put_in_place(temporary, artifact)
                 outcomes.kept.append(artifact)
 
     def _write_and_compare(
-        self, temporary: Path, path: Path, format: Format, quantization: Quantization
+        self, temporary: Path, path: Path, output: Output, quantization: Quantization
     ) -> Artifact:
         """Write to ``temporary`` what is for ``path``; the spec last, because it holds figures."""
         from vitsd_export.gate import Comparison, exported_logits, measure_parity
 
-        written = self.writer.write(temporary, format, quantization)
+        written = self.writer.write(temporary, output, quantization)
         provenance = self.spec.provenance.portable()
         spec = self.spec.replace(export=written.info, provenance=provenance)
         test = self.test

@@ -10,17 +10,25 @@ from typing import Any, Literal, TypedDict, cast
 from vitsd.recipe import TrainingRecipe
 from vitsd_export.formats.tflite_targets import TARGET_NAMES, TargetName, get_target
 from vitsd_export.quantization.recipe import QuantizationRecipe, read_recipe
-from vitsd_export.quantization.schemes import EXPORT_FORMATS, SCHEMES, SEARCHED, quantizations_of
+from vitsd_export.quantization.schemes import (
+    EXPORT_FORMATS,
+    OUTPUTS,
+    SCHEMES,
+    SEARCHED,
+    Output,
+    format_of,
+    quantizations_of,
+)
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import Architecture
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import QUANTIZATIONS, Format, PathLike, Quantization
+from vitsd_runtime.types import QUANTIZATIONS, PathLike, Quantization
 from vitsd_runtime.validation import option, options, validate
 
-FORMAT_ALIASES: Mapping[str, Format] = {"tf_saved_model": "saved_model", "litert": "tflite"}
+FORMAT_ALIASES: Mapping[str, Output] = {"tf_saved_model": "saved_model", "litert": "tflite"}
 """Keras' own names of the formats."""
 ALL = "all"
-"""As a format: all of them."""
+"""As a format: all kinds of files."""
 OPSETS = range(13, 19)
 """ONNX operator sets that the graph can be written in: Softmax over one axis came with 13, tf2onnx
 ends at 18."""
@@ -30,7 +38,7 @@ FEWEST_IMAGES = 32
 COVERAGE = dict(options(TrainingRecipe))["coverage"]
 
 IoType = Literal["float32", "int8"]
-Artifacts = Sequence[tuple[Format, Quantization]]
+Artifacts = Sequence[tuple[Output, Quantization]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class ExportOptions:
     """
 
     format: str | Sequence[str] = "tflite"
-    """One or several of ``saved_model``, ``tflite``, ``onnx``, ``all``, or Keras' names of them."""
+    """One or several of ``saved_model``, ``tflite``, ``onnx``, or Keras' names of them; ``all`` of
+    these; ``web``, a folder with a page that runs a ``.tflite`` in browsers."""
     quantization: str | Sequence[str] = "none"
     """One or several of :data:`vitsd_runtime.types.QUANTIZATIONS`; a format gets those that it
     takes."""
@@ -68,6 +77,9 @@ class ExportOptions:
     recipe: PathLike | Mapping[str, Any] | None = None
     """A ``.recipe.json`` of an earlier export, or the recipe in a spec, to be replayed instead of
     a search."""
+    litert_js: PathLike | None = None
+    """For ``web``: the npm package ``@litertjs/core``, unpacked or as ``.tgz``; by default it is
+    downloaded."""
     calibration_images: int = option(
         256,
         "training images that give the ranges of activations",
@@ -90,6 +102,7 @@ class ExportOptions:
         self._check_embedding(artifacts)
         self._check_target(artifacts)
         self._check_recipe(artifacts)
+        self._check_web(artifacts)
 
     @property
     def artifacts(self) -> Artifacts:
@@ -124,23 +137,24 @@ class ExportOptions:
         """
         if self.recipe is None:
             return None
-        ((format, quantization),) = self.artifacts
+        ((output, quantization),) = self.artifacts
         recipe = read_recipe(self.recipe)
+        format = format_of(output)
         recipe.check(quantization, format, self.target_of(format), architecture)
         return recipe
 
-    def target_of(self, format: Format) -> str:
-        """The runtime that files of a format are made for."""
-        return {"onnx": "onnxruntime", "saved_model": "tensorflow"}.get(format, self.target)
+    def target_of(self, output: Output) -> str:
+        """The runtime that a model file is made for."""
+        return {"onnx": "onnxruntime", "saved_model": "tensorflow"}.get(output, self.target)
 
-    def _formats(self) -> list[Format]:
-        formats: list[Format] = []
+    def _formats(self) -> list[Output]:
+        formats: list[Output] = []
         for name in _as_list(self.format):
             name = FORMAT_ALIASES.get(name, name)
-            if name != ALL and name not in EXPORT_FORMATS:
-                known = ", ".join([*EXPORT_FORMATS, *FORMAT_ALIASES, ALL])
+            if name != ALL and name not in OUTPUTS:
+                known = ", ".join([*OUTPUTS, *FORMAT_ALIASES, ALL])
                 raise UsageError(f"Unknown format {name!r}; use {known}.")
-            formats += EXPORT_FORMATS if name == ALL else [cast(Format, name)]
+            formats += EXPORT_FORMATS if name == ALL else [cast(Output, name)]
         return list(dict.fromkeys(formats))
 
     def _quantizations(self) -> list[Quantization]:
@@ -186,6 +200,16 @@ class ExportOptions:
                 f"`recipe` needs a single `format` and one `quantization` of {', '.join(SEARCHED)}."
             )
 
+    def _check_web(self, artifacts: Artifacts) -> None:
+        if not any(output == "web" for output, _ in artifacts):
+            if self.litert_js is not None:
+                raise UsageError("`litert_js` is for `format=web`.")
+        elif self.target != "litert" or self.io != "float32":
+            raise UsageError(
+                "For `format=web`, leave out `target` and `io`: browsers run LiteRT.js, which "
+                "takes float32 inputs."
+            )
+
 
 class ExportKeywords(TypedDict, total=False):
     """The options of :class:`ExportOptions` that :func:`vitsd_export.export` takes by name."""
@@ -196,6 +220,7 @@ class ExportKeywords(TypedDict, total=False):
     target: TargetName
     max_drop: float
     recipe: PathLike | Mapping[str, Any] | None
+    litert_js: PathLike | None
     calibration_images: int
     coverage: float | None
     overwrite: bool
@@ -204,21 +229,22 @@ class ExportKeywords(TypedDict, total=False):
 
 def output_paths(
     artifacts: Artifacts, name: str, folder: Path
-) -> dict[tuple[Format, Quantization], Path]:
+) -> dict[tuple[Output, Quantization], Path]:
     """Where each file goes."""
     return {
-        (format, quantization): folder / artifact_name(name, format, quantization)
-        for format, quantization in artifacts
+        (output, quantization): folder / artifact_name(name, output, quantization)
+        for output, quantization in artifacts
     }
 
 
-def artifact_name(name: str, format: Format, quantization: Quantization) -> str:
-    """``NAME-int8.tflite``, ``NAME.onnx``, ``NAME_saved_model`` ..."""
-    if format == "saved_model":
+def artifact_name(name: str, output: Output, quantization: Quantization) -> str:
+    """``NAME-int8.tflite``, ``NAME.onnx``, ``NAME_saved_model``, ``NAME-int8-web`` ..."""
+    if output == "saved_model":
         return f"{name}_saved_model"
-    if format == "onnx":
+    if output == "onnx":
         return f"{name}.onnx" if quantization == "none" else f"{name}-{quantization}.onnx"
-    return f"{name}-{'float32' if quantization == 'none' else quantization}.tflite"
+    stem = f"{name}-{'float32' if quantization == 'none' else quantization}"
+    return f"{stem}-web" if output == "web" else f"{stem}.tflite"
 
 
 def sidecar_paths(path: Path) -> tuple[Path, Path]:
@@ -228,10 +254,10 @@ def sidecar_paths(path: Path) -> tuple[Path, Path]:
 
 
 def _combinations(
-    formats: Sequence[Format], quantizations: Sequence[Quantization]
-) -> Iterator[tuple[Format, Quantization]]:
+    formats: Sequence[Output], quantizations: Sequence[Quantization]
+) -> Iterator[tuple[Output, Quantization]]:
     for format in formats:
-        taken = [q for q in quantizations if format in SCHEMES[q].ladders]
+        taken = [q for q in quantizations if SCHEMES[q].fits(format)]
         if not taken:
             raise UsageError(
                 f"{format} can't be quantized as {', '.join(quantizations)}; it takes "

@@ -19,8 +19,9 @@ from vitsd_export.deploy import DevicePlatform, check_folder, deploy
 from vitsd_export.exporter import Artifact, ParityError, export
 from vitsd_export.gate import Comparison
 from vitsd_export.options import ALL, COVERAGE, FORMAT_ALIASES, ExportOptions, sidecar_paths
-from vitsd_export.quantization.schemes import EXPORT_FORMATS, SCHEMES, quantizations_of
+from vitsd_export.quantization.schemes import EXPORT_FORMATS, OUTPUTS, SCHEMES, quantizations_of
 from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
+from vitsd_export.web import WEB_MODEL
 from vitsd_runtime.cli import app
 from vitsd_runtime.cli.options import type_of
 from vitsd_runtime.errors import UsageError
@@ -61,6 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"{COVERAGE.help} (default: as trained)",
     )
+    parser.add_argument(
+        "--litert-js",
+        metavar="PATH",
+        help="for web, without network: the npm package @litertjs/core, as .tgz or unpacked "
+        "(default: it is downloaded)",
+    )
     _add_deployment_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -72,8 +79,9 @@ def _add_file_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="F",
-        help=f"one or several of {', '.join([*EXPORT_FORMATS, ALL])} (default: tflite; also "
-        f"{', '.join(FORMAT_ALIASES)})",
+        help=f"one or several of {', '.join(EXPORT_FORMATS)} (also {', '.join(FORMAT_ALIASES)}), "
+        f"{ALL} of these, and web, a folder with a page that runs the model in browsers (default: "
+        "tflite)",
     )
     parser.add_argument(
         "--quantization",
@@ -111,7 +119,7 @@ def _add_deployment_options(parser: argparse.ArgumentParser) -> None:
 
 def _describe_quantizations() -> str:
     rows = [f"  {scheme.name:<10} {scheme.help}" for scheme in SCHEMES.values()]
-    formats = [f"  {format:<11} {', '.join(quantizations_of(format))}" for format in EXPORT_FORMATS]
+    formats = [f"  {format:<11} {', '.join(quantizations_of(format))}" for format in OUTPUTS]
     return "\n".join(["quantizations:", *rows, "", "formats and what they take:", *formats])
 
 
@@ -183,6 +191,8 @@ def _check_deployment(
         return
     if len({*formats}) > 1 or ALL in formats or len({*quantizations}) > 1:
         raise UsageError("--deploy takes one file: give one --format and one --quantization.")
+    if "web" in formats:
+        raise UsageError("A web export is a folder to copy already: leave out --deploy.")
     check_folder(Path(arguments.deploy), arguments.overwrite)
     output = arguments.output
     if output and Path(output).resolve() == Path(arguments.deploy).resolve():
@@ -200,7 +210,7 @@ def _export(
     keywords: dict[str, Any] = {
         name: getattr(arguments, name) for name, _ in options(ExportOptions)
     }
-    keywords |= {"recipe": arguments.recipe, "coverage": arguments.coverage}
+    keywords |= {name: getattr(arguments, name) for name in ("recipe", "coverage", "litert_js")}
     try:
         artifacts = export(
             model, formats, quantizations, arguments.output, arguments.data, **keywords
@@ -234,6 +244,10 @@ def _print(model: str | Path, result: _Result, deployed: Path | None) -> None:
     first = result.comparisons[0]
     folder = printable(Path(first.path).parent)
     print(f"Compared with {printable(model)} on {first.images} test images. Files: {folder}/")
+    for artifact in result.artifacts:
+        if (artifact.path / WEB_MODEL).is_file():
+            folder = printable(artifact.path)
+            print(f"Try it: python3 -m http.server --bind 127.0.0.1 --directory {folder}")
     if deployed:
         print(
             f"Copy {printable(deployed)}/ to the device; there: ./install.sh, then ./run.sh IMAGE"

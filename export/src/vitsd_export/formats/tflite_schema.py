@@ -105,6 +105,15 @@ def fix_dense_layers(content: bytes) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
+def fix_batch(content: bytes) -> bytes:
+    """Fix the number of images at one, for runtimes that refuse sizes that are open (-1)."""
+    model = _parse(content)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.shapeSignature = None  # its shape, which is that of one image, holds then
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def _add_zero_bias(model: Any, graph: Any, weights: Any, scales: FloatArray) -> int:
     """Add an int32 bias of zeros for weights ``(outputs, inputs)``; returns its tensor's number."""
     outputs = int(weights.shape[-2])

@@ -18,6 +18,8 @@ Precision = Literal["int4", "static", "dynamic", "float"]
 with ranges fixed by calibration; int8 weights and activations quantized at run time; not
 quantized."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Output = Format | Literal["web"]
+"""What models are exported to: a file of a format, or a folder for browsers, with a ``.tflite``."""
 Ladder = tuple[Precision, ...]
 """Precisions of a dense layer, from the fastest (or smallest) to the most exact."""
 RANGE_METHODS: Mapping[Precision, tuple[RangeMethod, ...]] = {
@@ -79,6 +81,12 @@ class Scheme:
     def searched(self) -> bool:
         """Whether it is searched within an accuracy budget, on validation images."""
         return self.agreement is not None
+
+    def fits(self, output: Output) -> bool:
+        """Whether models can be exported to ``output`` like this."""
+        if output == "web":  # LiteRT.js takes no int8 inputs
+            return "tflite" in self.ladders and not self.integer_only
+        return output in self.ladders
 
 
 _ANY: dict[Format, Ladder] = {"saved_model": (), "tflite": (), "onnx": ()}
@@ -146,11 +154,17 @@ SCHEMES: dict[Quantization, Scheme] = {
 """By name, in the order of :data:`vitsd_runtime.types.QUANTIZATIONS`."""
 
 EXPORT_FORMATS: tuple[Format, ...] = tuple(_ANY)
-"""What models are exported to."""
+"""Formats that models are exported to."""
+OUTPUTS: tuple[Output, ...] = (*EXPORT_FORMATS, "web")
 SEARCHED: tuple[Quantization, ...] = tuple(s.name for s in SCHEMES.values() if s.searched)
 """Quantizations that are searched within an accuracy budget."""
 
 
-def quantizations_of(format: Format) -> tuple[Quantization, ...]:
-    """The quantizations that a format takes."""
-    return tuple(scheme.name for scheme in SCHEMES.values() if format in scheme.ladders)
+def quantizations_of(output: Output) -> tuple[Quantization, ...]:
+    """The quantizations that ``output`` takes."""
+    return tuple(scheme.name for scheme in SCHEMES.values() if scheme.fits(output))
+
+
+def format_of(output: Output) -> Format:
+    """Of the model file in it."""
+    return "tflite" if output == "web" else output

@@ -1,6 +1,6 @@
 // From an image, however it comes, to its answer.
 
-import { WHERE, classify, describe, useToken } from "./answers.js";
+import * as answers from "./answers.js";
 import { clear, describeModel, offerModels, say, showAnswer, showImage } from "./view.js";
 
 const PATIENCE = 5; // times that a busy server is asked again
@@ -11,9 +11,9 @@ let image = null; // the newest one
 let running = new AbortController();
 
 async function start() {
-  part("where").textContent = WHERE;
+  part("where").textContent = answers.WHERE;
   try {
-    models = await describe();
+    models = await answers.describe();
   } catch (error) {
     return fail(error, start);
   }
@@ -31,7 +31,7 @@ async function answer() {
   if (!models.length) return;
   say("Looking …");
   try {
-    const found = await patiently(() => classify(image, chosen().name, signal), signal);
+    const found = await patiently(() => answers.classify(image, chosen().name, signal), signal);
     if (!signal.aborted) showAnswer(found);
   } catch (error) {
     if (!signal.aborted) fail(error, answer);
@@ -57,7 +57,7 @@ function fail(error, again) {
     say("A token is needed", "Whoever runs this server can tell you.");
     part("token-form").onsubmit = (event) => {
       event.preventDefault();
-      useToken(part("token").value);
+      answers.useToken(part("token").value);
       part("token-form").hidden = true;
       again();
     };

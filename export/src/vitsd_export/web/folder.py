@@ -1,0 +1,83 @@
+"""Make a folder for static hosts: a page, the model, and the engine that runs it in browsers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from vitsd_export.web.litert_js import PACKAGE, LiteRtJs
+from vitsd_runtime.serving.page import INDEX, POLICY, page_files
+from vitsd_runtime.spec import ModelSpec
+
+WEB_MODEL = "model.tflite"
+_WORKER = "service-worker.js"
+_OWN = Path(__file__).with_name("files")
+_PLACES = {"wasm-utils.js": "litert", "LICENSE": "litert", _WORKER: "", "README.md": ""}
+"""Folders of our files; the others go to ``page``."""
+_POLICY = {
+    **POLICY,
+    "script-src": f"{POLICY['script-src']} 'wasm-unsafe-eval'",  # to compile WebAssembly, no more
+    "worker-src": "'self'",
+}
+_KEPT_WHEN_USED = (".wasm", "_internal.js")
+"""A browser loads one of the two builds of LiteRT.js: the other is not worth its 9 MB."""
+
+
+def write_web_folder(folder: Path, spec: ModelSpec, litert_js: LiteRtJs) -> None:
+    """Put everything around the model that is in ``folder`` already.
+
+    Args:
+        folder: with the model as :data:`WEB_MODEL`.
+        spec: that the model carries.
+        litert_js: the engine.
+    """
+    files = {
+        WEB_MODEL: (folder / WEB_MODEL).read_bytes(),
+        "spec.json": spec.to_json().encode(),
+        "litert/index.js": litert_js.module,
+        **{f"litert/{name}": content for name, content in litert_js.builds.items()},
+        **{f"page/{name}": content for name, content in page_files().items() if name != INDEX},
+        **_own_files(),  # answers.js takes the place of the one that asks a server
+        INDEX: _with_policy(page_files()[INDEX]),
+    }
+    values = {"NAME": spec.name, "PACKAGE": PACKAGE, "LITERT_JS": litert_js.version}
+    files["README.md"] = _fill(files["README.md"], values)
+    files[_WORKER] = _fill(files[_WORKER], _kept_offline(files))
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+def _own_files() -> dict[str, bytes]:
+    paths = {path: _PLACES.get(path.name, "page") for path in sorted(_OWN.iterdir())}
+    return {str(Path(place, path.name)): path.read_bytes() for path, place in paths.items()}
+
+
+def _with_policy(index: bytes) -> bytes:
+    """The page, with the policy that a server would send as a header."""
+    policy = "; ".join(f"{name} {value}" for name, value in _POLICY.items())
+    first = b'<meta charset="utf-8">\n'
+    element = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+    return index.replace(first, first + element.encode())
+
+
+def _kept_offline(files: Mapping[str, bytes]) -> dict[str, str]:
+    """What the service worker keeps, and a name for this very content."""
+    others = (_WORKER, "README.md", "litert/LICENSE", INDEX)
+    names = [n for n in sorted(files) if n not in others and not n.endswith(_KEPT_WHEN_USED)]
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
+    return {
+        "VERSION": digest.hexdigest()[:16],
+        "FILES": ", ".join(f'"{name}"' for name in ("./", *names)),  # ./ is the page
+    }
+
+
+def _fill(template: bytes, values: Mapping[str, str]) -> bytes:
+    text = template.decode()
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text.encode()
