@@ -238,15 +238,13 @@ class _Exporter:
     ) -> None:
         """Write one file, check it, and put it in its place if it is kept."""
         from vitsd_export.quantization.search import BudgetError
-        from vitsd_export.web import WEB_MODEL, write_web_folder
+        from vitsd_export.web import write_web_folder
 
         _log.info("%s ...", path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as scratch:
-            temporary = model = scratch / path.name
-            if self.litert_js is not None and output == "web":
-                temporary.mkdir()
-                model = temporary / WEB_MODEL
+            temporary = scratch / path.name
+            model = _model_in(temporary, output)
             try:
                 artifact = self._write_and_compare(model, path, output, quantization)
             except BudgetError as error:  # other artifacts may still meet their budget
@@ -254,7 +252,7 @@ class _Exporter:
                 return
             check_interrupted()
             outcomes.comparisons.append(artifact.comparison)
-            if model != temporary and self.litert_js is not None:
+            if output == "web" and self.litert_js is not None:
                 write_web_folder(temporary, artifact.spec, self.litert_js)
             if artifact.comparison.passed or self.options.keep_failing:
                 _put_in_place(temporary, artifact)
@@ -293,6 +291,16 @@ class _Exporter:
             return trained
         coverage = self.options.coverage or (trained and trained.coverage)
         return fit_confidence(logits, self.validation.labels, coverage or TrainingRecipe.coverage)
+
+
+def _model_in(path: Path, output: Output) -> Path:
+    """Where in what is exported the model file goes; folders around it are made."""
+    if output != "web":
+        return path
+    from vitsd_export.web import WEB_MODEL
+
+    path.mkdir()
+    return path / WEB_MODEL
 
 
 def _put_in_place(temporary: Path, artifact: Artifact) -> None:

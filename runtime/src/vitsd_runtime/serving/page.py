@@ -9,9 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from vitsd_runtime.errors import UsageError
-from vitsd_runtime.system.text import printable
-
 INDEX = "index.html"
 """The page itself; the others are loaded by it, from ``page/NAME`` beside it."""
 POLICY = {
@@ -29,7 +26,12 @@ CSP = "; ".join(f"{name} {value}" for name, value in POLICY.items()) + "; frame-
 """The same as a header's value; only as such can it forbid frames."""
 
 _FOLDER = Path(__file__).with_name("page")
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 
 
 @lru_cache(maxsize=1)
@@ -38,13 +40,7 @@ def page_files() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(_FOLDER.iterdir())}
 
 
-def page_file(name: str) -> tuple[bytes, str]:
-    """Content and content type of one file.
-
-    Raises:
-        UsageError: the page has no such file.
-    """
-    if name not in page_files():
-        raise UsageError(f"The page has no file {printable(name)}.")
-    kind = _TYPES.get(Path(name).suffix)
-    return page_files()[name], f"{kind}; charset=utf-8" if kind else "image/svg+xml"
+def page_file(name: str) -> tuple[bytes, str] | None:
+    """Content and content type of one file; None if there is no such file."""
+    content = page_files().get(name)
+    return None if content is None else (content, f"{_TYPES[Path(name).suffix]}; charset=utf-8")

@@ -10,6 +10,9 @@ const CONTROL_MS = 3000; // to wait for the service worker
 /** Where the model runs, for the line below the title. */
 export const WHERE = "The picture stays on this device: the model runs in your browser.";
 
+/** What is said meanwhile. */
+export const LOADING = "The first time, the model and what runs it have to be fetched.";
+
 let spec;
 let model;
 
@@ -21,7 +24,11 @@ export async function describe() {
   await checkDigest(file, spec.integrity.sha256);
   await loadLiteRt("litert/");
   model = await loadAndCompile(file, { accelerator: "wasm" });
-  const described = {
+  return [{ ...described(), ...(spec.golden && (await verify(spec, logits))) }];
+}
+
+function described() {
+  return {
     name: spec.name,
     default: true,
     classes: spec.class_names,
@@ -31,8 +38,6 @@ export async function describe() {
     test_top1: spec.provenance.test_top1,
     sha256: spec.integrity.sha256,
   };
-  if (spec.golden) described.checked = await verify(spec, logits);
-  return [described];
 }
 
 /**
@@ -43,7 +48,7 @@ export async function describe() {
 export async function classify(image) {
   const start = performance.now();
   const pixels = await loadImage(image, spec).catch(() => {
-    throw new Error("Your browser can’t read it as an image. Try a JPEG or PNG file.");
+    throw new Error("Your browser can't read it as an image. Try a JPEG or PNG file.");
   });
   const probabilities = softmax(await logits(pixels), spec.confidence?.temperature ?? 1);
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
@@ -95,7 +100,7 @@ async function workOffline() {
 
 async function load(name) {
   const response = await fetch(name).catch(() => null);
-  if (!response?.ok) throw new Error(`${name} can’t be loaded. Is all of the folder there?`);
+  if (!response?.ok) throw new Error(`${name} can't be loaded. Is all of the folder there?`);
   return new Uint8Array(await response.arrayBuffer());
 }
 

@@ -6,9 +6,10 @@ import { loadImage } from "./preprocessing.js";
 const MOST_CLASSES = 100; // of which the spec holds logits: every n-th
 
 /**
- * Compare the golden images' logits; in words for the user.
+ * Compare the golden images' logits.
  * @param spec with `golden`.
  * @param {(pixels: Uint8Array) => Promise<Float32Array>} logits the model.
+ * @returns {Promise<{checked: string, warning?: string}>} in words for the user.
  */
 export async function verify(spec, logits) {
   const { golden } = spec;
@@ -22,9 +23,12 @@ export async function verify(spec, logits) {
       largest = Math.max(largest, Math.abs(actual[i] - expected[at++]));
     }
   }
-  const count = `${golden.images.length} images`;
-  if (largest <= golden.tolerance) return `this browser gives the right answers for ${count}`;
-  return `NOT right: for ${count} this browser gives other answers than it should. Does a protection against tracking change the pixels of images?`;
+  const checked = `on ${golden.images.length} images, logits differ by ${largest.toPrecision(2)}`;
+  if (largest <= golden.tolerance) return { checked };
+  const warning =
+    "Answers may be wrong: this browser does not compute what it should. Does a protection " +
+    "against tracking change the pixels of images?";
+  return { checked, warning };
 }
 
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));

@@ -5,7 +5,7 @@ export async function createWasmLib(Library, url) {
     const script = document.createElement("script");
     script.src = url;
     script.onload = resolve;
-    script.onerror = () => reject(new Error(`${url} can’t be loaded. Is all of the folder there?`));
+    script.onerror = () => reject(new Error(`${url} can't be loaded. Is all of the folder there?`));
     document.head.append(script);
   });
   return new Library(await self.ModuleFactory());

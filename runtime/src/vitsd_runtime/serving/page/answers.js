@@ -19,6 +19,9 @@ export function useToken(token) {
 /** Where the model runs, for the line below the title. */
 export const WHERE = "The picture is sent to this server, which does not keep it.";
 
+/** What is said meanwhile. */
+export const LOADING = "";
+
 /** The models: name, version, default, classes, input_size, min_confidence ... of each. */
 export async function describe() {
   return (await request("v1/models")).models;

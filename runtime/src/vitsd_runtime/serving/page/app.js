@@ -12,6 +12,7 @@ let running = new AbortController();
 
 async function start() {
   part("where").textContent = answers.WHERE;
+  say("Loading …", answers.LOADING);
   try {
     models = await answers.describe();
   } catch (error) {

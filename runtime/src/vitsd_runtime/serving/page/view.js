@@ -22,7 +22,7 @@ export function clear() {
 export function showAnswer({ known, predictions, note }) {
   const [best] = predictions;
   if (known) say(best.label, `I am ${percent(best.probability)} sure.`);
-  else say("I don’t know", "Nothing that I know is likely enough. The nearest are:", "unknown");
+  else say("I don't know", "Nothing that I know is likely enough. The nearest are:", "unknown");
   part("classes").replaceChildren(...predictions.map(classRow));
   part("classes").hidden = false;
   part("time").textContent = note;
@@ -59,6 +59,7 @@ export function describeModel(model) {
   part("search").oninput = () => listClasses(model.classes, part("search").value);
   listClasses(model.classes, "");
   part("facts").replaceChildren(...facts(model));
+  part("warning").textContent = model.warning ?? "";
   part("about").hidden = false;
 }
 
@@ -78,7 +79,7 @@ function facts(model) {
     ["Version", model.version],
     ["Looks at", `${width} × ${height} pixels, ${channels === 1 ? "gray" : "color"}`],
     ["Right answers", model.test_top1 == null ? "" : `${percent(model.test_top1)} of test images`],
-    ["Says “I don’t know”", model.min_confidence ? `below ${percent(model.min_confidence)}` : "never"],
+    ["Says “I don't know”", model.min_confidence ? `below ${percent(model.min_confidence)}` : "never"],
     ["Quantization", model.quantization === "none" ? "none (float32)" : model.quantization],
     ["SHA-256", model.sha256],
     ["Checked", model.checked],
