@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitsd_export.web.litert_js import PACKAGE, LiteRtJs
@@ -20,8 +20,7 @@ _POLICY = {
     "script-src": f"{POLICY['script-src']} 'wasm-unsafe-eval'",  # to compile WebAssembly, no more
     "worker-src": "'self'",
 }
-_KEPT_WHEN_USED = (".wasm", "_internal.js")
-"""A browser loads one of the two builds of LiteRT.js: the other is not worth its 9 MB."""
+_NOT_KEPT = (_WORKER, "README.md", "litert/LICENSE", INDEX)  # the page is kept as ./
 
 
 def write_web_folder(folder: Path, spec: ModelSpec, litert_js: LiteRtJs) -> None:
@@ -32,18 +31,19 @@ def write_web_folder(folder: Path, spec: ModelSpec, litert_js: LiteRtJs) -> None
         spec: that the model carries.
         litert_js: the engine.
     """
+    builds = {f"litert/{name}": content for name, content in litert_js.builds.items()}
     files = {
         WEB_MODEL: (folder / WEB_MODEL).read_bytes(),
         "spec.json": spec.to_json().encode(),
         "litert/index.js": litert_js.module,
-        **{f"litert/{name}": content for name, content in litert_js.builds.items()},
+        **builds,
         **{f"page/{name}": content for name, content in page_files().items() if name != INDEX},
         **_own_files(),  # answers.js takes the place of the one that asks a server
         INDEX: _with_policy(page_files()[INDEX]),
     }
     values = {"NAME": spec.name, "PACKAGE": PACKAGE, "LITERT_JS": litert_js.version}
     files["README.md"] = _fill(files["README.md"], values)
-    files[_WORKER] = _fill(files[_WORKER], _kept_offline(files))
+    files[_WORKER] = _fill(files[_WORKER], _kept_offline(files, list(builds)))
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -63,16 +63,16 @@ def _with_policy(index: bytes) -> bytes:
     return index.replace(first, first + element.encode())
 
 
-def _kept_offline(files: Mapping[str, bytes]) -> dict[str, str]:
+def _kept_offline(files: Mapping[str, bytes], builds: Sequence[str]) -> dict[str, str]:
     """What the service worker keeps, and a name for this very content."""
-    others = (_WORKER, "README.md", "litert/LICENSE", INDEX)
-    names = [n for n in sorted(files) if n not in others and not n.endswith(_KEPT_WHEN_USED)]
+    names = ["./", *(name for name in sorted(files) if name not in (*_NOT_KEPT, *builds))]
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
     return {
         "VERSION": digest.hexdigest()[:16],
-        "FILES": ", ".join(f'"{name}"' for name in ("./", *names)),  # ./ is the page
+        "FILES": ", ".join(f'"{name}"' for name in names),
+        "BUILDS": ", ".join(f'"{name}"' for name in builds),
     }
 
 

@@ -87,8 +87,11 @@ async function workOffline() {
   const workers = navigator.serviceWorker; // none on plain http://, but for localhost
   if (!workers) return;
   try {
-    await workers.register("service-worker.js");
-    if (workers.controller) return;
+    const registration = await workers.register("service-worker.js");
+    if (workers.controller) {
+      registration.update().catch(() => {}); // for the next visit; fails without network
+      return;
+    }
     await new Promise((done) => {
       workers.addEventListener("controllerchange", done, { once: true });
       setTimeout(done, CONTROL_MS);

@@ -5,10 +5,10 @@
 const OURS = `vitsd ${self.registration.scope} `;
 const VERSION = `${OURS}@VERSION@`;
 const FILES = [@FILES@];
+const BUILDS = [@BUILDS@]; // of LiteRT.js: a browser uses one of the two
 
 self.addEventListener("install", (event) => {
-  const requests = FILES.map((file) => new Request(file, { cache: "reload" }));
-  event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(requests)));
+  event.waitUntil(keepFiles());
   self.skipWaiting();
 });
 
@@ -20,13 +20,20 @@ self.addEventListener("fetch", (event) => {
   if (event.request.method === "GET") event.respondWith(answer(event.request));
 });
 
+async function keepFiles() {
+  const used = await Promise.all(BUILDS.map((file) => caches.match(file))); // by earlier versions
+  const files = [...FILES, ...BUILDS.filter((_, i) => used[i])];
+  const cache = await caches.open(VERSION);
+  await cache.addAll(files.map((file) => new Request(file, { cache: "no-cache" })));
+}
+
 async function answer(request) {
   const cache = await caches.open(VERSION);
   const wanted = request.mode === "navigate" ? "./" : request;
   const kept = await cache.match(wanted, { ignoreSearch: true });
   if (kept) return kept;
   const response = await fetch(request);
-  if (response.ok) await cache.put(request, response.clone()); // one of the two builds of LiteRT.js
+  if (response.ok) await cache.put(request, response.clone());
   return response;
 }
 

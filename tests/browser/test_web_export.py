@@ -1,0 +1,313 @@
+"""Exports for the web, in a real browser: the same answers as the runtime, also offline."""
+
+import base64
+import io
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from vitsd_export import export
+from vitsd_export.formats.tflite_schema import fix_batch
+from vitsd_export.web import WEB_MODEL, find_litert_js, write_web_folder
+from vitsd_runtime import Classifier
+from vitsd_runtime.formats import read_spec, write_spec
+from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.preprocessing import preprocess
+from vitsd_runtime.models.catalog import bundled_model
+
+QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int4")
+ROUNDING = 0.25
+"""By which logits may differ: sums in another order round activations to the next int8."""
+ANSWER = """async ([files, changes]) => {
+    const { logits } = await import(new URL("page/answers.js", location));
+    const { loadImage } = await import(new URL("page/preprocessing.js", location));
+    const spec = { ...(await (await fetch("spec.json")).json()), ...changes };
+    const results = [];
+    for (const file of files) {
+        const bytes = Uint8Array.from(atob(file), (character) => character.charCodeAt(0));
+        const pixels = await loadImage(new Blob([bytes]), spec);
+        results.push([Array.from(pixels), Array.from(await logits(pixels))]);
+    }
+    return results;
+}"""
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory, npm_package):
+    """The shipped model, which takes color images, for the web."""
+    litert_js = find_litert_js(npm_package("@litertjs/core"))
+    folder = tmp_path_factory.mktemp("shipped")
+    spec = read_spec(bundled_model())
+    model = folder / WEB_MODEL
+    model.write_bytes(fix_batch(bundled_model().read_bytes()[: spec.integrity.size]))
+    write_web_folder(folder, write_spec(model, spec), litert_js)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits_web(trained, tmp_path_factory, npm_package):
+    """The model of digits, which takes gray images, for the web; a folder of folders."""
+    folder = tmp_path_factory.mktemp("web")
+    package = npm_package("@litertjs/core")
+    options = {"litert_js": package, "data": "digits"}
+    export(trained / "model.keras", "web", QUANTIZATIONS, folder, **options)
+    return folder
+
+
+@pytest.fixture
+def site(shipped, host, open_page):
+    """The shipped model's page, loaded: ``page``, ``context``, ``url``, ``server``, ``folder``."""
+    url, server = host(shipped)
+    page = ready(open_page(url))
+    return SimpleNamespace(page=page, url=url, server=server, folder=shipped, context=page.context)
+
+
+def ready(page):
+    page.locator("#answer", has_text="Ready").wait_for(timeout=60_000)
+    return page
+
+
+def answer(page, files, **changes):
+    """Pixels, uint8 ``(n, values)``, and logits, float32, as the page computes them."""
+    encoded = [base64.b64encode(file).decode() for file in files]
+    pixels, logits = zip(*page.evaluate(ANSWER, [encoded, changes]), strict=True)
+    return np.array(pixels, np.uint8), np.array(logits, np.float32)
+
+
+def assert_same(logits, expected, tolerance: float) -> None:
+    """Equal labels, but where the best two are nearer to each other than the tolerance."""
+    assert np.abs(logits - expected).max() < tolerance
+    best = np.sort(expected)
+    clear = best[:, -1] - best[:, -2] > 2 * tolerance
+    assert clear.any()
+    assert (logits.argmax(1) == expected.argmax(1))[clear].all()
+
+
+def encode(image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def a_photo(width: int = 640, height: int = 471) -> Image.Image:
+    """With fine details, different in every direction."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / 9 + y / 31), np.sin(x * y / 2000), np.cos((x - 2 * y) / 13)]
+    noise = np.random.default_rng(0).normal(0, 12, (height, width, 3))
+    return Image.fromarray((128 + 90 * np.stack(waves, -1) + noise).clip(0, 255).astype(np.uint8))
+
+
+def transparent(image: Image.Image) -> Image.Image:
+    alpha = np.random.default_rng(1).integers(0, 256, image.size[::-1])
+    image = image.convert("RGBA")
+    image.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+    return image
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def swapped_colors() -> bytes:
+    """A color profile that exchanges red and green, if it is applied."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, green = (
+        int.from_bytes(profile[profile.find(tag) + 4 :][:4], "big") for tag in (b"rXYZ", b"gXYZ")
+    )
+    profile[red : red + 20], profile[green : green + 20] = (
+        profile[green : green + 20],
+        profile[red : red + 20],
+    )
+    return bytes(profile)
+
+
+EXACT = {
+    "PNG": lambda: encode(a_photo()),
+    "gray PNG": lambda: encode(a_photo().convert("L")),
+    "PNG with a palette": lambda: encode(a_photo().convert("P")),
+    "PNG of black and white": lambda: encode(a_photo().convert("1")),
+    "transparent PNG": lambda: encode(transparent(a_photo())),
+    "transparent PNG of the input size": lambda: encode(transparent(a_photo(32, 32))),
+    "PNG with a color profile": lambda: encode(a_photo(), icc_profile=swapped_colors()),
+    "enlarged PNG": lambda: encode(a_photo(17, 9)),
+    "tall PNG": lambda: encode(a_photo(33, 1500)),
+    "PNG of one pixel": lambda: encode(Image.new("RGB", (1, 1), (200, 30, 90))),
+    "GIF": lambda: encode(a_photo(), "GIF"),
+    "BMP": lambda: encode(a_photo(), "BMP"),
+    "lossless WebP": lambda: encode(a_photo(), "WEBP", lossless=True),
+}
+DECODED_ALIKE = {
+    "JPEG": lambda: encode(a_photo(), "JPEG", quality=85),
+    "JPEG on its side": lambda: encode(a_photo(), "JPEG", exif=turned()),
+    "gray JPEG": lambda: encode(a_photo().convert("L"), "JPEG"),
+    "progressive JPEG": lambda: encode(a_photo(), "JPEG", progressive=True),
+    "WebP": lambda: encode(a_photo(), "WEBP"),
+}
+
+
+def test_the_shipped_model_answers_as_in_python(site):
+    files = [encode(a_photo(32, 32).rotate(7 * i)) for i in range(20)]
+    pixels, logits = answer(site.page, files)
+    expected = Classifier.load(num_threads=1).logits(files)
+    assert (pixels == [load_image(file, (32, 32, 3)).ravel() for file in files]).all()
+    assert_same(logits, expected, ROUNDING)
+
+
+def test_tensors_are_equal_to_the_bit(site):
+    spec = read_spec(bundled_model())
+    pixels = np.asarray(a_photo(32, 32))
+    prepared = site.page.evaluate(
+        """async ([pixels, spec]) => {
+            const { preprocess } = await import(new URL("page/preprocessing.js", location));
+            return Array.from(preprocess(Uint8Array.from(pixels), spec));
+        }""",
+        [pixels.ravel().tolist(), spec.to_dict()],
+    )
+    assert (np.array(prepared, np.float32) == preprocess(pixels[None], spec).ravel()).all()
+
+
+@pytest.mark.parametrize("resize_mode", ["stretch", "crop"])
+def test_images_become_the_same_pixels(site, resize_mode):
+    files = {name: make() for name, make in {**EXACT, **DECODED_ALIKE}.items()}
+    pixels, _ = answer(site.page, files.values(), resize_mode=resize_mode)
+    for (name, file), own in zip(files.items(), pixels, strict=True):
+        expected = load_image(file, (32, 32, 3), resize_mode).ravel()
+        difference = np.abs(own.astype(int) - expected)
+        assert difference.max() <= (0 if name in EXACT else 2), name
+    gray = [encode(a_photo()), encode(transparent(a_photo()))]
+    pixels = site.page.evaluate(ANSWER.replace("await logits(pixels)", "[]"), [
+        [base64.b64encode(file).decode() for file in gray],
+        {"input_size": [20, 30, 1], "resize_mode": resize_mode},
+    ])  # fmt: skip
+    for (own, _), file in zip(pixels, gray, strict=True):
+        assert own == load_image(file, (20, 30, 1), resize_mode).ravel().tolist()
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_every_quantization_answers_as_in_python(digits_web, host, open_page, digits, quantization):
+    name = "float32" if quantization == "none" else quantization
+    folder = digits_web / f"digits-{name}-web"
+    files = [encode(Image.fromarray(image[..., 0])) for image in digits.images[:40]]
+    expected = Classifier.load(folder / WEB_MODEL, num_threads=1).logits(files)
+    url, _ = host(folder)
+    _, logits = answer(ready(open_page(url)), files)
+    assert_same(logits, expected, 1e-3 if quantization in ("none", "float16") else ROUNDING)
+
+
+def test_a_person_gets_the_answer(site):
+    file = encode(a_photo(), "JPEG")
+    upload = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": file}
+    site.page.set_input_files("#file", upload)
+    site.page.locator("#classes li").first.wait_for()
+    rows = [" ".join(text.split()) for text in site.page.locator("#classes li").all_inner_texts()]
+    (expected,) = Classifier.load(num_threads=1).predict(file)
+    assert [row.rsplit(" ", 2)[0] for row in rows] == [p.label for p in expected]
+    shown = [float(row.split()[-2]) for row in rows]
+    assert np.allclose(shown, [100 * p.probability for p in expected], atol=5)
+    assert "in this browser" in site.page.inner_text("#time")
+    site.page.set_input_files(
+        "#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"none"}
+    )
+    site.page.locator("#answer", has_text="That did not work").wait_for()
+    assert "JPEG or PNG" in site.page.inner_text("#detail")
+
+
+def test_it_works_offline_after_the_first_visit(site):
+    site.server.shutdown()
+    site.server.server_close()
+    site.context.set_offline(True)
+    site.page.reload()
+    ready(site.page)
+    files = [encode(a_photo())]
+    _, logits = answer(site.page, files)
+    assert np.abs(logits - Classifier.load(num_threads=1).logits(files)).max() < ROUNDING
+
+
+def test_a_new_export_takes_over(shipped, host, open_page, tmp_path):
+    folder = tmp_path / "site"
+    shutil.copytree(shipped, folder)
+    url, _ = host(folder)
+    page = ready(open_page(url))
+    (before,) = page.evaluate("caches.keys()")
+    spec = read_spec(folder / WEB_MODEL)
+    spec = write_spec(folder / WEB_MODEL, spec.replace(name="newer"))
+    litert_js = SimpleNamespace(
+        version="2.5.3",
+        module=(folder / "litert/index.js").read_bytes(),
+        builds={path.name: path.read_bytes() for path in (folder / "litert").glob("*_internal.*")},
+    )
+    write_web_folder(folder, spec, litert_js)
+    page.reload()  # meanwhile the new one is fetched
+    assert "newer" not in ready(page).locator("#facts").text_content()
+    page.evaluate(
+        """async ([before]) => {
+            while ((await caches.has(before))) await new Promise((done) => setTimeout(done, 100));
+        }""",
+        [before],
+    )
+    (after,) = page.evaluate("caches.keys()")
+    assert after != before
+    page.reload()
+    assert "newer" in ready(page).locator("#facts").text_content()
+    kept = page.evaluate(
+        """caches.keys().then(([name]) => caches.open(name)).then((cache) => cache.keys())
+            .then((requests) => requests.map((request) => request.url))"""
+    )
+    assert f"{url}litert/litert_wasm_internal.wasm" in kept
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (WEB_MODEL, lambda content: b"x" + content[1:], "damaged"),
+        (WEB_MODEL, lambda content: None, "can't be loaded"),
+        ("spec.json", lambda content: None, "can't be loaded"),
+        ("litert/litert_wasm_internal.js", lambda content: None, "can't be loaded"),
+    ],
+    ids=["model", "no model", "no spec", "no engine"],
+)
+def test_damaged_folders_say_so(shipped, host, open_page, tmp_path, name, change, message):
+    folder = tmp_path / "site"
+    shutil.copytree(shipped, folder)
+    content = change((folder / name).read_bytes())
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    url, _ = host(folder)
+    page = open_page(url)
+    page.locator("#answer", has_text="That did not work").wait_for()
+    assert message in page.inner_text("#detail")
+
+
+def test_a_browser_that_computes_something_else_is_found_out(shipped, host, open_page, tmp_path):
+    folder = tmp_path / "site"
+    shutil.copytree(shipped, folder)
+    images = [encode(a_photo(32, 32).rotate(40 * i)) for i in range(4)]
+    classifier = Classifier.load(num_threads=1)
+    spec = json.loads((folder / "spec.json").read_text())
+    spec["golden"] = {
+        "images": [base64.b64encode(image).decode() for image in images],
+        "logits": base64.b64encode(classifier.logits(images).tobytes()).decode(),
+        "tolerance": ROUNDING,
+    }
+    (folder / "spec.json").write_text(json.dumps(spec))
+    url, _ = host(folder)
+    page = ready(open_page(url))
+    assert page.inner_text("#warning") == ""
+    assert "on 4 images" in page.locator("#facts").text_content()
+    # As browsers do that protect against tracking.
+    page.context.add_init_script(
+        """const original = CanvasRenderingContext2D.prototype.getImageData;
+        CanvasRenderingContext2D.prototype.getImageData = function (...place) {
+            const result = original.apply(this, place);
+            result.data.forEach((value, i) => { result.data[i] = value ^ (i % 3); });
+            return result;
+        };"""
+    )
+    page.reload()
+    ready(page)
+    assert "may be wrong" in page.inner_text("#warning")
