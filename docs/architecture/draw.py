@@ -36,7 +36,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
     "vitsd_export": (
         ("cli/",),
         ("exporter", "deploy/", "keras2/"),
-        ("artifact_writer", "gate", "golden"),
+        ("artifact_writer", "gate", "web/", "golden"),
         ("options", "data"),
         ("quantization/",),
         ("formats/",),

@@ -12,6 +12,8 @@ from PIL import Image, ImageCms
 
 from vitsd_export import export
 from vitsd_export.formats.tflite_schema import fix_batch
+from vitsd_export.options import artifact_name
+from vitsd_export.quantization.schemes import quantizations_of
 from vitsd_export.web import WEB_MODEL, find_litert_js, write_web_folder
 from vitsd_runtime import Classifier
 from vitsd_runtime.formats import read_spec, write_spec
@@ -19,7 +21,6 @@ from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.models.catalog import bundled_model
 
-QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int4")
 ROUNDING = 0.25
 """By which logits may differ: sums in another order round activations to the next int8."""
 ANSWER = """async ([files, changes]) => {
@@ -37,25 +38,25 @@ ANSWER = """async ([files, changes]) => {
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory, npm_package):
-    """The shipped model, which takes color images, for the web."""
+def to_web(npm_package, tmp_path_factory):
+    """A function that makes a folder of an exported file, as an export for the web would."""
     litert_js = find_litert_js(npm_package("@litertjs/core"))
-    folder = tmp_path_factory.mktemp("shipped")
-    spec = read_spec(bundled_model())
-    model = folder / WEB_MODEL
-    model.write_bytes(fix_batch(bundled_model().read_bytes()[: spec.integrity.size]))
-    write_web_folder(folder, write_spec(model, spec), litert_js)
-    return folder
+
+    def make(exported):
+        folder = tmp_path_factory.mktemp("web")
+        spec = read_spec(exported)
+        model = folder / WEB_MODEL
+        model.write_bytes(fix_batch(exported.read_bytes()[: spec.integrity.size]))
+        write_web_folder(folder, write_spec(model, spec), litert_js)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def digits_web(trained, tmp_path_factory, npm_package):
-    """The model of digits, which takes gray images, for the web; a folder of folders."""
-    folder = tmp_path_factory.mktemp("web")
-    package = npm_package("@litertjs/core")
-    options = {"litert_js": package, "data": "digits"}
-    export(trained / "model.keras", "web", QUANTIZATIONS, folder, **options)
-    return folder
+def shipped(to_web):
+    """The shipped model, which takes color images."""
+    return to_web(bundled_model())
 
 
 @pytest.fixture
@@ -189,15 +190,25 @@ def test_images_become_the_same_pixels(site, resize_mode):
         assert own == load_image(file, (20, 30, 1), resize_mode).ravel().tolist()
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_every_quantization_answers_as_in_python(digits_web, host, open_page, digits, quantization):
-    name = "float32" if quantization == "none" else quantization
-    folder = digits_web / f"digits-{name}-web"
+@pytest.mark.parametrize("quantization", quantizations_of("web"))
+def test_every_quantization_answers_as_in_python(
+    exported, to_web, host, open_page, digits, quantization
+):
+    """Of a model that takes gray images."""
+    folder = to_web(exported / artifact_name("digits", "tflite", quantization))
     files = [encode(Image.fromarray(image[..., 0])) for image in digits.images[:40]]
     expected = Classifier.load(folder / WEB_MODEL, num_threads=1).logits(files)
     url, _ = host(folder)
     _, logits = answer(ready(open_page(url)), files)
     assert_same(logits, expected, 1e-3 if quantization in ("none", "float16") else ROUNDING)
+
+
+def test_models_that_preprocess_get_pixels(trained, to_web, host, open_page, digits, tmp_path):
+    (exported,) = export(trained / "model.keras", output=tmp_path, embed_preprocessing=True)
+    files = [encode(Image.fromarray(image[..., 0])) for image in digits.images[:20]]
+    url, _ = host(to_web(exported.path))
+    _, logits = answer(ready(open_page(url)), files)
+    assert_same(logits, Classifier.load(exported.path, num_threads=1).logits(files), 1e-3)
 
 
 def test_a_person_gets_the_answer(site):
