@@ -111,11 +111,11 @@ def _from_files(files: Mapping[str, bytes], name: str) -> LiteRtJs:
         raise UsageError(f"{name} is not the package {PACKAGE}: it has no {missing[0]}.")
     try:
         package = parse_json(files["package.json"], _MAX_BYTES)
-        version = str(package["version"])
+        version = printable(package["version"], 40)
     except (ValueError, TypeError, KeyError) as error:
         raise VitsdError(f"{name}/package.json is damaged: {first_line(error)}.") from error
     if version != VERSION:
-        _log.warning("%s is %s %s; tested is %s.", name, PACKAGE, printable(version, 40), VERSION)
+        _log.warning("%s is %s %s; tested is %s.", name, PACKAGE, version, VERSION)
     builds = {file.removeprefix("wasm/"): files[file] for file in _FILES if "wasm/" in file}
     return LiteRtJs(version, _with_own_loader(files[_MODULE], name), builds)
 
