@@ -55,6 +55,8 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.asked.append(parse_qs(urlsplit(self.path).query))
         self.before_answer(body)
+        if self.headers["Content-Type"] != "application/octet-stream":
+            return self.refuse(415, "Send an image.")
         if self.busy:
             type(self).busy -= 1
             return self.refuse(503, "No room.", {"Retry-After": "1"})
@@ -215,7 +217,8 @@ def test_a_token_is_asked_for(service, open_page, photo):
     page = open_page(service.url)
     heard(page, "A token is needed")
     for word in ("wrong", "secret"):
-        page.fill("#token", word)
+        page.locator("#token:focus").wait_for()
+        page.keyboard.type(word)
         page.keyboard.press("Enter")
     heard(page, "Ready")
     page.set_input_files("#file", file(png(photo)))

@@ -37,7 +37,10 @@ export async function describe() {
 export async function classify(image, model, signal) {
   const start = performance.now();
   const query = new URLSearchParams({ model });
-  const answer = await request(`v1/predict?${query}`, { method: "POST", body: image, signal });
+  // What it is, its content says; a file's name may be wrong.
+  const headers = { "Content-Type": "application/octet-stream" };
+  const options = { method: "POST", body: image, headers, signal };
+  const answer = await request(`v1/predict?${query}`, options);
   const whole = Math.round(performance.now() - start);
   const own = answer.milliseconds.toFixed(1);
   return { ...answer.results[0], note: `${own} ms on the server, ${whole} ms with the way there` };
@@ -45,7 +48,7 @@ export async function classify(image, model, signal) {
 
 async function request(path, options = {}) {
   const token = sessionStorage.getItem(TOKEN);
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
   let response;
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store" });

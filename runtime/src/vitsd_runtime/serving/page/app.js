@@ -56,9 +56,11 @@ function fail(error, again) {
   part("token-form").hidden = error.status !== 401;
   if (error.status === 401) {
     say("A token is needed", "Whoever runs this server can tell you.");
+    part("token").focus();
     part("token-form").onsubmit = (event) => {
       event.preventDefault();
       answers.useToken(part("token").value);
+      part("token").value = "";
       part("token-form").hidden = true;
       again();
     };
