@@ -229,16 +229,15 @@ def test_a_token_is_asked_for(service, open_page, photo):
 
 def test_the_newest_image_is_answered(service, open_page, photo):
     slow, may_go = png(photo[::-1]), threading.Event()
-    service.before_answer = staticmethod(
-        lambda body: may_go.wait(20) if body == slow else may_go.set()
-    )
+    service.before_answer = staticmethod(lambda body: body == slow and may_go.wait(20))
     page = open_page(service.url)
     heard(page, "Ready")
     page.set_input_files("#file", file(slow, "slow.png"))
     page.wait_for_timeout(100)
     page.set_input_files("#file", file(png(photo), "new.png"))
     shown = rows(page)
-    page.wait_for_timeout(300)  # the first answer would come now
+    may_go.set()
+    page.wait_for_timeout(500)  # the first answer would come now
     assert rows(page) == shown
     assert "new.png" in page.get_attribute("#preview", "alt")
 

@@ -264,7 +264,9 @@ def test_a_new_export_takes_over(shipped, host, open_page, tmp_path):
     assert "newer" not in ready(page).locator("#facts").text_content()
     page.evaluate(
         """async ([before]) => {
-            while ((await caches.has(before))) await new Promise((done) => setTimeout(done, 100));
+            for (let times = 0; times < 200 && (await caches.has(before)); times += 1) {
+                await new Promise((done) => setTimeout(done, 100));
+            }
         }""",
         [before],
     )
