@@ -64,7 +64,8 @@ $(VENV)/.installed: $(PROJECTS)
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub playwright ruff mypy types-tqdm opencv-python-headless
+	$(PIP) pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff mypy types-tqdm \
+		"tritonclient[http]" httpx opencv-python-headless playwright
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
