@@ -41,13 +41,18 @@ class ServerProcess:
         self._printed = threading.Condition()
 
     def __enter__(self) -> ServerProcess:
-        path = f"{_ROOT / 'runtime' / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        # An empty entry would stand for the current folder, which may be gone.
+        paths = [str(_ROOT / "runtime" / "src"), os.environ.get("PYTHONPATH")]
         self.process = subprocess.Popen(
             self._words,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONPATH": path, **self._environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                **self._environment,
+            },
             preexec_fn=self._before,
         )
         assert self.process.stdout is not None
