@@ -28,8 +28,8 @@ IMAGES = 500
 """On which logits are compared."""
 PICTURES = 5
 """Image files that ``vitsd-predict`` classifies."""
-_COPIED_FOLDERS = ("tests/runtime", "runtime/src", "vitsd/src")
-_COPIED_FILES = ("tests/conftest.py", "pyproject.toml")
+_COPIED_FOLDERS = ("tests/runtime", "runtime/src", "vitsd/src", "tools/serving")
+_COPIED_FILES = ("tests/conftest.py", "tools/__init__.py", "pyproject.toml")
 _log = logging.getLogger("vitsd.tools.arm64")
 
 

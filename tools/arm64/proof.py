@@ -20,6 +20,7 @@ from vitsd.evaluation.metrics import agreement
 from vitsd_export.deploy import deploy
 from vitsd_runtime import Classifier
 from vitsd_runtime.formats import require_spec
+from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.types import AnyArray
 
 FLOAT_TOLERANCE = 1e-4
@@ -171,13 +172,16 @@ class Proof:
             expected = reference.logits[:PICTURES].argmax(axis=1).tolist()
             if answers is not None and _best_classes(answers) != expected:
                 self._fail(engine, cpu, f"vitsd-predict gives other answers with {reference.name}")
+        if engine.format == "tflite":
+            self._verify(engine, cpu, BUNDLED)
         self._try_bench(engine, cpu, folder, [reference.name for reference in references])
 
-    def _verify(self, engine: Engine, cpu: str, path: str) -> None:
-        report = self._python(engine, cpu, "-m", "vitsd_runtime.cli.verify", path, "--json")
+    def _verify(self, engine: Engine, cpu: str, model: str) -> None:
+        words = [] if model == BUNDLED else [model]
+        report = self._python(engine, cpu, "-m", "vitsd_runtime.cli.verify", *words, "--json")
         if report is not None:
             details = {stage["name"]: stage["detail"] for stage in json.loads(report)["stages"]}
-            _log.info("%s: verified, logits %s", path, details["logits"])
+            _log.info("%s: verified, logits %s", model, details["logits"])
 
     def _try_bench(self, engine: Engine, cpu: str, folder: str, names: list[str]) -> None:
         paths = [f"{folder}/{name}" for name in names]
