@@ -16,7 +16,7 @@ from vitsd_runtime.classifier import softmax
 def test_an_explanation_is_of_the_models_own_answer(trained, digits):
     model, spec = load_model(trained / "model.keras")
     explanation = explain(model, spec, digits.images[0], top_k=10)
-    probabilities = softmax(predict_logits(model, digits.images[:1]))[0]
+    probabilities = softmax(predict_logits(model, digits.images[:1]) / spec.temperature)[0]
     assert explanation.labels[0] == spec.class_names[probabilities.argmax()]
     np.testing.assert_allclose(explanation.probabilities, np.sort(probabilities)[::-1], atol=1e-5)
     assert explanation.attention.shape == (2, 4, 36, 36)
