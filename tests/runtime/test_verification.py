@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,14 @@ def test_files_without_golden_images_say_so(command_here):
     done = command_here("vitsd-verify", OLD)
     assert done.returncode == 2
     assert "no golden images" in done.stderr
+
+
+def test_without_pillow_nothing_is_said_of_the_machine(command_here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    result = command_here("vitsd-verify")
+    assert result.returncode == 1
+    assert "needs Pillow" in result.stderr
+    assert "DIFFERENT" not in result.stdout
 
 
 def test_few_values_stand_for_many():

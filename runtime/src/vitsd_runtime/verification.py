@@ -17,6 +17,7 @@ import numpy as np
 
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.images.decoding import need_pillow
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec import Golden
 from vitsd_runtime.system.text import printable
@@ -72,6 +73,7 @@ def verify(classifier: Classifier) -> Verification:
 
     Raises:
         UsageError: the model carries no golden images.
+        VitsdError: Pillow is missing.
     """
     golden = classifier.spec.golden
     if golden is None:
@@ -79,6 +81,7 @@ def verify(classifier: Classifier) -> Verification:
             f"{printable(classifier.path)} carries no golden images to verify it with, as files "
             "of earlier versions: export it again."
         )
+    need_pillow()  # without it this machine can't tell, which is no other answer
     check = _Check(classifier, golden)
     stages: list[Stage] = []
     for name in STAGES:

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 from PIL import Image
 
 from vitsd_runtime import UsageError, VitsdError
+from vitsd_runtime.serving import batching
 
 
 def labels(response):
@@ -100,6 +102,14 @@ REFUSED = {
         400,
         "form",
     ),
+    "an odd charset": (
+        {
+            "content": f"--x\r\n{PART}\r\n--x--\r\n",
+            "headers": {"content-type": "multipart/form-data; boundary=x; charset=undefined"},
+        },
+        400,
+        "form",
+    ),
     "empty form": ({"content": b"--x--\r\n", "headers": FORM}, 400, ""),  # no form, for some
     "a field": ({"files": {"a": b"x"}, "data": {"top_k": "1"}}, 400, "go into the address"),
     "many files": ({"files": [("a", b"x")] * 4}, 413, "3 images"),
@@ -129,6 +139,7 @@ def test_what_is_no_good_request_is_refused_in_words(serving, name):
         ("/v1/predict?model=%1b%5b2J", 404, r"no model \x1b[2J; there are m (version"),
         ("/v1/predict?version=2", 404, "no model m in version 2"),
         ("/v1/elsewhere", 404, "/v1/predict"),
+        ("/v1/predict/", 404, "/v1/predict"),  # sent elsewhere, it would leave a proxy's address
         ("/page/../server.py", 404, ""),
         ("/page/server.py", 404, ""),
     ],
@@ -179,6 +190,53 @@ def test_a_decompression_bomb_is_an_error_of_that_image(serving, light, tmp_path
         assert second["predictions"][0]["label"] == "light"
 
     serving(scenario)
+
+
+def test_very_large_images_are_decoded_one_at_a_time(serving, light, monkeypatch):
+    load, at_once, lock = batching.load_image, [0], threading.Lock()
+
+    def watched(image, size, mode, value_range, max_pixels):
+        pixels = load(image, size, mode, value_range, max_pixels)
+        with lock:
+            at_once[0] += 1
+            most.append(at_once[0])
+        time.sleep(0.02)
+        with lock:
+            at_once[0] -= 1
+        return pixels
+
+    async def scenario(client, models):
+        response = await client.post("/v1/predict", files=[("a", light)] * 8)
+        assert [r["known"] for r in response.json()["results"]] == [True] * 8
+
+    monkeypatch.setattr(batching, "load_image", watched)
+    monkeypatch.setattr("vitsd_runtime.serving.models.usable_cores", lambda: 4)
+    for large, expected in ((40 * 30, 4), (40 * 30 - 1, 1)):
+        monkeypatch.setattr(batching, "_LARGE", large)
+        most = []
+        serving(scenario)
+        assert max(most) == expected
+
+
+def test_what_is_not_decoded_at_the_end_is_given_up(serving, light, monkeypatch):
+    load, seen = batching.load_image, threading.Event()
+    decoded = []
+
+    def slow(*arguments):
+        seen.set()
+        time.sleep(0.02)
+        decoded.append(arguments)
+        return load(*arguments)
+
+    async def scenario(client, models):
+        monkeypatch.setattr(batching, "load_image", slow)
+        task = asyncio.create_task(client.post("/v1/predict", files=[("a", light)] * 30))
+        while not seen.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+
+    serving(scenario)
+    assert 0 < len(decoded) < 30
 
 
 @pytest.mark.parametrize("error", [VitsdError("it broke"), ZeroDivisionError("secret")])
@@ -316,7 +374,17 @@ TOKEN = "a-secret-of-some-length"
 
 
 @pytest.mark.parametrize(
-    "sent", [None, "", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN, "Bearer \xe9"]
+    "sent",
+    [
+        None,
+        "",
+        "Bearer ",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        TOKEN,
+        "Bearer \xe9",
+        f"Basic {TOKEN}",
+    ],
 )
 def test_without_the_token_there_is_no_answer(serving, light, sent):
     async def scenario(client, models):
@@ -332,9 +400,10 @@ def test_without_the_token_there_is_no_answer(serving, light, sent):
     serving(scenario, token=TOKEN)
 
 
-def test_with_the_token_there_is(serving, light):
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_with_the_token_there_is(serving, light, scheme):
     async def scenario(client, models):
-        headers = {"authorization": f"Bearer {TOKEN}"}
+        headers = {"authorization": f"{scheme} {TOKEN}"}
         response = await client.post("/v1/predict", content=light, headers=headers)
         assert labels(response) == ["light"]
         for path in ("/", "/v2/health/live", "/v2/health/ready"):  # they tell nothing

@@ -1,6 +1,7 @@
 """vitsd-serve as users start it: under load, with slow and broken clients, until its end."""
 
 import asyncio
+import contextlib
 import importlib.util
 import io
 import json
@@ -230,6 +231,29 @@ def test_what_is_no_http_is_refused_in_json(server, images, expected, sent):
         head, _, body = read_all(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400")
     assert json.loads(body)["error"]
+    still_answers(server, images, expected)
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_an_offer_of_another_protocol_is_not_heard(server, images, expected, protocol):
+    offer = f"Connection: Upgrade\r\nupgrade: {protocol}\r\n\r\n".encode()
+    request = post("/v1/predict", images[0]).replace(b"\r\n\r\n", b"\r\n" + offer, 1)
+    with connect(server) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        _, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert json.loads(body)["results"][0]["predictions"][0]["label"] == expected[0][0][0]
+
+
+def test_a_body_is_never_taken_for_requests(server, images, expected):
+    body = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nContent-Length: %d\r\nConnection: Upgrade\r\nUpgr"
+    with connect(server) as connection:
+        with contextlib.suppress(OSError):  # it is cut off in the midst
+            for part in (head % len(body), b"ade: h2c\r\n\r\n", body):
+                connection.sendall(part)
+                time.sleep(0.1)
+        assert read_all(connection).count(b"HTTP/1.1 ") == 1
     still_answers(server, images, expected)
 
 

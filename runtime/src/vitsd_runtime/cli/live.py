@@ -7,7 +7,6 @@ import collections
 import contextlib
 import datetime
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -20,8 +19,9 @@ from typing import Any, BinaryIO
 
 from vitsd_runtime.classifier import Classifier, answer_dict
 from vitsd_runtime.cli import options, output
-from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import SUFFIXES
+from vitsd_runtime.images.decoding import need_pillow
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.live.cameras import is_video_file, open_camera, shown
@@ -211,8 +211,7 @@ def _watch(classifier: Classifier, arguments: argparse.Namespace) -> None:
     folder = Path(arguments.watch)
     if not folder.is_dir():
         raise UsageError(f"There is no folder {printable(folder)!r} to watch.")
-    if importlib.util.find_spec("PIL") is None:
-        raise VitsdError('Reading image files needs Pillow: pip install "vitsd-runtime[images]".')
+    need_pillow()
     spec = classifier.spec
     mode = arguments.resize_mode or spec.resize_mode
     views = make_views(arguments.tta, spec)

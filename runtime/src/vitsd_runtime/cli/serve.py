@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
             type=options.type_of(declared),
             default=default,
             metavar=_METAVARS.get(name, "N"),
-            help=f"{declared.help} (default: {default:,g})",
+            help=f"{declared.help} (default: {default})",
         )
     for name, declared, default in (
         ("workers", WORKERS, "as many as the cores allow"),

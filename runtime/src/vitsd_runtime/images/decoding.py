@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -40,6 +41,20 @@ _TURNED = {
 bottom are exchanged, left and right are."""
 
 
+class TooManyPixelsError(VitsdError):
+    """An image has more pixels than the caller wants to decode."""
+
+
+def need_pillow() -> None:
+    """Make sure that image files can be read.
+
+    Raises:
+        VitsdError: Pillow is missing.
+    """
+    if importlib.util.find_spec("PIL") is None:
+        raise VitsdError('Reading image files needs Pillow: pip install "vitsd-runtime[images]".')
+
+
 def decode(content: bytes, name: str, all_bits: bool = False, max_pixels: int | None = None) -> Any:
     """A PIL image of the content of a file.
 
@@ -50,14 +65,12 @@ def decode(content: bytes, name: str, all_bits: bool = False, max_pixels: int | 
         max_pixels: refuse larger images.
 
     Raises:
+        TooManyPixelsError: it has more than ``max_pixels``.
         VitsdError: it is no image, is damaged, exceeds a limit, or Pillow is missing.
     """
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise VitsdError(
-            'Reading image files needs Pillow: pip install "vitsd-runtime[images]".'
-        ) from error
+    need_pillow()
+    from PIL import Image, UnidentifiedImageError
+
     kind = image_kind(content[:HEAD_BYTES])
     if kind is None:
         raise VitsdError(f"{name} can't be read as an image: {what_it_is(content[:HEAD_BYTES])}.")
@@ -191,7 +204,7 @@ def _check_limits(image: Any, name: str, content: bytes = b"") -> None:
 def _check_pixels(image: Any, name: str, max_pixels: int | None) -> None:
     width, height = image.size
     if max_pixels is not None and width * height > max_pixels:
-        raise VitsdError(
+        raise TooManyPixelsError(
             f"{name} has {width}x{height} pixels; more than {max_pixels:,} are refused."
         )
 

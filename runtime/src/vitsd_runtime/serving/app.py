@@ -44,7 +44,7 @@ class App:
 
     def __init__(self, models: Models, metrics: Metrics, settings: Settings) -> None:
         self._models, self._metrics, self._settings = models, metrics, settings
-        self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
+        self._token = None if settings.token is None else settings.token.encode()
         routes = [
             Route("/v1/predict", self._predict, methods=["POST"]),
             Route("/v1/models", self._list_models),
@@ -56,6 +56,8 @@ class App:
         kinds = (HTTPException, ClientDisconnect, VitsdError, Exception)
         handlers: Any = dict.fromkeys(kinds, refusal)
         self._routes = Starlette(routes=routes, exception_handlers=handlers)
+        # What it would send a client to is an address of its own, wrong behind a proxy.
+        self._routes.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -90,7 +92,8 @@ class App:
         if self._token is None or path in _OPEN or path.startswith("/page/"):
             return True
         sent = next((v for name, v in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(sent, self._token)
+        scheme, _, token = sent.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
 
     async def _predict(self, request: Request) -> Response:
         model, top_k = self._read_options(request)

@@ -17,10 +17,16 @@ import numpy as np
 
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.images.decoding import TooManyPixelsError
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.serving.failures import EngineFailedError, log_unforeseen
 from vitsd_runtime.types import Float32Array, UInt8Array
+
+_LARGE = 12_500_000
+"""Pixels, as phones make them. Images of more are decoded one at a time, in all models: each may
+take half a GiB, and a device may have one for all of its cores."""
+_one_large = threading.Lock()
 
 Row = Union[Float32Array, VitsdError]
 """An image's probabilities ``(classes,)``, or why it has none."""
@@ -77,7 +83,8 @@ class Batcher:
     async def answer(self, images: Sequence[Any]) -> list[Row]:
         """The rows of images as :func:`load_image` takes them, in order; at least one."""
         request = _Request(len(images))
-        self._decoders.submit(self._decode, request, images)
+        for index, image in enumerate(images):
+            self._decoders.submit(self._decode, request, index, image)
         return await request.done
 
     def stop(self) -> None:
@@ -85,18 +92,27 @@ class Batcher:
         for _ in self._threads:
             self._waiting.put(None)
 
-    def _decode(self, request: _Request, images: Sequence[Any]) -> None:
-        spec = self._spec
-        for index, image in enumerate(images):
-            try:
-                pixels = load_image(
-                    image, spec.input_size, spec.resize_mode, spec.value_range, self._max_pixels
-                )
-                self._waiting.put((request, index, pixels))
-            except VitsdError as error:
-                self._deliver([(request, index)], [error])
-            except Exception as error:
-                self._deliver([(request, index)], [log_unforeseen(error)])
+    def _decode(self, request: _Request, index: int, image: Any) -> None:
+        try:
+            self._waiting.put((request, index, self._load(image)))
+        except VitsdError as error:
+            self._deliver([(request, index)], [error])
+        except Exception as error:
+            self._deliver([(request, index)], [log_unforeseen(error)])
+
+    def _load(self, image: Any) -> UInt8Array:
+        spec, limit = self._spec, self._max_pixels
+
+        def load(max_pixels: int) -> UInt8Array:
+            return load_image(
+                image, spec.input_size, spec.resize_mode, spec.value_range, max_pixels
+            )
+
+        try:
+            return load(min(_LARGE, limit))
+        except TooManyPixelsError:
+            with _one_large:
+                return load(limit)
 
     def _work(self, classifier: Classifier) -> None:
         views = make_views(None, self._spec)

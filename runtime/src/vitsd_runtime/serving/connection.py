@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any, NoReturn
 
 import uvicorn
@@ -20,6 +21,7 @@ _HEAD_SECONDS = 10.0
 """For these bytes, from the first one or from the end of the answer before."""
 _MAX_AHEAD = 32
 """Requests that a client sends before it has the answer to the first; uvicorn keeps any number."""
+_UPGRADE = re.compile(rb"^upgrade(?=\s*:)", re.IGNORECASE | re.MULTILINE)
 _LOOK_EVERY = 0.5
 """Seconds between two looks for clients that are late."""
 
@@ -64,7 +66,14 @@ class Connection(HttpToolsProtocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Bound what stands before a body."""
+        """Bound what stands before a body, and hear no offer of another protocol in it.
+
+        Java's and other clients offer HTTP/2 with every request; the parser would take the body for
+        what comes after the switch, and then for requests.
+        """
+        if self._in_head or not self._in_request:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"x-upgrade", head) + end + rest
         first = self._begun if self._in_request else self._begun + 1
         super().data_received(data)
         # What comes with the end of another request is not told apart, but it is not much.
@@ -94,6 +103,8 @@ class Connection(HttpToolsProtocol):
         """Give time for its body."""
         self._in_head = False
         self._give(self._limits.timeout)
+        if self.parser.should_upgrade():  # CONNECT, or an offer that came in pieces
+            raise ValueError("no other protocol is spoken")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

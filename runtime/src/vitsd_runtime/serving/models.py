@@ -232,10 +232,10 @@ class Models:
                 await self._look(model)
 
     def stop(self) -> None:
-        """End all threads; nothing is to be in work."""
+        """End all threads; what is still in work is given up."""
         for model in self._models:
             model.current.retire()
-        self._decoders.shutdown()
+        self._decoders.shutdown(cancel_futures=True)
         self._loader.shutdown()
 
     async def _look(self, model: Model) -> None:

@@ -69,7 +69,7 @@ async def _read_form(request: Request, settings: Settings) -> list[Upload]:
     )
     try:
         form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:
+    except (MultiPartException, FormParserError, UnicodeError) as error:
         raise _form_error(str(getattr(error, "message", "")), settings) from error
     if not parser.ended:
         raise _form_error("", settings)
