@@ -1,13 +1,15 @@
 """What a file's golden images tell about the machine that runs it."""
 
+import base64
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from vitsd_runtime import Classifier, UsageError, verification
 from vitsd_runtime.formats import require_spec, write_spec
@@ -18,6 +20,15 @@ ALL = [
     *("-float32.tflite", "-float16.tflite", "-dynamic.tflite", "-int8.tflite", "-int8-full.tflite"),
     *(".onnx", "-dynamic.onnx", "-int8.onnx", "_saved_model"),
 ]
+
+
+def _bomb():
+    content = io.BytesIO()
+    Image.new("1", (2000, 2000)).save(content, "PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+BOMB = _bomb()
 
 
 def verified(path, **changes):
@@ -106,18 +117,30 @@ def test_a_tie_of_two_classes_is_no_wrong_label(model):
     [
         ("photo", "/9j/" * 9, "pixels"),
         ("photo", "no base64", "pixels"),
+        ("photo", BOMB, "pixels"),
+        ("photo_pixels", BOMB, "pixels"),
+        ("images", (BOMB,) * 8, "pixels"),
         ("photo_pixels", "\u00e9", "pixels"),
         ("pixels_sha256", "0" * 64, "pixels"),
         ("tensor", "AAAA", "tensor"),
+        ("tensor", verification.encode(np.full((8, 64), np.inf)), "tensor"),
         ("logits", "", "logits"),
         ("reference", "AAAAAAAA", "logits"),
     ],
 )
-def test_damaged_golden_data_fail_at_their_stage(model, field, value, stage):
+def test_damaged_golden_data_fail_at_their_stage(model, field, value, stage, monkeypatch, recwarn):
+    def load(image):
+        assert max(image.size) < 2000, "it was decoded"
+        return decode(image)
+
+    decode = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     golden = dataclasses.replace(require_spec(model).golden, **{field: value})
     found = verified(model, golden=golden)
     assert found.failed == stage
     assert found.stages[-1].detail.isprintable()
+    assert "decoded" not in found.stages[-1].detail
+    assert not recwarn.list
 
 
 def test_logits_that_are_no_numbers_are_no_match(model):
