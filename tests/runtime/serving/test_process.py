@@ -90,6 +90,10 @@ def open_files(server):
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
 
 
+def metrics(server):
+    return ask(server, [b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"])[0].body
+
+
 def still_answers(server, images, expected):
     (reply,) = ask(server, [post("/v1/predict", images[0])])
     assert found(reply) == expected[0]
@@ -202,6 +206,7 @@ def test_a_head_without_end_is_refused(server):
     with connect(server) as connection:
         connection.sendall(b"GET /" + b"a" * 100_000)
         assert read_all(connection).startswith(b"HTTP/1.1 431")
+    assert b'vitsd_cut_off_total{status="431"} 2.0' in metrics(server)
 
 
 def test_requests_may_follow_each_other_closely(server, images):
@@ -296,6 +301,7 @@ def test_connections_above_the_limit_are_refused(images, expected):
             connection.close()
         time.sleep(0.2)
         still_answers(server, images, expected)
+        assert b'vitsd_cut_off_total{status="503"} 1.0' in metrics(server)
 
 
 def test_uploads_never_touch_the_disk(images, expected, tmp_path):

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from vitsd_runtime.serving.metrics import Metrics
 from vitsd_runtime.serving.responses import RETRY_SECONDS, json_response
 from vitsd_runtime.serving.settings import Settings
 
@@ -27,11 +28,11 @@ _LOOK_EVERY = 0.5
 
 
 class Config(uvicorn.Config):
-    """uvicorn's, with our settings for :class:`Connection`."""
+    """uvicorn's, with our settings and metrics for :class:`Connection`."""
 
-    def __init__(self, app: Any, settings: Settings, **options: Any) -> None:
+    def __init__(self, app: Any, settings: Settings, metrics: Metrics, **options: Any) -> None:
         super().__init__(app, http=Connection, **options)
-        self.settings = settings
+        self.settings, self.metrics = settings, metrics
 
 
 class Connection(HttpToolsProtocol):
@@ -45,7 +46,7 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits = config.settings
+        self._limits, self._metrics = config.settings, config.metrics
         self._head_seconds = min(_HEAD_SECONDS, self._limits.timeout)
         self._deadline: float | None = None
         """Of what the client is to send next."""
@@ -62,6 +63,7 @@ class Connection(HttpToolsProtocol):
         self._give(self._head_seconds)
         if len(self.connections) > self._limits.max_connections:
             self.app = _refuse
+            self._metrics.cut_off.labels("503").inc()
         if len(self.connections) > 2 * self._limits.max_connections:
             transport.abort()
 
@@ -142,6 +144,7 @@ class Connection(HttpToolsProtocol):
 
     def _cut_off(self, status: int, text: str) -> None:
         """Close the connection; say why, unless an answer is under way or another one is due."""
+        self._metrics.cut_off.labels(str(status)).inc()
         cycle = self.cycle
         if not self.pipeline and (
             cycle is None or cycle.response_complete or not cycle.response_started

@@ -36,6 +36,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.cut_off = Counter(
+            "vitsd_cut_off",
+            "Connections that were refused (503: too many) or cut off, by what they were told",
+            ["status"],
+            registry=registry,
+        )
         self.images = Counter(
             "vitsd_images",
             "Images: known, unknown (below the threshold), unreadable, failed (the model could not "

@@ -63,6 +63,7 @@ async def _serve(sources: Sequence[Source], settings: Settings, listener: socket
     config = Config(
         App(models, metrics, settings),
         settings,
+        metrics,
         ws="none",
         lifespan="off",
         log_config=None,
