@@ -178,6 +178,33 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(serving, mo
     serving(scenario, max_pixels=1000)
 
 
+def test_while_uploads_fill_the_room_others_are_refused(serving, light):
+    async def scenario(client, models):
+        go, kib = asyncio.Event(), bytes(1024)
+
+        async def body(wait=go.wait):
+            yield light + 400 * kib
+            await wait()
+            yield 400 * kib
+
+        async def no_wait():
+            pass
+
+        waiting = [
+            asyncio.create_task(client.post("/v1/predict", content=body())) for _ in range(20)
+        ]
+        await asyncio.sleep(0.05)
+        for _ in range(50):  # what they leave behind would fill the room
+            response = await client.post("/v1/predict", content=body(no_wait))
+            assert response.status_code == 503
+            assert "too many uploads" in response.json()["error"]
+        go.set()
+        await asyncio.gather(*waiting)
+        assert labels(await client.post("/v1/predict", content=light + 1000 * kib)) == ["light"]
+
+    serving(scenario, max_body=1)
+
+
 def test_a_decompression_bomb_is_an_error_of_that_image(serving, light, tmp_path):
     Image.new("1", (60_000, 60_000)).save(tmp_path / "bomb.png")
 

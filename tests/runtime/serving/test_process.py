@@ -86,6 +86,11 @@ def read_all(connection):
     return b"".join(parts)
 
 
+def read_some(connection):
+    with contextlib.suppress(ConnectionResetError):
+        return connection.recv(65536)
+
+
 def open_files(server):
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
 
@@ -259,6 +264,25 @@ def test_a_body_is_never_taken_for_requests(server, images, expected):
                 connection.sendall(part)
                 time.sleep(0.1)
         assert read_all(connection).count(b"HTTP/1.1 ") == 1
+    still_answers(server, images, expected)
+
+
+def test_uploads_that_wait_are_bounded_together(server, images, expected):
+    most = post("/v1/predict", images[0] + bytes((2 << 20) - len(images[0])))
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(connect(server)) for _ in range(10)]
+        for connection in connections:
+            connection.sendall(most[:-1])
+        time.sleep(0.3)
+        heads = []
+        for connection in connections:
+            with contextlib.suppress(OSError):  # refused, and closed
+                connection.sendall(most[-1:])
+            heads.append(read_some(connection))
+    refused = [head for head in heads if head.startswith(b"HTTP/1.1 503")]
+    assert 2 <= len(refused) < 10
+    assert all(b"retry-after: 1" in head for head in refused)
+    assert len([head for head in heads if head.startswith(b"HTTP/1.1 200")]) == 10 - len(refused)
     still_answers(server, images, expected)
 
 

@@ -18,7 +18,7 @@ from vitsd_runtime.classifier import TOP_K, answer_dict
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.serving import page
 from vitsd_runtime.serving.batching import Row
-from vitsd_runtime.serving.failures import EngineFailedError, log_unforeseen
+from vitsd_runtime.serving.failures import EngineFailedError, QueueFullError, log_unforeseen
 from vitsd_runtime.serving.inference import Inference
 from vitsd_runtime.serving.metrics import Metrics
 from vitsd_runtime.serving.models import Loaded, Model, Models
@@ -30,6 +30,8 @@ from vitsd_runtime.system.text import printable
 _log = logging.getLogger(__name__)
 _OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 """What needs no token, beside the files of the page: it tells nothing of models or images."""
+_BODIES = 8
+"""Requests of the largest size that are held in memory at once."""
 _OPTIONS = ("model", "version", "top_k")
 
 
@@ -44,6 +46,8 @@ class App:
 
     def __init__(self, models: Models, metrics: Metrics, settings: Settings) -> None:
         self._models, self._metrics, self._settings = models, metrics, settings
+        self._held = 0
+        """Bytes of the bodies of all requests that are in work."""
         self._token = None if settings.token is None else settings.token.encode()
         routes = [
             Route("/v1/predict", self._predict, methods=["POST"]),
@@ -61,7 +65,19 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        start, status = time.perf_counter(), 500
+        start, status, held = time.perf_counter(), 500, 0
+
+        async def counted() -> Message:
+            nonlocal held
+            message = await receive()
+            size = len(message.get("body", b""))
+            if self._held + size > _BODIES * self._settings.max_body << 20:
+                self._held -= held  # now, before the others are refused, too
+                held = 0
+                raise QueueFullError("There are too many uploads at once. Try again.")
+            held += size
+            self._held += size
+            return message
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -72,12 +88,13 @@ class App:
 
         try:
             if self._may_ask(scope):
-                await self._routes(scope, receive, watched)
+                await self._routes(scope, counted, watched)
             else:
                 await unauthorized()(scope, receive, watched)
         except Exception as error:
             if status < 500:  # else it is answered and logged, but Starlette raises it again
                 log_unforeseen(error)
+        self._held -= held
         seconds = time.perf_counter() - start
         route = getattr(scope.get("endpoint"), "__name__", "none").strip("_")
         self._metrics.requests.labels(route, str(status)).inc()

@@ -7,6 +7,7 @@ engine is free, it takes what waits, up to a batch: nobody waits for a batch to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -153,4 +154,5 @@ class Batcher:
             for (request, index), row in zip(places, rows):
                 request.put(index, row)
 
-        self._loop.call_soon_threadsafe(put_all)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            self._loop.call_soon_threadsafe(put_all)
