@@ -123,6 +123,7 @@ def test_a_model_is_a_first_word_with_its_ending_or_the_option(run, photos, word
         (["photos", "--every", "1"], "--every belongs to --camera and --watch"),
         (["--camera", "--every", "-1"], "from 0 to 86,400"),
         (["--camera", "--output", "a"], "--output belongs to --watch"),
+        (["--watch", ""], "--watch is empty"),
         (["--watch", "nothing"], "no folder 'nothing'"),
         (["--camera", "nothing"], "no camera or video 'nothing'"),
         (["--camera", "photos"], "photos is a folder: --watch takes those"),

@@ -122,7 +122,7 @@ def video(cv2, tmp_path):
 
 def test_a_video_is_played_in_rgb_to_its_end(video, monkeypatch):
     monkeypatch.chdir(video.parent)
-    frames = list(play(open_camera(video.name)))
+    frames = list(play(open_camera(video.name), video.name))
     assert [frame.number for frame in frames] == [1, 2, 3]
     assert np.abs(frames[0].pixels.astype(int) - RED).max() < 10
     assert [frame.seconds for frame in frames] == pytest.approx([0, 0.1, 0.2])
@@ -132,6 +132,13 @@ def test_a_damaged_video_is_an_error(cv2, tmp_path):
     (tmp_path / "v.mp4").write_bytes(b"no video")
     with pytest.raises(VitsdError, match=r"v\.mp4 can't be opened"):
         open_camera(str(tmp_path / "v.mp4"))
+
+
+def test_a_video_without_a_picture_is_an_error():
+    camera = Fake()
+    with pytest.raises(VitsdError, match=r"v\.mp4 gives no picture"):
+        list(play(camera, "v.mp4"))
+    assert camera.closed
 
 
 def test_what_is_no_source_is_misuse(tmp_path):
@@ -151,9 +158,25 @@ def test_only_regular_files_have_an_end(tmp_path):
     assert not is_video_file("/dev/null")
 
 
-def test_passwords_in_a_url_are_not_shown():
-    assert shown("rtsp://me:secret@host:554/1") == "rtsp://host:554/1"
-    assert shown("rtsp://host/a@b") == "rtsp://host/a@b"
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("rtsp://me:secret@host:554/1", "rtsp://host:554/1"),
+        ("rtsp://me:sec@ret@host/1", "rtsp://host/1"),
+        ("rtsp://me:sec/ret@host/1", "rtsp://host/1"),
+        ("http://host/video?user=me&pwd=secret", "http://host/video..."),
+        ("rtsp://host:554/user=me&password=secret&channel=1", "rtsp://host:554/user..."),
+        ("http://host/video;token\nsecret", "http://host/video..."),
+        ("rtsp://host:554/1", "rtsp://host:554/1"),
+        ("rtsp://host/a@b", "rtsp://host/a@b"),
+    ],
+)
+def test_passwords_in_a_url_are_not_shown(url, name):
+    assert shown(url) == name
+
+
+def test_other_sources_are_shown_as_they_are():
+    assert shown("videos/a=b?c.mp4") == "videos/a=b?c.mp4"
     assert shown("2") == "camera 2"
     assert shown("a\x1b[31m") == r"a\x1b[31m"
 

@@ -161,6 +161,31 @@ def test_a_rename_while_it_runs_is_noticed(watch):
     assert watch(8, rename) == [("a.png", "ok")]
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_images_that_are_renamed_in_a_ring_are_not_answered_again(watch, restart):
+    """As cameras keep the newest: 2.png becomes 3.png, 1.png 2.png, then comes another 1.png."""
+    for i in (1, 2, 3):
+        (watch.photos / f"{i}.png").write_bytes(png(i))
+
+    def turn(now):
+        if now >= 4 and not (watch.photos / "4.png").exists():
+            for i in (3, 2, 1):
+                (watch.photos / f"{i}.png").rename(watch.photos / f"{i + 1}.png")
+            (watch.photos / "1.png").write_bytes(png(4))
+
+    answered = watch(4 if restart else 9, turn) + watch()
+    assert sorted(name for name, _ in answered) == ["1.png", "1.png", "2.png", "3.png"]
+
+
+def test_images_that_exchange_their_names_are_not_answered_again(watch):
+    for name in "ab":
+        (watch.photos / name).write_bytes(png(ord(name)))
+    assert len(watch()) == 2
+    for old, new in ("ac", "ba", "cb"):
+        (watch.photos / old).rename(watch.photos / new)
+    assert watch() == []
+
+
 def test_a_copy_and_new_content_under_an_old_name_are_answered(watch):
     path = watch.photos / "a.png"
     path.write_bytes(png())
@@ -205,6 +230,34 @@ def test_a_file_that_can_not_be_opened_yet_is_tried_again(watch, monkeypatch):
     monkeypatch.setattr(folder_module, "open", refuse, raising=False)
     assert watch(12) == [("a.png", "ok")]
     assert len([text for text in watch.said if "can't be read (Permission denied)" in text]) == 1
+
+
+def test_a_permission_that_comes_late_is_soon_noticed(watch, monkeypatch):
+    (watch.photos / "a.png").write_bytes(png())
+
+    def refuse(path, *_):
+        if watch.clock.now < 3600:
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, "rb")
+
+    monkeypatch.setattr(folder_module, "open", refuse, raising=False)
+    assert watch(3640) == [("a.png", "ok")]
+
+
+def test_an_image_that_can_not_be_opened_has_not_ended_the_program(watch, monkeypatch):
+    (watch.photos / "a.png").write_bytes(png())
+    lock = watch.photos / ".state.jsonl.lock"
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "open", refuse, raising=False)
+        left = []
+        for _ in range(3):  # power cuts, while nothing is done
+            watch(between=lambda _: left.append(lock.read_bytes()))
+            lock.write_bytes(left[-1])
+    assert watch() == [("a.png", "ok")]
 
 
 def test_an_image_that_ends_the_program_is_passed_over_in_the_end(watch):
@@ -261,8 +314,8 @@ def test_answers_are_never_removed_from_their_file(watch, tmp_path):
     with Ledger(output, with_answers=True) as ledger:
         for i in range(3000):
             ledger.add(f"{i}.jpg", Stamp(1, i, i, 3), {"known": True})
-        ledger.tidy(set(), all_seen=True)
-        assert ledger.known == {}
+        ledger.tidy(set(), all_seen=True)  # a disk that was taken away and comes back
+        assert len(ledger.known) == 3000
     assert output.read_bytes().count(b'"known": true') == 3000
 
 
@@ -316,6 +369,23 @@ def test_nothing_is_written_through_a_link(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(VitsdError, match="regular file"):
         Ledger(tmp_path / "pipe")
+
+
+def test_a_place_that_is_taken_away_is_said(tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(VitsdError, match="can't be kept"), Ledger(place / "state") as ledger:
+        shutil.rmtree(place)
+        ledger.tidy(set(), all_seen=True)
+
+
+def test_what_is_no_file_gets_none_beside_it(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(VitsdError, match="directory"):
+        Ledger(tmp_path / "folder")
+    with pytest.raises(VitsdError, match="directory"):
+        Ledger(tmp_path.__class__("."))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_two_programs_do_not_share_a_file(tmp_path):

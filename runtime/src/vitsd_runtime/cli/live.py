@@ -81,6 +81,8 @@ def is_asked_for(arguments: argparse.Namespace) -> bool:
         raise UsageError("`every` belongs to `camera` and `watch`.")
     if arguments.output is not None and not watch:
         raise UsageError("`output` belongs to `watch`.")
+    if arguments.watch == "":  # pathlib takes it for the current folder
+        raise UsageError("`watch` is empty: is it that of an unset variable?")
     if arguments.csv and (watch or camera):
         raise UsageError("`csv` is for images that are named; use `json` here.")
     if camera and Path(arguments.camera).suffix.lower() in SUFFIXES:
@@ -123,9 +125,10 @@ def _note(text: str) -> None:
 
 
 def _play(classifier: Classifier, arguments: argparse.Namespace) -> None:
+    source = arguments.camera
     with _Frames(classifier, arguments) as frames:
         due = 0.0
-        for frame in play(open_camera(arguments.camera)):
+        for frame in play(open_camera(source), shown(source)):
             if frame.seconds >= due:
                 frames.answer(frame, dropped=0)
                 due = frame.seconds + (arguments.every or 0)

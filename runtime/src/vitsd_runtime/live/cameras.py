@@ -62,10 +62,16 @@ def is_video_file(source: str) -> bool:
 
 
 def shown(source: str) -> str:
-    """A source's name for messages and answers, without the password in a URL."""
+    """A source's name for messages and answers.
+
+    Without what may be a password in a URL: before the host, and from the first parameter on.
+    """
     if _is_number(source):
         return f"camera {source}"
-    return printable(re.sub(r"(?<=://)[^/@]*@", "", source))
+    if not _is_url(source):
+        return printable(source)
+    source = re.sub(r"(?<=://)([^/@]*:.*|[^/]*)@", "", source)
+    return printable(re.sub(r"[?&;#=].*", "...", source, flags=re.DOTALL))
 
 
 def _is_number(source: str) -> bool:

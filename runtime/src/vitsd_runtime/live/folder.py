@@ -25,6 +25,8 @@ SETTLED_SECONDS = 1.0
 """A file whose size and time of change stay the same for so long may be complete."""
 _PATIENCE_SECONDS = 10.0
 """One that can't be decoded may still be written; after so long without a change it is broken."""
+_MAX_PAUSE_SECONDS = 30.0
+"""Between two tries to open a file: it may be permitted at any time."""
 _REST = 4
 """Times as long as a look took is the least time to the next one."""
 _CHECKED_BYTES = 2**16
@@ -101,6 +103,7 @@ class Watch:
             for name, waiting in list(self._waiting.items()):
                 if waiting.next_try <= time.monotonic():
                     yield from self._try(name, waiting)
+                    self._ledger.end()
             most = min(self._every, SETTLED_SECONDS) if self._waiting else self._every
             time.sleep(max(pause, most))
 
@@ -156,15 +159,18 @@ class Watch:
 
     def _is_renamed(self, name: str, seen: _Seen, found: Mapping[str, _Seen]) -> bool:
         """Whether it was answered under a name that it has no more; takes note of the new one."""
-        old = self._ledger.name_of(seen.inode)
-        if old is None or found.get(old) == seen or self._ledger.known[old][:3] != seen:
+        last = self._ledger.last_with(seen.inode)
+        if last is None:
+            return False
+        old, answered = last
+        if answered[:3] != seen or found.get(old) == seen:
             return False
         try:
             with open(self._folder / name, "rb") as file:
                 stamp = _stamp(file)
         except OSError:
             return False
-        if stamp != self._ledger.known[old]:
+        if stamp != answered:
             return False
         self._ledger.add(name, stamp, {"renamed_from": old})
         return True
@@ -181,7 +187,8 @@ class Watch:
             if not waiting.told:
                 self._tell(f"{printable(name)} can't be read ({why(error)}); it is tried again")
             waiting.told = True
-            waiting.next_try = 2 * time.monotonic() - waiting.since
+            now = time.monotonic()
+            waiting.next_try = now + min(now - waiting.since, _MAX_PAUSE_SECONDS)
             return
         if arrival is not None:
             yield arrival

@@ -38,9 +38,9 @@ class Ledger:
 
     A file of JSON lines, one for each image, that is only appended to. With ``with_answers`` the
     lines are the answers themselves, so that each is there exactly once, however the program
-    ends; else they only say what was answered, and those of images that are gone are removed in
-    time. A second file, ``NAME.lock``, keeps others away and names the image that is being read:
-    if that ends the program, the next one knows.
+    ends, and nothing is forgotten; else they only say what was answered, and those of images that
+    are gone are removed in time. A second file, ``NAME.lock``, keeps others away and names the
+    image that is being read: if that ends the program, the next one knows.
 
     Args:
         path: of the file; it need not exist.
@@ -55,7 +55,7 @@ class Ledger:
         self._path, self._with_answers = path, with_answers
         self.known: dict[str, Stamp] = {}
         """The last stamp of every image that was answered."""
-        self._by_inode: dict[int, str] = {}
+        self._by_inode: dict[int, tuple[str, Stamp]] = {}
         self._lines = 0
         self._open()
         self._tries = self._read_tries()
@@ -66,11 +66,12 @@ class Ledger:
 
     def __exit__(self, *_: Any) -> None:
         """Close the files: nothing is being read."""
-        os.ftruncate(self._lock, 0)
-        self._close()
+        if self._is_open:  # not after a failure to open them anew
+            self.end()
+            self._close()
 
-    def name_of(self, inode: int) -> str | None:
-        """The image that was answered last with this inode."""
+    def last_with(self, inode: int) -> tuple[str, Stamp] | None:
+        """The image that was answered last with this inode; its name may be another's by now."""
         return self._by_inode.get(inode)
 
     def begin(self, name: str, seen: Sequence[int]) -> int:
@@ -86,6 +87,10 @@ class Ledger:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, content, 0)
         return ended
+
+    def end(self) -> None:
+        """Note that no image is being read."""
+        os.ftruncate(self._lock, 0)
 
     def add(self, name: str, stamp: Stamp, answer: Mapping[str, Any]) -> None:
         """Note that an image was answered.
@@ -105,35 +110,34 @@ class Ledger:
             all_seen: False if some may be there and were not found.
         """
         there = self._is_in_place()
-        many = self._lines > 2 * len(present) + _SPARE_LINES and all_seen
-        if many:
-            self.known = {name: stamp for name, stamp in self.known.items() if name in present}
-            self._by_inode = {stamp.inode: name for name, stamp in self.known.items()}
-            self._lines = len(self.known)
         if not there:
             self._close()
             self._open()
-        if not self._with_answers and (many or not there):
+        if self._with_answers:  # their file knows of all: so does the next start
+            return
+        many = self._lines > 2 * len(present) + _SPARE_LINES and all_seen
+        if many:
+            self.known = {name: stamp for name, stamp in self.known.items() if name in present}
+            self._by_inode = {stamp.inode: (name, stamp) for name, stamp in self.known.items()}
+            self._lines = len(self.known)
+        if many or not there:
             self._rewrite()
 
     def _open(self) -> None:
-        with self._explained():
-            self._lock = _open(self._path.with_name(f"{self._path.name}.lock"))
-            try:
-                _lock(self._lock, self._path)
-                self._file = _open(self._path)
-                try:
-                    self._read()
-                except BaseException:
-                    os.close(self._file)
-                    raise
-            except BaseException:
-                os.close(self._lock)
-                raise
+        with self._explained(), contextlib.ExitStack() as undo:
+            file = _open(self._path)
+            undo.callback(os.close, file)
+            lock = _open(self._path.with_name(f"{self._path.name}.lock"))
+            undo.callback(os.close, lock)
+            _lock(lock, self._path)
+            self._read(file)
+            undo.pop_all()
+        self._file, self._lock, self._is_open = file, lock, True
 
     def _close(self) -> None:
         os.close(self._file)
         os.close(self._lock)
+        self._is_open = False
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -145,15 +149,15 @@ class Ledger:
                 "a file elsewhere with `output`."
             ) from error
 
-    def _read(self) -> None:
+    def _read(self, file: int) -> None:
         """Learn what is in the file; the half line of a program that was cut short goes."""
         whole = 0
-        with open(os.dup(self._file), "rb") as file:
-            for line in _lines(file, self._path):
+        with open(os.dup(file), "rb") as lines:
+            for line in _lines(lines, self._path):
                 name, stamp = self._parsed(line)
                 self._remember(name, stamp)
                 whole += len(line)
-        os.ftruncate(self._file, whole)
+        os.ftruncate(file, whole)
 
     def _parsed(self, line: bytes) -> tuple[str, Stamp]:
         try:
@@ -167,7 +171,7 @@ class Ledger:
 
     def _remember(self, name: str, stamp: Stamp) -> None:
         self.known[name] = stamp
-        self._by_inode[stamp.inode] = name
+        self._by_inode[stamp.inode] = name, stamp
         self._lines += 1
 
     def _read_tries(self) -> tuple[list[Any], int]:

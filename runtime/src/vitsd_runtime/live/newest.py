@@ -131,12 +131,18 @@ class NewestFrame:
             camera.close()
 
 
-def play(camera: Camera) -> Iterator[Frame]:
-    """Every frame of a video, in order, to its end; then the video is closed."""
+def play(camera: Camera, name: str) -> Iterator[Frame]:
+    """Every frame of a video, in order, to its end; then the video is closed.
+
+    Raises:
+        VitsdError: it has none; its ``name`` is in the message.
+    """
+    number = 0
     try:
-        number = 0
         while (read := camera.read()) is not None:
             number += 1
             yield Frame(read[0], number, read[1])
+        if not number:
+            raise VitsdError(f"{name} gives no picture that can be read: is it a video?")
     finally:
         camera.close()
