@@ -227,6 +227,27 @@ def test_a_token_is_asked_for(service, open_page, photo):
     assert not page.locator("#token-form").is_visible()
 
 
+def test_a_browser_that_keeps_nothing_asks_for_the_token_too(service, open_page):
+    service.token = "secret"
+    page = open_page(service.url)
+    page.context.add_init_script(
+        """Object.defineProperty(self, "sessionStorage", {
+            get() { throw new DOMException("Access is denied", "SecurityError"); },
+        });"""
+    )
+    page.reload()
+    page.fill("#token", "secret")
+    page.press("#token", "Enter")
+    page.locator("#answer", has_text="Ready").wait_for()
+
+
+def test_a_network_that_wants_a_login_is_told_from_the_server(service, open_page):
+    service.answer = lambda self, _: self.reply(200, b"<p>Log in first", "text/html")
+    page = open_page(service.url)
+    page.locator("#answer", has_text="That did not work").wait_for()
+    assert "log in" in page.inner_text("#detail")
+
+
 def test_the_newest_image_is_answered(service, open_page, photo):
     slow, may_go = png(photo[::-1]), threading.Event()
     service.before_answer = staticmethod(lambda body: body == slow and may_go.wait(20))

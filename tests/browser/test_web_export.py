@@ -87,6 +87,17 @@ def assert_same(logits, expected, tolerance: float) -> None:
     assert (logits.argmax(1) == expected.argmax(1))[clear].all()
 
 
+def export_again(folder, name: str) -> None:
+    """Make another export of one: its model has another name."""
+    spec = write_spec(folder / WEB_MODEL, read_spec(folder / WEB_MODEL).replace(name=name))
+    litert_js = SimpleNamespace(
+        version="2.5.3",
+        module=(folder / "litert/index.js").read_bytes(),
+        builds={path.name: path.read_bytes() for path in (folder / "litert").glob("*_internal.*")},
+    )
+    write_web_folder(folder, spec, litert_js)
+
+
 def encode(image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
@@ -252,14 +263,7 @@ def test_a_new_export_takes_over(shipped, host, open_page, tmp_path):
     url, _ = host(folder)
     page = ready(open_page(url))
     (before,) = page.evaluate("caches.keys()")
-    spec = read_spec(folder / WEB_MODEL)
-    spec = write_spec(folder / WEB_MODEL, spec.replace(name="newer"))
-    litert_js = SimpleNamespace(
-        version="2.5.3",
-        module=(folder / "litert/index.js").read_bytes(),
-        builds={path.name: path.read_bytes() for path in (folder / "litert").glob("*_internal.*")},
-    )
-    write_web_folder(folder, spec, litert_js)
+    export_again(folder, "newer")
     page.reload()  # meanwhile the new one is fetched
     assert "newer" not in ready(page).locator("#facts").text_content()
     page.evaluate(
@@ -279,6 +283,71 @@ def test_a_new_export_takes_over(shipped, host, open_page, tmp_path):
             .then((requests) => requests.map((request) => request.url))"""
     )
     assert f"{url}litert/litert_wasm_internal.wasm" in kept
+
+
+def test_other_pages_of_the_host_are_left_alone(shipped, host, open_page, tmp_path):
+    shutil.copytree(shipped, tmp_path / "site")
+    shutil.copytree(shipped, tmp_path / "site" / "second")
+    (tmp_path / "site" / "blog").mkdir()
+    (tmp_path / "site" / "blog" / "index.html").write_text("<p>Another page")
+    export_again(tmp_path / "site" / "second", "second")
+    url, server = host(tmp_path / "site")
+    page = ready(open_page(url))
+    page.goto(f"{url}blog/")
+    assert page.inner_text("body") == "Another page"
+    page.goto(f"{url}spec.json")
+    assert '"class_names"' in page.inner_text("body")
+    for _ in range(2):  # the second time offline
+        page.goto(f"{url}second/")
+        assert "second" in ready(page).locator("#facts").text_content()
+        page.goto(f"{url}index.html?from=elsewhere#top")
+        assert "second" not in ready(page).locator("#facts").text_content()
+        server.shutdown()
+        server.server_close()
+        page.context.set_offline(True)
+
+
+def test_half_an_export_is_not_kept(shipped, host, open_page, tmp_path):
+    """A browser comes while the host is given another export; later all of that is there."""
+    folder = tmp_path / "site"
+    shutil.copytree(shipped, folder)
+    whole = (folder / "spec.json").read_bytes()
+    (folder / "spec.json").write_bytes(whole.replace(b'"sha256": "', b'"sha256": "0', 1))
+    assert (folder / "spec.json").read_bytes() != whole
+    url, _ = host(folder)
+    page = open_page(url)
+    page.locator("#answer", has_text="That did not work").wait_for()
+    (folder / "spec.json").write_bytes(whole)
+    page.reload()
+    ready(page)
+
+
+def test_a_browser_without_room_still_answers(shipped, host, open_page, tmp_path):
+    folder = tmp_path / "site"
+    shutil.copytree(shipped, folder)
+    worker = folder / "service-worker.js"
+    full = "Cache.prototype.put = () => Promise.reject(new DOMException('', 'QuotaExceededError'));"
+    worker.write_text(full + worker.read_text())
+    url, _ = host(folder)
+    page = ready(open_page(url))
+    assert page.evaluate("Boolean(navigator.serviceWorker.controller)")
+
+
+@pytest.mark.parametrize("missing", ["createImageBitmap", "WebAssembly"])
+def test_an_old_browser_is_told_so(site, missing):
+    site.page.context.add_init_script(f"delete self.{missing}")
+    site.page.reload()
+    site.page.locator("#detail", has_text="too old").wait_for()
+
+
+@pytest.mark.parametrize("missing", ["navigator.serviceWorker", "crypto.subtle", "caches"])
+def test_it_works_without_what_is_nice_to_have(site, missing):
+    where, name = missing.rsplit(".", 1) if "." in missing else ("self", missing)
+    site.page.context.add_init_script(
+        f"Object.defineProperty({where}, '{name}', {{ value: undefined }})"
+    )
+    site.page.reload()
+    ready(site.page)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_an_export_is_whole(trained, package, tmp_path, digits):
 
     worker = (folder / "service-worker.js").read_text()
     kept, builds = (
-        re.findall(r'"([^"]+)"', re.search(rf"{n} = \[(.*)\]", worker)[1])
+        json.loads(re.search(rf"{n} = (\{{.*?\}});", worker, re.DOTALL)[1])
         for n in ("FILES", "BUILDS")
     )
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from vitsd_export.web.litert_js import PACKAGE, LiteRtJs
@@ -43,7 +45,7 @@ def write_web_folder(folder: Path, spec: ModelSpec, litert_js: LiteRtJs) -> None
     }
     values = {"NAME": spec.name, "PACKAGE": PACKAGE, "LITERT_JS": litert_js.version}
     files["README.md"] = _fill(files["README.md"], values)
-    files[_WORKER] = _fill(files[_WORKER], _kept_offline(files, list(builds)))
+    files[_WORKER] = _fill(files[_WORKER], _kept_offline(files, builds))
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -63,17 +65,21 @@ def _with_policy(index: bytes) -> bytes:
     return index.replace(first, first + element.encode())
 
 
-def _kept_offline(files: Mapping[str, bytes], builds: Sequence[str]) -> dict[str, str]:
-    """What the service worker keeps, and a name for this very content."""
-    names = ["./", *(name for name in sorted(files) if name not in (*_NOT_KEPT, *builds))]
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
+def _kept_offline(files: Mapping[str, bytes], builds: Collection[str]) -> dict[str, str]:
+    """What the service worker keeps, each with its digest, and a name for this very content."""
+    digests = {name: _integrity(files[name]) for name in sorted(files)}
+    version = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
+    kept = {name: digests[name] for name in digests if name not in (*_NOT_KEPT, *builds)}
     return {
-        "VERSION": digest.hexdigest()[:16],
-        "FILES": ", ".join(f'"{name}"' for name in names),
-        "BUILDS": ", ".join(f'"{name}"' for name in builds),
+        "VERSION": version,
+        "FILES": json.dumps({"./": "", **kept}, indent=2),  # hosts may add to the page
+        "BUILDS": json.dumps({name: digests[name] for name in builds}, indent=2),
     }
+
+
+def _integrity(content: bytes) -> str:
+    """As browsers compare it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}"
 
 
 def _fill(template: bytes, values: Mapping[str, str]) -> bytes:

@@ -18,6 +18,9 @@ let model;
 
 /** The one model, described as a server would. */
 export async function describe() {
+  if (!self.WebAssembly || !self.createImageBitmap) {
+    throw new Error("Your browser is too old to run the model.");
+  }
   await workOffline();
   spec = JSON.parse(new TextDecoder().decode(await load("spec.json")));
   const file = (await load("model.tflite")).subarray(0, spec.integrity.size);
@@ -88,7 +91,8 @@ async function workOffline() {
   if (!workers) return;
   try {
     const registration = await workers.register("service-worker.js");
-    if (workers.controller) {
+    const ours = new URL("service-worker.js", location).href; // not that of a page above this one
+    if (workers.controller?.scriptURL === ours) {
       registration.update().catch(() => {}); // for the next visit; fails without network
       return;
     }

@@ -10,12 +10,20 @@ const STRIP = 2 ** 20; // pixels that are read at once
  * @param {{input_size: number[], resize_mode?: string}} spec
  * @returns {Promise<Uint8Array>} rows of pixels, channels last.
  */
-export async function loadImage(file, { input_size: [height, width, channels], resize_mode }) {
+export async function loadImage(file, spec) {
   const bitmap = await createImageBitmap(file, {
     imageOrientation: "from-image",
     colorSpaceConversion: "none", // color profiles are not applied in training either
     premultiplyAlpha: "premultiply",
   });
+  try {
+    return fit(bitmap, spec);
+  } finally {
+    bitmap.close(); // else a phone's memory is full after some photos
+  }
+}
+
+function fit(bitmap, { input_size: [height, width, channels], resize_mode }) {
   const image = { height: bitmap.height, width: bitmap.width, rows: reader(bitmap, channels) };
   if (image.height === height && image.width === width) return image.rows(0, height);
   const crop = resize_mode === "crop";

@@ -1,11 +1,18 @@
 // Keeps the files of this page, so that it works offline. Another export has another version, which
 // is loaded in the background and takes effect when the page is opened again.
 
-// Other pages of the same host have caches of their own, which are left alone.
+// Other pages of the same host, also below this one, and their caches are left alone.
 const OURS = `vitsd ${self.registration.scope} `;
 const VERSION = `${OURS}@VERSION@`;
-const FILES = [@FILES@];
-const BUILDS = [@BUILDS@]; // of LiteRT.js: a browser uses one of the two
+// By their digests, files of a host that is just being given another export are told from ours.
+const FILES = @FILES@;
+const BUILDS = @BUILDS@; // of LiteRT.js: a browser uses one of the two
+const INDEX = new URL("index.html", self.registration.scope).href; // kept as ./
+const ADDRESSES = new Set(
+  [...Object.keys(FILES), ...Object.keys(BUILDS), INDEX].map((file) => {
+    return new URL(file, self.registration.scope).href;
+  }),
+);
 
 self.addEventListener("install", (event) => {
   event.waitUntil(keepFiles());
@@ -17,23 +24,32 @@ self.addEventListener("activate", (event) => {
 });
 
 self.addEventListener("fetch", (event) => {
-  if (event.request.method === "GET") event.respondWith(answer(event.request));
+  const { method, url } = event.request;
+  const [address] = url.split(/[?#]/, 1);
+  if (method === "GET" && ADDRESSES.has(address)) {
+    event.respondWith(answer(event.request, address === INDEX ? "./" : address));
+  }
 });
 
 async function keepFiles() {
-  const used = await Promise.all(BUILDS.map((file) => caches.match(file))); // by earlier versions
-  const files = [...FILES, ...BUILDS.filter((_, i) => used[i])];
+  const files = Object.entries(FILES);
+  for (const build of Object.entries(BUILDS)) {
+    if (await caches.match(build[0])) files.push(build); // an earlier version used it
+  }
   const cache = await caches.open(VERSION);
-  await cache.addAll(files.map((file) => new Request(file, { cache: "no-cache" })));
+  await cache.addAll(
+    files.map(([file, integrity]) => new Request(file, { cache: "no-cache", integrity })),
+  );
 }
 
-async function answer(request) {
+async function answer(request, address) {
   const cache = await caches.open(VERSION);
-  const wanted = request.mode === "navigate" ? "./" : request;
-  const kept = await cache.match(wanted, { ignoreSearch: true });
+  const kept = await cache.match(address);
   if (kept) return kept;
   const response = await fetch(request);
-  if (response.ok) await cache.put(request, response.clone());
+  if (response.status === 200) {
+    await cache.put(address, response.clone()).catch(() => {}); // there may be no room
+  }
   return response;
 }
 

@@ -11,9 +11,21 @@ export class Failure extends Error {
 
 const TOKEN = "vitsd-token";
 
+let token = null;
+try {
+  token = sessionStorage.getItem(TOKEN);
+} catch {
+  // The browser keeps nothing of this page.
+}
+
 /** Keep the server's token, for as long as this tab is open. */
-export function useToken(token) {
-  sessionStorage.setItem(TOKEN, token);
+export function useToken(text) {
+  token = text;
+  try {
+    sessionStorage.setItem(TOKEN, token);
+  } catch {
+    // Until the page is loaded again, then.
+  }
 }
 
 /** Where the model runs, for the line below the title. */
@@ -47,7 +59,6 @@ export async function classify(image, model, signal) {
 }
 
 async function request(path, options = {}) {
-  const token = sessionStorage.getItem(TOKEN);
   const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
   let response;
   try {
@@ -56,9 +67,12 @@ async function request(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new Failure("The server can't be reached. Is it running, and are you in its network?");
   }
-  const answer = await response.json().catch(() => ({}));
-  if (response.ok) return answer;
-  throw new Failure(answer.error || `The server answers with an error (${response.status}).`, {
+  const answer = await response.json().catch(() => null);
+  if (response.ok && answer) return answer;
+  const unknown = response.ok
+    ? "Something else answers in the server's place. Does this network want you to log in?"
+    : `The server answers with an error (${response.status}).`;
+  throw new Failure(answer?.error || unknown, {
     status: response.status,
     retryAfter: Number(response.headers.get("Retry-After")),
   });
