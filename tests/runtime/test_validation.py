@@ -1,11 +1,13 @@
 """Options are checked where they are made, and name themselves."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import pytest
 
 from vitsd_runtime import UsageError, VitsdError
-from vitsd_runtime.validation import option, options, validate
+from vitsd_runtime.validation import Option, option, optional, options, validate
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Example:
     units: tuple[int, ...] = option((1, 2), "sizes", at_least=1, at_most=9)
     kind: str = option("a", "which", choices=("a", "b"))
     on: bool = option(True, "whether")
+    most: int | None = optional(Option("how many at most", int, at_least=1))
 
     def __post_init__(self):
         validate(self)
@@ -25,7 +28,12 @@ def test_lists_and_whole_numbers_are_taken_for_what_they_mean():
     example = Example(share=0, units=[4, 5])
     assert example == Example(share=0.0, units=(4, 5))
     assert isinstance(example.share, float)
-    assert [name for name, _ in options(Example)] == "count share rate units kind on".split()
+    assert [name for name, _ in options(Example)] == "count share rate units kind on most".split()
+
+
+def test_optional_ones_may_be_left_out():
+    assert Example().most is None
+    assert Example(most=2).most == 2
 
 
 @pytest.mark.parametrize(
@@ -45,6 +53,8 @@ def test_lists_and_whole_numbers_are_taken_for_what_they_mean():
         ({"kind": "c"}, "kind must be one of a, b; got 'c'"),
         ({"kind": None}, "kind must be of type str"),
         ({"on": 1}, "on must be of type bool"),
+        ({"most": 0}, "most must be at least 1; got 0"),
+        ({"most": 1.5}, "most must be of type int"),
     ],
 )
 def test_wrong_values_are_named(values, message):

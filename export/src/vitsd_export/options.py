@@ -23,7 +23,7 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import Architecture
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import QUANTIZATIONS, PathLike, Quantization
-from vitsd_runtime.validation import option, options, validate
+from vitsd_runtime.validation import option, optional, options, validate
 
 FORMAT_ALIASES: Mapping[str, Output] = {"tf_saved_model": "saved_model", "litert": "tflite"}
 """Keras' own names of the formats."""
@@ -34,8 +34,6 @@ OPSETS = range(13, 19)
 ends at 18."""
 FEWEST_IMAGES = 32
 """With fewer, neither ranges nor accuracy mean anything."""
-
-COVERAGE = dict(options(TrainingRecipe))["coverage"]
 
 IoType = Literal["float32", "int8"]
 Artifacts = Sequence[tuple[Output, Quantization]]
@@ -86,17 +84,14 @@ class ExportOptions:
         at_least=FEWEST_IMAGES,
         at_most=1_000_000,
     )
-    coverage: float | None = None
-    """Fraction of the validation images whose largest probability reaches the threshold; None: the
-    model's own."""
+    coverage: float | None = optional(dict(options(TrainingRecipe))["coverage"])
+    """None: as trained."""
     overwrite: bool = option(False, "replace files that are there")
     keep_failing: bool = option(False, "keep files that fail the parity gate")
 
     def __post_init__(self) -> None:
         """Check each option and how they fit together."""
         validate(self)
-        if self.coverage is not None:
-            COVERAGE.check("coverage", self.coverage)
         artifacts = self.artifacts
         self._check_io(artifacts)
         self._check_embedding(artifacts)

@@ -1,7 +1,8 @@
 """Options that say what values they take: one declaration gives checks, help texts and arguments.
 
-A frozen dataclass declares its fields with :func:`option` and calls :func:`validate` when it is
-made. Its values may come from a command line or out of an untrusted file.
+A frozen dataclass declares its fields with :func:`option` or :func:`optional`, and calls
+:func:`validate` when it is made. Its values may come from a command line or out of an untrusted
+file.
 """
 
 from __future__ import annotations
@@ -98,6 +99,11 @@ def option(default: Any, help: str, **limits: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def optional(declared: Option) -> Any:
+    """A dataclass field that is None unless it is given, and then as ``declared`` says."""
+    return dataclasses.field(default=None, metadata={_METADATA: declared})
+
+
 def options(cls: Any) -> Iterator[tuple[str, Option]]:
     """Names and declarations of a dataclass's options, in order."""
     for field in dataclasses.fields(cls):
@@ -112,8 +118,9 @@ def validate(instance: Any) -> None:
         UsageError: a value is of another type, or out of range; names the option.
     """
     for name, declared in options(type(instance)):
-        value = declared.check(name, getattr(instance, name))
-        object.__setattr__(instance, name, value)
+        value = getattr(instance, name)
+        if value is not None or getattr(type(instance), name) is not None:
+            object.__setattr__(instance, name, declared.check(name, value))
 
 
 def check_value_range(value: Any) -> ValueRange:

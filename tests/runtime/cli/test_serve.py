@@ -33,6 +33,12 @@ def test_without_a_model_the_bundled_one_is_served(run):
     assert settings == Settings(port=0)
 
 
+def test_help_shows_defaults_as_they_are_typed(run):
+    shown = " ".join(run("--help").stdout.split())
+    for default in ("8000", "50000000", "30", "measured", "the model's own"):
+        assert f"(default: {default})" in shown
+
+
 def test_options_reach_the_server(run):
     words = "a=x.tflite b@2=y.onnx --queue-size 9 --max-images 3 --max-body 5 --max-pixels 1000"
     more = "--timeout 2.5 --workers 2 --num-threads 1 --min-confidence 0.5 --batch-size 4"

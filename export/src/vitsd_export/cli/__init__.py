@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser, declared_in: Any) -> None:
             default=default,
             metavar=None if declared.type is str else "N",
             choices=declared.choices,
-            help=f"{text} (default: {default})",
+            help=f"{text} (default: {'as trained' if default is None else default})",
         )
 
 

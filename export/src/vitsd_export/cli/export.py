@@ -18,12 +18,11 @@ from vitsd_export.cli import add_options, print_comparisons
 from vitsd_export.deploy import DevicePlatform, check_folder, deploy
 from vitsd_export.exporter import Artifact, ParityError, export
 from vitsd_export.gate import Comparison
-from vitsd_export.options import ALL, COVERAGE, FORMAT_ALIASES, ExportOptions, sidecar_paths
+from vitsd_export.options import ALL, FORMAT_ALIASES, ExportOptions, sidecar_paths
 from vitsd_export.quantization.schemes import EXPORT_FORMATS, OUTPUTS, SCHEMES, quantizations_of
 from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
 from vitsd_export.web import WEB_MODEL
 from vitsd_runtime.cli import app
-from vitsd_runtime.cli.options import type_of
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.text import printable, table
 from vitsd_runtime.validation import options
@@ -55,12 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--recipe",
         metavar="FILE",
         help="replay the .recipe.json of an earlier export, without a search",
-    )
-    parser.add_argument(
-        "--coverage",
-        type=type_of(COVERAGE),
-        metavar="N",
-        help=f"{COVERAGE.help} (default: as trained)",
     )
     parser.add_argument(
         "--litert-js",
@@ -210,7 +203,7 @@ def _export(
     keywords: dict[str, Any] = {
         name: getattr(arguments, name) for name, _ in options(ExportOptions)
     }
-    keywords |= {name: getattr(arguments, name) for name in ("recipe", "coverage", "litert_js")}
+    keywords |= {name: getattr(arguments, name) for name in ("recipe", "litert_js")}
     try:
         artifacts = export(
             model, formats, quantizations, arguments.output, arguments.data, **keywords

@@ -9,17 +9,22 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vitsd_runtime.classifier import MIN_CONFIDENCE, NUM_THREADS
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
-from vitsd_runtime.serving.settings import WORKERS, Settings
+from vitsd_runtime.serving.settings import Settings
 from vitsd_runtime.system.text import printable, why
 from vitsd_runtime.validation import options as declared_options
 
 _TOKEN = "VITSD_TOKEN"
 _MAX_TOKEN, _MIN_TOKEN = 4096, 16
-_METAVARS = {"port": "N", "max_body": "MIB", "timeout": "SECONDS"}
+_METAVARS = {"max_body": "MIB", "timeout": "SECONDS", "min_confidence": "P"}
+_UNSET = {
+    "workers": "as many as the cores allow",
+    "num_threads": "measured",
+    "min_confidence": "the model's own",
+}
+"""What happens where an option is not given that has no value of its own."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,18 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
             type=options.type_of(declared),
             default=default,
             metavar=_METAVARS.get(name, "N"),
-            help=f"{declared.help} (default: {default})",
-        )
-    for name, declared, default in (
-        ("workers", WORKERS, "as many as the cores allow"),
-        ("num_threads", NUM_THREADS, "measured"),
-        ("min_confidence", MIN_CONFIDENCE, "the model's own"),
-    ):
-        parser.add_argument(
-            options.flag_of(name),
-            type=options.type_of(declared),
-            metavar="N" if declared.type is int else "P",
-            help=f"{declared.help} (default: {default})",
+            help=f"{declared.help} (default: {_UNSET.get(name) or format(default, '.12g')})",
         )
     parser.add_argument(
         "--token-file",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vitsd_runtime.classifier import MIN_CONFIDENCE, NUM_THREADS
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.validation import Option, option, validate
+from vitsd_runtime.validation import Option, option, optional, validate
 
 WORKERS = Option("engines that work at the same time, for each model", int, at_least=1, at_most=64)
 
@@ -33,12 +33,12 @@ class Settings:
     timeout: float = option(
         30.0, "seconds for a client to send a request, or to take its answer", above=0, at_most=3600
     )
-    workers: int | None = None
-    """See :data:`WORKERS`; None: as many as the cores allow."""
-    num_threads: int | None = None
-    """Of each engine; None: measured."""
-    min_confidence: float | None = None
-    """As for :meth:`Classifier.load`."""
+    workers: int | None = optional(WORKERS)
+    """None: as many as the cores allow."""
+    num_threads: int | None = optional(NUM_THREADS)
+    """None: measured."""
+    min_confidence: float | None = optional(MIN_CONFIDENCE)
+    """None: the model's own."""
     token: str | None = None
     """That clients have to send; None: anyone may ask."""
     verify: bool = True
@@ -55,14 +55,6 @@ class Settings:
             UsageError: one is out of range.
         """
         validate(self)
-        optional = (
-            ("workers", WORKERS),
-            ("num_threads", NUM_THREADS),
-            ("min_confidence", MIN_CONFIDENCE),
-        )
-        for name, declared in optional:
-            if getattr(self, name) is not None:
-                declared.check(name, getattr(self, name))
         if self.max_images > self.queue_size:
             raise UsageError(
                 f"`max_images={self.max_images}` can't be more than `queue_size={self.queue_size}`:"
