@@ -15,21 +15,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vitsd.data.dataset import first_few
 from vitsd.evaluation.metrics import (
     Hits,
     agreement,
-    balanced_accuracy,
     paired_difference,
     top_k_hits,
 )
 from vitsd.evaluation.predict import model_logits, pixel_logits
 from vitsd_export.quantization.schemes import SCHEMES, Tolerance
 from vitsd_runtime import Classifier
+from vitsd_runtime.accuracy import balanced_accuracy
 from vitsd_runtime.formats import model_bytes
 from vitsd_runtime.spec import ModelSpec, ParityFigures
 from vitsd_runtime.system.cores import usable_cores
-from vitsd_runtime.system.text import distinct_names, printable
+from vitsd_runtime.system.text import distinct_names, first_few, printable
 from vitsd_runtime.types import AnyArray, Float32Array, PathLike, Quantization, UInt8Array
 
 _BATCH_SIZE = 64

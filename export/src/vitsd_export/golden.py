@@ -15,7 +15,7 @@ from vitsd.evaluation.predict import predict_logits
 from vitsd_export.data import ParityData
 from vitsd_export.quantization.schemes import SCHEMES
 from vitsd_runtime import verification
-from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import Golden, ModelSpec
 from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
@@ -67,7 +67,7 @@ class GoldenImages:
             logits: the file's own, ``(n, classes)``.
         """
         prepared = self.pixels if spec.preprocessing_embedded else preprocess(self.pixels, spec)
-        photo = load_image(self.photo, spec.input_size, spec.resize_mode, spec.value_range)
+        photo = load_for_model(self.photo, spec)
         columns = verification.columns(spec.num_classes)
         return Golden(
             images=tuple(map(_text, self.images)),

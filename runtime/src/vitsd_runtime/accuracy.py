@@ -15,15 +15,13 @@ import numpy as np
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.files import is_hidden, scan_images
-from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.tta import make_views
-from vitsd_runtime.system.text import first_line, printable
-from vitsd_runtime.types import PathLike, UInt8Array
+from vitsd_runtime.system.text import first_few, first_line, printable
+from vitsd_runtime.types import AnyArray, PathLike, UInt8Array
 
 LabeledFile = tuple[Path, int]
 """An image and the index of its class."""
-_NAMED = 5
-"""Names of classes, or unreadable images, that a message shows."""
 _SPLIT = "test"
 _log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ class Accuracy:
     top1: float
     top5: float
     balanced_accuracy: float
-    """Mean of the classes' shares of right answers."""
+    """See :func:`balanced_accuracy`."""
     known: float
     """Share of the images that the model says it knows."""
     images_per_second: float
@@ -67,8 +65,8 @@ def find_labeled(folder: PathLike, class_names: Sequence[str]) -> list[LabeledFi
     names = {path: unicodedata.normalize("NFC", path.name) for path in folders}
     if unknown := [name for name in names.values() if name not in numbers]:
         raise UsageError(
-            f"{printable(root)} has folders that are no classes of the model: {_few(unknown)}. It "
-            f"knows {_few(class_names)}."
+            f"{printable(root)} has folders that are no classes of the model: "
+            f"{first_few(unknown)}. It knows {first_few(class_names)}."
         )
     files = [
         (file, numbers[name]) for path, name in names.items() for file in scan_images(path).files
@@ -103,35 +101,43 @@ def measure_accuracy(classifier: Classifier, files: Iterable[LabeledFile]) -> Ac
             rows.append((label, rank[0] == label, label in rank, best[0].known))
     seconds = time.perf_counter() - start
     if unreadable:
-        shown = "; ".join(unreadable[:_NAMED])
+        shown = first_few(unreadable, limit=200)
         _log.warning("%d images were left out: %s", len(unreadable), shown)
     if not rows:
         raise VitsdError("None of the images can be read.")
     labels, top1, top5, known = np.array(rows).T
-    images = np.bincount(labels)
-    recalls = np.bincount(labels, top1)[images > 0] / images[images > 0]
     return Accuracy(
         images=len(rows),
         unreadable=len(unreadable),
         top1=float(top1.mean()),
         top5=float(top5.mean()),
-        balanced_accuracy=float(recalls.mean()),
+        balanced_accuracy=balanced_accuracy(top1, labels),
         known=float(known.mean()),
         images_per_second=len(rows) / seconds,
     )
 
 
+def balanced_accuracy(hits: AnyArray, labels: AnyArray) -> float:
+    """Mean over the classes that have images of the fraction of right answers, in 0..1.
+
+    A model that always gives the same answer reaches ``1 / classes``, however unequal they are.
+    (K. H. Brodersen et al., "The Balanced Accuracy and Its Posterior Distribution", ICPR 2010;
+    ``sklearn.metrics.balanced_accuracy_score``.)
+
+    Args:
+        hits: ``(n,)``, whether the answer was right; n at least 1.
+        labels: ``(n,)``, class indices.
+    """
+    images = np.bincount(labels)
+    there = images > 0
+    return float((np.bincount(labels, hits)[there] / images[there]).mean())
+
+
 def _readable(
     classifier: Classifier, files: Iterable[LabeledFile], unreadable: list[str]
 ) -> Iterator[tuple[UInt8Array, int]]:
-    spec = classifier.spec
     for path, label in files:
         try:
-            yield load_image(path, spec.input_size, spec.resize_mode, spec.value_range), label
+            yield load_for_model(path, classifier.spec), label
         except (VitsdError, OSError) as error:
             unreadable.append(first_line(error))
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(printable(name, 50) for name in names[:_NAMED])
-    return f"{shown} ..." if len(names) > _NAMED else shown

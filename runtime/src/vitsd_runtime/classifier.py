@@ -14,7 +14,7 @@ from vitsd_runtime.engines import Engine, load_engine
 from vitsd_runtime.engines.load import load_fastest_engine
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import detect_format, read_spec
-from vitsd_runtime.images.loading import is_single_image, load_image
+from vitsd_runtime.images.loading import is_single_image, load_for_model
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.images.tta import Tta, Views, make_views
 from vitsd_runtime.models.catalog import bundled_model
@@ -86,9 +86,7 @@ class Classifier:
     ) -> None:
         self.engine, self.spec, self.path = engine, spec, path
         self.num_threads, self.batch_size = num_threads, batch_size
-        if min_confidence is None:
-            min_confidence = spec.confidence.threshold if spec.confidence else 0.0
-        self.min_confidence = min_confidence
+        self.min_confidence = spec.threshold if min_confidence is None else min_confidence
 
     @classmethod
     def load(
@@ -296,15 +294,14 @@ class Classifier:
         self, images: Any, resize_mode: ResizeMode | None, batch_size: int
     ) -> Iterator[UInt8Array]:
         """uint8 ``(n, *input_size)``, n up to ``batch_size``."""
-        size, value_range = self.spec.input_size, self.spec.value_range
-        if value_range is None and _is_array_of_size(images, size):  # nothing to do for each image
+        ready = _is_array_of_size(images, self.spec.input_size)
+        if ready and self.spec.value_range is None:  # nothing to do for each image
             for start in range(0, len(images), batch_size):
                 yield images[start : start + batch_size]
             return
         remaining = iter(images if _is_many(images) else [images])
-        mode = resize_mode or self.spec.resize_mode
         while chunk := list(itertools.islice(remaining, batch_size)):
-            yield np.stack([load_image(image, size, mode, value_range) for image in chunk])
+            yield np.stack([load_for_model(image, self.spec, resize_mode) for image in chunk])
 
     def _stack(self, batches: Iterable[Float32Array]) -> Float32Array:
         parts = list(batches)

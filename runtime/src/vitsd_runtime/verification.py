@@ -18,7 +18,7 @@ import numpy as np
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.decoding import need_pillow
-from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.loading import load_for_model, load_image
 from vitsd_runtime.spec import Golden
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
@@ -142,8 +142,7 @@ class _Check:
             load_image(_bytes(text), size, max_pixels=size[0] * size[1]) for text in golden.images
         ]
         self._pixels = np.stack(images)
-        options = (self._spec.resize_mode, self._spec.value_range)
-        photo = load_image(_bytes(golden.photo), size, *options, max_pixels=_PHOTO_PIXELS)
+        photo = load_for_model(_bytes(golden.photo), self._spec, max_pixels=_PHOTO_PIXELS)
         small = coarse(photo)
         height, width, channels = small.shape
         expected = load_image(

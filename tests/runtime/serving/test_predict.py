@@ -222,10 +222,10 @@ def test_a_decompression_bomb_is_an_error_of_that_image(serving, light):
 
 
 def test_very_large_images_are_decoded_one_at_a_time(serving, light, monkeypatch):
-    load, at_once, lock = batching.load_image, [0], threading.Lock()
+    load, at_once, lock = batching.load_for_model, [0], threading.Lock()
 
-    def watched(image, size, mode, value_range, max_pixels):
-        pixels = load(image, size, mode, value_range, max_pixels)
+    def watched(image, spec, max_pixels):
+        pixels = load(image, spec, max_pixels=max_pixels)
         with lock:
             at_once[0] += 1
             most.append(at_once[0])
@@ -238,7 +238,7 @@ def test_very_large_images_are_decoded_one_at_a_time(serving, light, monkeypatch
         response = await client.post("/v1/predict", files=[("a", light)] * 8)
         assert [r["known"] for r in response.json()["results"]] == [True] * 8
 
-    monkeypatch.setattr(batching, "load_image", watched)
+    monkeypatch.setattr(batching, "load_for_model", watched)
     monkeypatch.setattr("vitsd_runtime.serving.models.usable_cores", lambda: 4)
     for large, expected in ((40 * 30, 4), (40 * 30 - 1, 1)):
         monkeypatch.setattr(batching, "_LARGE", large)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from vitsd.evaluation.metrics import (
     accuracy_report,
     agreement,
-    balanced_accuracy,
     calibration,
     confusion_matrix,
     paired_difference,
@@ -16,6 +15,7 @@ from vitsd.evaluation.metrics import (
     wilson_interval,
 )
 from vitsd_runtime import VitsdError
+from vitsd_runtime.accuracy import balanced_accuracy
 
 
 def test_report_of_a_worked_example():

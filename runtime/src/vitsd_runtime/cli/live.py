@@ -8,7 +8,6 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -22,12 +21,13 @@ from vitsd_runtime.cli import options, output
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.images.decoding import need_pillow
-from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.live.cameras import is_video_file, open_camera, shown
 from vitsd_runtime.live.folder import Watch
 from vitsd_runtime.live.ledger import Ledger
 from vitsd_runtime.live.newest import Frame, NewestFrame, play
+from vitsd_runtime.system.files import identify
 from vitsd_runtime.system.signals import accept_signal, hold_signals
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import UInt8Array
@@ -215,17 +215,15 @@ def _watch(classifier: Classifier, arguments: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise UsageError(f"There is no folder {printable(folder)!r} to watch.")
     need_pillow()
-    spec = classifier.spec
-    mode = arguments.resize_mode or spec.resize_mode
-    views = make_views(arguments.tta, spec)
+    views = make_views(arguments.tta, classifier.spec)
 
     def load(file: BinaryIO) -> UInt8Array:
-        return load_image(file, spec.input_size, mode, spec.value_range)
+        return load_for_model(file, classifier.spec, arguments.resize_mode)
 
     every = _LOOK_SECONDS if arguments.every is None else arguments.every
     in_file = arguments.output is not None
     path = Path(arguments.output) if in_file else folder / _state_name(classifier)
-    model = _version(classifier.path)
+    model = identify(classifier.path)
     with Ledger(path, with_answers=in_file) as ledger:
         for arrival in Watch(folder, ledger, load, _note, every).arrivals():
             answer: output.Answer
@@ -236,7 +234,7 @@ def _watch(classifier: Classifier, arguments: argparse.Namespace) -> None:
                 row = classifier.probabilities(arrival.content[None], views)[0]
                 answer = classifier.top(row, arguments.top_k)
             line = {"time": _now(), **output.content(answer)}
-            model, before = _version(classifier.path), model
+            model, before = identify(classifier.path), model
             if model != before:
                 _note(
                     f"{printable(classifier.path)} was replaced or removed; the answers are still "
@@ -259,15 +257,6 @@ def _state_name(classifier: Classifier) -> str:
     """Of the file that says what was answered; another one for another model."""
     digest = hashlib.sha256(classifier.spec.to_json().encode()).hexdigest()
     return f".vitsd-watch-{digest[:12]}.jsonl"
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """What is another one when another model is at the path; None if there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _now() -> str:

@@ -25,7 +25,7 @@ from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
 from vitsd_runtime.images.files import ImageScan, find_images
 from vitsd_runtime.images.kinds import HEAD_BYTES, is_known
-from vitsd_runtime.images.loading import is_image_file, load_image
+from vitsd_runtime.images.loading import is_image_file, load_for_model
 from vitsd_runtime.images.reading import is_url
 from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
@@ -205,14 +205,13 @@ def _read(
     classifier: Classifier, sources: Sequence[str | Path], resize_mode: ResizeMode | None
 ) -> Iterator[_Batch]:
     spec = classifier.spec
-    mode = resize_mode or spec.resize_mode
     remaining = iter(sources)
     while chunk := list(itertools.islice(remaining, classifier.batch_size)):
         batch = _Batch(chunk)
         for i, source in enumerate(chunk):
             try:
                 opened = sys.stdin.buffer if source == "-" else source
-                pixels = load_image(opened, spec.input_size, mode, spec.value_range)
+                pixels = load_for_model(opened, spec, resize_mode)
             except VitsdError as error:
                 # A single missing image is a usage error.
                 if isinstance(error, UsageError) and len(sources) == 1:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Union
 import numpy as np
 
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.files import identify
 from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray, Float32Array
 
@@ -79,7 +80,7 @@ class ModelFile:
         self.model = model
         if isinstance(model, Path):
             self._path = os.path.abspath(model)  # the current folder may change
-            self._identity = self._identify()
+            self._identity = identify(self._path)
 
     def source(self) -> str | bytes:
         """The file's path, or the content.
@@ -89,7 +90,7 @@ class ModelFile:
         """
         if isinstance(self.model, bytes):
             return self.model
-        if self._identify() != self._identity:
+        if identify(self._path) != self._identity:
             raise VitsdError(
                 f"{model_path(self.model)} was removed or replaced since it was loaded: load it "
                 "again."
@@ -104,13 +105,6 @@ class ModelFile:
         """
         source = self.source()
         return source if isinstance(source, bytes) else Path(source).read_bytes()
-
-    def _identify(self) -> tuple[int, ...] | None:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def blank_images(engine: Engine, count: int) -> AnyArray:

@@ -15,6 +15,7 @@ from vitsd_runtime.images import antialias
 from vitsd_runtime.images.decoding import DecodedImage, check_side, decode
 from vitsd_runtime.images.kinds import ENDINGS
 from vitsd_runtime.images.reading import is_encoded, name_of, read_encoded
+from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.types import (
     RESIZE_MODES,
     AnyArray,
@@ -73,6 +74,30 @@ def load_image(
     except MemoryError as error:
         raise VitsdError(f"{name_of(source)} needs more memory than there is.") from error
     return pixels if pixels.shape == input_size else np.repeat(pixels, input_size[2], axis=2)
+
+
+def load_for_model(
+    source: Any,
+    spec: ModelSpec,
+    resize_mode: ResizeMode | None = None,
+    max_pixels: int | None = None,
+) -> UInt8Array:
+    """:func:`load_image` as a model's spec says.
+
+    Args:
+        source: as for :func:`load_image`.
+        spec: of the model.
+        resize_mode: instead of the spec's.
+        max_pixels: as for :func:`load_image`.
+
+    Returns:
+        uint8 array of shape ``spec.input_size``.
+
+    Raises:
+        UsageError, VitsdError: as for :func:`load_image`.
+    """
+    mode = resize_mode or spec.resize_mode
+    return load_image(source, spec.input_size, mode, spec.value_range, max_pixels)
 
 
 def is_image_file(path: PathLike) -> bool:

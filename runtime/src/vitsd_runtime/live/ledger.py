@@ -99,7 +99,7 @@ class Ledger:
             OSError: it can't be written; what was of it is taken back.
         """
         content = answer if self._with_answers else {}
-        self._write(self._file, [_line(name, stamp, content)])
+        write_whole(self._file, _line(name, stamp, content))
         self._remember(name, stamp)
 
     def tidy(self, present: Collection[str], all_seen: bool) -> None:
@@ -193,16 +193,13 @@ class Ledger:
         with self._explained(), temporary_folder(self._path.parent) as folder:
             file = _open(folder / self._path.name)
             try:
-                self._write(file, [_line(*item, {}) for item in self.known.items()])
+                write_whole(file, b"".join(_line(*item, {}) for item in self.known.items()))
                 os.replace(folder / self._path.name, self._path)
             except BaseException:
                 os.close(file)
                 raise
             os.close(self._file)
             self._file = file
-
-    def _write(self, file: int, lines: list[bytes]) -> None:
-        write_whole(file, b"".join(lines))
 
 
 def _line(name: str, stamp: Stamp, content: Mapping[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ import numpy as np
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.decoding import TooManyPixelsError
-from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.serving.failures import EngineFailedError, log_unforeseen
 from vitsd_runtime.types import Float32Array, UInt8Array
@@ -102,18 +102,12 @@ class Batcher:
             self._deliver([(request, index)], [log_unforeseen(error)])
 
     def _load(self, image: Any) -> UInt8Array:
-        spec, limit = self._spec, self._max_pixels
-
-        def load(max_pixels: int) -> UInt8Array:
-            return load_image(
-                image, spec.input_size, spec.resize_mode, spec.value_range, max_pixels
-            )
-
+        limit = self._max_pixels
         try:
-            return load(min(_LARGE, limit))
+            return load_for_model(image, self._spec, max_pixels=min(_LARGE, limit))
         except TooManyPixelsError:
             with _one_large:
-                return load(limit)
+                return load_for_model(image, self._spec, max_pixels=limit)
 
     def _work(self, classifier: Classifier) -> None:
         views = make_views(None, self._spec)

@@ -22,6 +22,7 @@ from vitsd_runtime.serving.metrics import Metrics
 from vitsd_runtime.serving.settings import Settings
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.cores import usable_cores
+from vitsd_runtime.system.files import identify
 from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.verification import verify
 
@@ -332,7 +333,7 @@ def _identify(path: Path) -> Identity:
     """Empty where nothing can be found."""
     try:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found = [os.stat(file) for file in files]
     except OSError:
         return ()
-    return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
+    found = tuple(map(identify, files))
+    return found if all(found) else ()

@@ -153,6 +153,11 @@ class ModelSpec:
         return self.confidence.temperature if self.confidence else 1.0
 
     @property
+    def threshold(self) -> float:
+        """Of the largest probability: an image with a lower one is none that the model knows."""
+        return self.confidence.threshold if self.confidence else 0.0
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)

@@ -197,3 +197,12 @@ def write_text(path: PathLike, text: str) -> None:
     """Write a text file whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def identify(path: PathLike) -> tuple[int, ...]:
+    """Numbers that are others once a file is changed or replaced; none where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -57,6 +57,12 @@ def printable(text: object, limit: int = MAX_PRINTED) -> str:
     return shown[: limit - len(_ELLIPSIS)] + _ELLIPSIS if cut or len(shown) > limit else shown
 
 
+def first_few(names: Sequence[str], limit: int = 50) -> str:
+    """At most five names of the outside world, for a message; ``limit`` characters of each."""
+    shown = ", ".join(printable(name, limit) for name in names[:5])
+    return f"{shown} ..." if len(names) > 5 else shown
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's error message, :func:`printable`.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vitsd.data.dataset import first_few
 from vitsd.evaluation.metrics import wilson_interval
-from vitsd_runtime.system.text import printable
+from vitsd_runtime.system.text import first_few, printable
 
 
 def balance_lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vitsd.data.cuts import cut_by_content, cut_by_position
 from vitsd.data.identity import Identities, pixel_identities
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.system.text import printable
+from vitsd_runtime.system.text import first_few, printable
 from vitsd_runtime.types import AnyArray, ResizeMode, SplitRule, UInt8Array, ValueRange
 
 SPLITS = ("train", "val", "test")
@@ -199,12 +199,6 @@ def align_labels(dataset: Dataset | LabeledImages, class_names: Sequence[str]) -
             f"The model knows {first_few(class_names)}."
         )
     return np.array([numbers[name] for name in dataset.class_names])
-
-
-def first_few(names: Sequence[str], limit: int = 50) -> str:
-    """At most five names of the outside world, for a message; ``limit`` characters of each."""
-    shown = ", ".join(printable(name, limit) for name in names[:5])
-    return f"{shown} ..." if len(names) > 5 else shown
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vitsd.data.dataset import Dataset, LabeledImages, Split, first_few, hold_out, join
+from vitsd.data.dataset import Dataset, LabeledImages, Split, hold_out, join
 from vitsd.data.identity import Identities, file_identity
 from vitsd.data.layout import ClassFolders, check_classes, find_splits, require_images
 from vitsd.data.memory import check_memory
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.files import ImageScan
 from vitsd_runtime.images.loading import load_image
-from vitsd_runtime.system.text import first_line, printable
+from vitsd_runtime.system.text import first_few, first_line, printable
 from vitsd_runtime.types import ResizeMode, SplitRule, ValueRange
 
 _TEST_FRACTION = 0.2

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vitsd.data.dataset import first_few
 from vitsd.data.split_names import is_wrapper, split_in, split_of
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.images.files import ImageScan, is_hidden, scan_images
 from vitsd_runtime.images.loading import is_image_file
 from vitsd_runtime.spec import MAX_JSON_BYTES
-from vitsd_runtime.system.text import printable
+from vitsd_runtime.system.text import first_few, printable
 
 _LOOSE = 0.1
 """Of the images of a split, the share that may lie beside the class folders."""

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from vitsd.data.dataset import Dataset, Labels, Split, first_few
+from vitsd.data.dataset import Dataset, Labels, Split
 from vitsd.data.memory import check_memory
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec.limits import MAX_CLASSES
-from vitsd_runtime.system.text import first_line
+from vitsd_runtime.system.text import first_few, first_line
 from vitsd_runtime.types import AnyArray, UInt8Array, ValueRange
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")

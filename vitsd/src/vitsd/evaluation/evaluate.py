@@ -66,10 +66,9 @@ def evaluate(
     described = None if overlap is None else dataclasses.asdict(overlap)
     about = {"model": str(model), "data": str(source), "split": split, "trained_on": described}
     known = largest_probabilities(logits, spec)
-    threshold = spec.confidence.threshold if spec.confidence else 0.0
     about_strangers = [
         strangers_report(
-            other, known, largest_probabilities(model_logits(model, images), spec), threshold
+            other, known, largest_probabilities(model_logits(model, images), spec), spec.threshold
         )
         for other, images in zip(strangers, unknown, strict=True)
     ]

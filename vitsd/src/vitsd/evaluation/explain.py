@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vitsd.config import VitConfig
 from vitsd.model import names
 from vitsd_runtime.classifier import softmax
-from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.types import AnyArray, Float32Array, PathLike, UInt8Array
@@ -59,7 +59,7 @@ def explain(
         VitsdError: the image can't be read.
     """
     config = VitConfig.from_spec(spec)
-    pixels = load_image(image, spec.input_size, spec.resize_mode, spec.value_range)
+    pixels = load_for_model(image, spec)
     attention, logits = _attention(model, config, pixels)
     probabilities = softmax(np.asarray(logits, np.float64) / spec.temperature)
     best = probabilities.argsort()[::-1][:top_k]

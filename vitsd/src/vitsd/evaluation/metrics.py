@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitsd_runtime.accuracy import balanced_accuracy
 from vitsd_runtime.classifier import softmax
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.spec import Confidence
@@ -38,8 +39,9 @@ def accuracy_report(
 
     Returns:
         JSON-serializable: ``images``, ``classes``, ``top1``, ``top1_interval`` (95 %), ``top5``,
-        ``balanced_accuracy`` (see :func:`balanced_accuracy`), what :func:`calibration` and
-        :func:`knowledge` return; ``confidence``, as in the spec, and ``ece_without_temperature``;
+        ``balanced_accuracy`` (see :func:`vitsd_runtime.accuracy.balanced_accuracy`), what
+        :func:`calibration` and :func:`knowledge` return; ``confidence``, as in the spec, and
+        ``ece_without_temperature``;
         ``per_class``: for each class that has images or was predicted, ``class``, ``images``,
         ``recall`` (its top-1), ``precision`` and ``top5``; and ``never_predicted``: the classes
         that have images and were not predicted for any image. Fractions are in 0..1, None where
@@ -104,22 +106,6 @@ def _per_class(
         for name, images, chosen, correct, among_five in zip(class_names, *counts, strict=True)
         if images or chosen
     ]
-
-
-def balanced_accuracy(hits: Hits, labels: AnyArray) -> float:
-    """Mean over the classes that have images of the fraction of right answers, in 0..1.
-
-    A model that always gives the same answer reaches ``1 / classes``, however unequal they are.
-    (K. H. Brodersen et al., "The Balanced Accuracy and Its Posterior Distribution", ICPR 2010;
-    ``sklearn.metrics.balanced_accuracy_score``.)
-
-    Args:
-        hits: ``(n,)``, whether the answer was right; n at least 1.
-        labels: ``(n,)``, class indices.
-    """
-    images = np.bincount(labels)
-    there = images > 0
-    return float((np.bincount(labels, hits)[there] / images[there]).mean())
 
 
 def calibration(logits: AnyArray, labels: AnyArray, bins: int = 15) -> dict[str, Any]:
@@ -192,8 +178,13 @@ def coverage_threshold(largest: AnyArray, coverage: float) -> float:
         Rounded down to four decimals, so that no rounding of float32 on a device decides; in
         [0, 1).
     """
-    left_out = min(math.floor((1 - coverage) * len(largest) + 1e-9), len(largest) - 1)
-    return min(math.floor(float(np.sort(largest)[left_out]) * 1e4), 9999) / 1e4
+    return min(math.floor(highest_reached(largest, coverage) * 1e4), 9999) / 1e4
+
+
+def highest_reached(scores: AnyArray, coverage: float) -> float:
+    """The highest score that a fraction ``coverage``, in (0, 1], of the scores ``(n,)`` reaches."""
+    left_out = min(math.floor((1 - coverage) * len(scores) + 1e-9), len(scores) - 1)
+    return float(np.sort(scores)[left_out])
 
 
 def agreement(logits: AnyArray, reference: AnyArray) -> float:

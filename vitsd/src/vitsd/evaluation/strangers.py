@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from vitsd.data.dataset import first_few
 from vitsd.data.memory import check_memory
 from vitsd.data.sources import is_folder, load_labeled_images
+from vitsd.evaluation.metrics import highest_reached
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.files import find_images
-from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.loading import load_for_model, load_image
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.system.text import printable
+from vitsd_runtime.system.text import first_few, printable
 from vitsd_runtime.types import AnyArray, PathLike, UInt8Array
 
 _log = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ def taken_for_known(known: AnyArray, strangers: AnyArray, coverage: float) -> fl
         strangers: as for :func:`separation`.
         coverage: of the known images, in (0, 1].
     """
-    threshold = np.sort(known)[min(int((1 - coverage) * len(known) + 1e-9), len(known) - 1)]
-    return float((strangers >= threshold).mean())
+    return float((strangers >= highest_reached(known, coverage)).mean())
 
 
 def strangers_report(
@@ -109,7 +108,7 @@ def _read_folder(folder: Path, spec: ModelSpec, limit: int | None) -> UInt8Array
     images, unreadable = [], []
     for path in files:
         try:
-            images.append(load_image(path, spec.input_size, spec.resize_mode, spec.value_range))
+            images.append(load_for_model(path, spec))
         except VitsdError as error:
             unreadable.append(str(error))
     if unreadable:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vitsd.data.dataset import Labels, first_few
-from vitsd_runtime.system.text import printable
+from vitsd.data.dataset import Labels
+from vitsd_runtime.system.text import first_few, printable
 from vitsd_runtime.types import Float32Array
 
 _VERY_UNEQUAL = 10
