@@ -82,6 +82,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             "quantization": "int8",
             "test_top1": 0.7,
             "sha256": spec.integrity.sha256,
+            "verified": name == "second",
         }
 
     def classify(self, body):
@@ -267,12 +268,15 @@ def test_models_are_chosen(service, open_page, photo):
     page = open_page(service.url)
     page.set_input_files("#file", file(png(photo)))
     rows(page)
+    assert "known answers" not in page.locator("#facts").text_content()
     page.get_by_label("Model", exact=True).select_option("second")
     rows(page)
     heard(page, "")
     page.wait_for_timeout(200)
     assert [query["model"] for query in service.asked] == [["first"], ["second"]]
-    assert "second" in page.locator("#facts").text_content()
+    about = page.locator("#facts").text_content()
+    assert "second" in about
+    assert "on images with known answers" in about  # it was verified, the first was not
 
 
 def test_names_are_text_and_nothing_else(service, open_page, photo):

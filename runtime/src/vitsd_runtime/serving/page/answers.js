@@ -36,7 +36,9 @@ export const LOADING = "";
 
 /** The models: name, version, default, classes, input_size, min_confidence ... of each. */
 export async function describe() {
-  return (await request("v1/models")).models;
+  const { models } = await request("v1/models");
+  const checked = "on images with known answers, when it was loaded";
+  return models.map((model) => ({ ...model, checked: model.verified && checked }));
 }
 
 /**
