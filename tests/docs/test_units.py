@@ -14,13 +14,19 @@ import pytest
 from PIL import Image
 
 from vitsd_runtime import bundled_model
-from vitsd_runtime.cli import predict
+from vitsd_runtime.cli import predict, serve
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "camera.md"
-UNITS = dict(
-    re.findall(r"^```ini\n# /etc/systemd/system/(\S+)\n(.*?)^```", GUIDE.read_text(), re.M | re.S)
-)
-RUN = "/opt/vitsd/device/run.sh"
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+UNITS = {
+    name: unit
+    for guide in ("camera.md", "serve.md")
+    for name, unit in re.findall(
+        r"^```ini\n# /etc/systemd/system/(\S+)\n(.*?)^```",
+        (GUIDES / guide).read_text(),
+        re.M | re.S,
+    )
+}
+PROGRAMS = {"/opt/vitsd/device/run.sh": predict, "/opt/vitsd/env/bin/vitsd-serve": serve}
 
 
 def service(name):
@@ -31,20 +37,19 @@ def service(name):
 
 
 def words(name):
-    program, *rest = service(name)["ExecStart"].split()
-    assert program == RUN
-    return rest
+    return service(name)["ExecStart"].split()[1:]
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_options_are_the_commands(name):
-    predict.build_parser().parse_args(words(name))
+    program, *rest = service(name)["ExecStart"].split()
+    PROGRAMS[program].build_parser().parse_args(rest)
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_a_service_has_no_privileges(name):
     settings = service(name)
-    assert settings["User"] == "vitsd"
+    assert settings.get("User") == "vitsd" or settings["DynamicUser"] == "yes"
     assert settings["ProtectSystem"] == "strict"
     assert settings["NoNewPrivileges"] == "yes"
 
@@ -53,7 +58,8 @@ def test_a_service_has_no_privileges(name):
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_takes_the_units(name, tmp_path):
     unit = tmp_path / name
-    unit.write_text(UNITS[name].replace(RUN, "/bin/true").replace("User=vitsd", "User=root"))
+    program = service(name)["ExecStart"].split()[0]
+    unit.write_text(UNITS[name].replace(program, "/bin/true").replace("User=vitsd", "User=root"))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert name not in done.stderr, done.stderr
 
