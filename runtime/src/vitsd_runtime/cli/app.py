@@ -22,15 +22,13 @@ from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.signals import catch_signals, check_interrupted
 from vitsd_runtime.system.stderr import own_stderr
 from vitsd_runtime.system.streams import drop_unwritable_messages, open_missing_streams
-from vitsd_runtime.system.text import first_line, printable
+from vitsd_runtime.system.text import DEBUG, printable, unforeseen
 
 if TYPE_CHECKING:
     _TextHandler = logging.StreamHandler[TextIO]
 else:  # before Python 3.11 the class takes no parameter
     _TextHandler = logging.StreamHandler
 
-DEBUG = "VITSD_DEBUG"
-"""Environment variable: if it is set, every error comes with its traceback."""
 _LOGGERS = ("vitsd_runtime", "vitsd", "vitsd_export")
 _MAX_LINE = 10_000
 """Characters; messages that list names may be long."""
@@ -180,12 +178,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return _explain_os_error(error), 1
     if isinstance(error, MemoryError):
         return "out of memory; try fewer or smaller images at once", 1
-    kind = type(error).__name__
-    return (
-        f"{kind}: {first_line(error)} (nobody foresaw this: please report it, with what "
-        f"{DEBUG}=1 in the environment adds)",
-        1,
-    )
+    return unforeseen(error), 1
 
 
 class _Version(argparse.Action):

@@ -6,7 +6,7 @@ import logging
 import os
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.system.text import first_line
+from vitsd_runtime.system.text import DEBUG, unforeseen
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +25,5 @@ class EngineFailedError(VitsdError):
 
 def log_unforeseen(error: BaseException) -> EngineFailedError:
     """Say in the log what nobody foresaw; returns what a client is told."""
-    _log.warning(
-        "%s: %s (nobody foresaw this: please report it, with what VITSD_DEBUG=1 in the "
-        "environment adds)",
-        type(error).__name__,
-        first_line(error),
-        exc_info=error if os.environ.get("VITSD_DEBUG") else None,
-    )
+    _log.warning("%s", unforeseen(error), exc_info=error if os.environ.get(DEBUG) else None)
     return EngineFailedError("The server failed: its log says why.")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from vitsd_runtime.types import PathLike
 
+DEBUG = "VITSD_DEBUG"
+"""Environment variable: if it is set, every error comes with its traceback."""
 MAX_PRINTED = 300
 """Characters of somebody else's text that are worth reading."""
 _ELLIPSIS = "..."
@@ -69,6 +71,14 @@ def first_line(error: BaseException) -> str:
     The name of the error's type where the message is empty.
     """
     return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def unforeseen(error: BaseException) -> str:
+    """What is said of an error that is nobody's but ours."""
+    return (
+        f"{type(error).__name__}: {first_line(error)} (nobody foresaw this: please report it, with "
+        f"what {DEBUG}=1 in the environment adds)"
+    )
 
 
 def why(error: BaseException) -> str:
