@@ -117,12 +117,12 @@ def test_predict_reads_every_image_once(exported_model, pictures, monkeypatch, c
     from vitsd_runtime.cli import predict
 
     read = []
-    real = predict.load_image
+    real = predict.load_for_model
     monkeypatch.setattr(
-        predict, "load_image", lambda path, *rest: read.append(path) or real(path, *rest)
+        predict, "load_for_model", lambda path, *rest: read.append(path) or real(path, *rest)
     )
     monkeypatch.setattr(
-        "vitsd_runtime.classifier.load_image", lambda *rest: pytest.fail("read once more")
+        "vitsd_runtime.classifier.load_for_model", lambda *rest: pytest.fail("read once more")
     )
     model = exported_model("-float32.tflite", ".onnx")
     assert predict.main([str(model), str(pictures), "--batch-size", "2", "--num-threads", "1"]) == 0

@@ -248,17 +248,17 @@ def test_very_large_images_are_decoded_one_at_a_time(serving, light, monkeypatch
 
 
 def test_what_is_not_decoded_at_the_end_is_given_up(serving, light, monkeypatch):
-    load, seen = batching.load_image, threading.Event()
+    load, seen = batching.load_for_model, threading.Event()
     decoded = []
 
-    def slow(*arguments):
+    def slow(*arguments, **more):
         seen.set()
         time.sleep(0.02)
         decoded.append(arguments)
-        return load(*arguments)
+        return load(*arguments, **more)
 
     async def scenario(client, models):
-        monkeypatch.setattr(batching, "load_image", slow)
+        monkeypatch.setattr(batching, "load_for_model", slow)
         task = asyncio.create_task(client.post("/v1/predict", files=[("a", light)] * 30))
         while not seen.is_set():
             await asyncio.sleep(0.001)
