@@ -1,8 +1,9 @@
-"""Answers on standard output: as text, JSON lines or CSV, always whole ones."""
+"""What ``vitsd-predict`` prints: text, JSON lines or CSV, always whole answers; and notes."""
 
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import sys
@@ -45,6 +46,16 @@ def show_json(name: str, answer: Answer) -> None:
 def content(answer: Answer) -> dict[str, Any]:
     """What JSON says of an image, beside its name."""
     return {"error": answer} if isinstance(answer, str) else answer_dict(answer)
+
+
+def note(text: str) -> None:
+    """Tell on stderr what is no answer, and no error."""
+    print(f"vitsd-predict: note: {text}", file=sys.stderr)
+
+
+def now() -> str:
+    """The time of an answer: ISO 8601, UTC, milliseconds."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def csv_printer() -> Show:

@@ -148,10 +148,6 @@ def _load(model: Path, arguments: argparse.Namespace) -> Classifier:
     )
 
 
-def _note(text: str) -> None:
-    print(f"vitsd-predict: note: {text}", file=sys.stderr)
-
-
 def _sources(names: Sequence[str]) -> Iterator[str | Path]:
     """The images that are meant, in order; folders stand for those in them."""
     for name in names:
@@ -160,7 +156,7 @@ def _sources(names: Sequence[str]) -> Iterator[str | Path]:
             continue
         scan = _find_images(name)
         if left_out := scan.describe():
-            _note(f"{printable(name)}: {left_out}")
+            output.note(f"{printable(name)}: {left_out}")
         yield from scan.files
 
 
@@ -219,7 +215,7 @@ def _read(
                 batch.errors[i] = str(error)
                 continue
             if oddity := _oddity(pixels, spec):
-                _note(f"{printable(source)} {oddity}")
+                output.note(f"{printable(source)} {oddity}")
             batch.pixels.append(pixels)
         yield batch
 
