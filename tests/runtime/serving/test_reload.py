@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 from vitsd_runtime import Classifier, UsageError, VitsdError
+from vitsd_runtime.serving import loading
 from vitsd_runtime.serving import models as module
 from vitsd_runtime.verification import Stage, Verification
 
@@ -259,7 +260,7 @@ def golden(classifier):
 
 def test_a_model_that_fails_its_verification_never_serves(serving, golden, monkeypatch):
     found = Verification((Stage("pixels", True, "equal"), Stage("logits", False, "off by 3")))
-    monkeypatch.setattr(module, "verify", lambda classifier: found)
+    monkeypatch.setattr(loading, "verify", lambda classifier: found)
 
     async def scenario(client, models):
         raise AssertionError("served")
@@ -271,7 +272,9 @@ def test_a_model_that_fails_its_verification_never_serves(serving, golden, monke
 def test_only_a_verified_model_takes_over(serving, light, golden, monkeypatch, caplog):
     good = Verification((Stage("pixels", True, "equal"),))
     bad = Verification((Stage("labels", False, "two differ"),))
-    monkeypatch.setattr(module, "verify", lambda c: bad if "bad" in c.spec.class_names[0] else good)
+    monkeypatch.setattr(
+        loading, "verify", lambda c: bad if "bad" in c.spec.class_names[0] else good
+    )
 
     async def scenario(client, models):
         assert (await client.get("/v1/models")).json()["models"][0]["verified"] is True

@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.serving.batching import Batcher, Row
 from vitsd_runtime.serving.failures import EngineFailedError, QueueFullError, UnknownModelError
+from vitsd_runtime.serving.loading import load_classifiers
 from vitsd_runtime.serving.metrics import Metrics
 from vitsd_runtime.serving.settings import Settings
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.system.files import identify
 from vitsd_runtime.system.text import first_line, printable
-from vitsd_runtime.verification import verify
 
 _log = logging.getLogger(__name__)
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -265,7 +263,7 @@ class Models:
         loop = asyncio.get_running_loop()
         identity = _identify(source.path)
         classifiers, verified = await loop.run_in_executor(
-            self._loader, self._load_classifiers, source.path
+            self._loader, load_classifiers, source.path, self._settings
         )
         if _identify(source.path) != identity:
             raise VitsdError(f"{printable(source.path)} was changed while it was loaded.")
@@ -273,51 +271,6 @@ class Models:
             classifiers, self._decoders, self._settings.max_pixels, self._metrics.batches.observe
         )
         return Loaded(source, classifiers, identity, verified, batcher)
-
-    def _load_classifiers(self, path: Path) -> tuple[list[Classifier], bool]:
-        settings = self._settings
-
-        def load(num_threads: int | None) -> Classifier:
-            return Classifier.load(
-                path,
-                num_threads=num_threads,
-                batch_size=settings.batch_size,
-                min_confidence=settings.min_confidence,
-                verify=settings.verify,
-                allow_any_operation=settings.allow_any_operation,
-                in_memory=True,  # whoever replaces the file may well write into it
-            )
-
-        first = load(settings.num_threads)
-        count = settings.workers or max(1, usable_cores() // first.num_threads)
-        classifiers = [first, *(load(first.num_threads) for _ in range(count - 1))]
-        for classifier in classifiers:
-            _warm_up(classifier)
-        return classifiers, _verify(first)
-
-
-def _warm_up(classifier: Classifier) -> None:
-    """Have the engine prepare for one image and for a batch, so that no request waits for it."""
-    for count in {1, classifier.batch_size}:
-        pixels = np.zeros((count, *classifier.spec.input_size), np.uint8)
-        classifier.forward(classifier.prepare(pixels))
-
-
-def _verify(classifier: Classifier) -> bool:
-    """Whether the model could be verified.
-
-    Raises:
-        VitsdError: it was, and answers otherwise than on the machine that exported it.
-    """
-    if classifier.spec.golden is None:
-        return False
-    failed = [stage for stage in verify(classifier).stages if not stage.passed]
-    if failed:
-        raise VitsdError(
-            f"{printable(classifier.path)} does not answer here as on the machine that exported "
-            f"it; {failed[0].name}: {failed[0].detail}"
-        )
-    return True
 
 
 def _describe(model: Model) -> str:
