@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -51,8 +50,13 @@ def need_pillow() -> None:
     Raises:
         VitsdError: Pillow is missing.
     """
-    if importlib.util.find_spec("PIL") is None:
-        raise VitsdError('Reading image files needs Pillow: pip install "vitsd-runtime[images]".')
+    try:
+        from PIL import Image
+    except ImportError as error:  # or it does not fit this Python
+        raise VitsdError(
+            'Reading image files needs Pillow: pip install "vitsd-runtime[images]".'
+        ) from error
+    del Image
 
 
 def decode(content: bytes, name: str, all_bits: bool = False, max_pixels: int | None = None) -> Any:
