@@ -291,6 +291,12 @@ def test_probabilities_are_those_of_logits_divided_by_the_temperature(spec, phot
     np.testing.assert_array_equal(_answering(spec, logits).logits(photo), [logits])
 
 
+def test_no_logits_are_too_large_for_a_temperature(spec, photo):
+    spec = spec.replace(confidence=Confidence(temperature=0.001, threshold=0.0))
+    found = _answering(spec, [3e38, -3e38, 1e30]).predict_proba(photo)
+    np.testing.assert_array_equal(found, [[1, 0, 0]])
+
+
 @pytest.mark.parametrize(
     ("threshold", "option", "known"),
     [(0.5, None, False), (0.4, None, True), (0.5, 0.4, True), (0.4, 0.5, False), (0.5, 0.0, True)],

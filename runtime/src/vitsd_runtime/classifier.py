@@ -286,7 +286,7 @@ class Classifier:
         """
         prepared, temperature = self.prepare(pixels), np.float32(self.spec.temperature)
         mean: Float32Array = np.mean(
-            [softmax(self.forward(view) / temperature) for view in views(prepared)], axis=0
+            [softmax(self.forward(view), temperature) for view in views(prepared)], axis=0
         )
         return mean
 
@@ -310,9 +310,11 @@ class Classifier:
         return np.concatenate(parts)
 
 
-def softmax(logits: AnyArray) -> AnyArray:
-    """Probabilities along the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+def softmax(logits: AnyArray, temperature: float = 1.0) -> AnyArray:
+    """Probabilities along the last axis, of finite logits divided by ``temperature``."""
+    with np.errstate(over="ignore"):  # far below the largest is a probability of 0
+        below = (logits - logits.max(axis=-1, keepdims=True)) / logits.dtype.type(temperature)
+    exponentials = np.exp(below)
     probabilities: AnyArray = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return probabilities
 

@@ -122,9 +122,10 @@ def test_inputs_that_are_no_images_are_refused(images, message):
     assert message in refusal(model(ROWS, END, constants=[WEIGHTS], images=images))
 
 
-def test_names_that_are_no_text_are_refused():
+@pytest.mark.parametrize("name", [b"weights", b"batch"])
+def test_names_that_are_no_text_are_refused(name):
     content = model(ROWS, END, constants=[WEIGHTS]).SerializeToString()
-    assert "no text" in refusal(content.replace(b"weights", b"weight\xe8"))
+    assert "no text" in refusal(content.replace(name, name[:-1] + b"\xe8"))
 
 
 def test_a_second_input_is_refused():

@@ -125,6 +125,8 @@ def _value(data: Any, span: Span) -> _Value:
         dict(read_fields(data, dim, _DIMENSION, "dimension"))
         for _, dim in read_fields(data, tensor.get(2, _EMPTY), _SHAPE, "shape")
     ]
+    for dim in dims:
+        _text(data, dim.get(2))  # an engine shows it
     sizes = [0 if 2 in dim else signed(dim.get(1, 0)) for dim in dims]
     number = tensor.get(1, 0)
     return _Value(_text(data, fields.get(1)), _DTYPES.get(number, f"type {number}"), tuple(sizes))
