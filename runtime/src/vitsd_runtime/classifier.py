@@ -284,7 +284,7 @@ class Classifier:
                 scaled already, where the spec has a ``value_range``.
             views: see :func:`vitsd_runtime.images.tta.make_views`.
         """
-        prepared, temperature = self.prepare(pixels), np.float32(self.spec.temperature)
+        prepared, temperature = self.prepare(pixels), self.spec.temperature
         mean: Float32Array = np.mean(
             [softmax(self.forward(view), temperature) for view in views(prepared)], axis=0
         )
