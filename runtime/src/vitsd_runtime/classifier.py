@@ -235,8 +235,12 @@ class Classifier:
         """Name the ``top_k`` largest of one image's probabilities ``(classes,)``."""
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         names = self.spec.class_names
-        known = float(probabilities[best[0]]) >= self.min_confidence
+        known = self.knows(probabilities)
         return [Prediction(names[i], int(i), float(probabilities[i]), known) for i in best]
+
+    def knows(self, probabilities: Float32Array) -> bool:
+        """Whether one image's largest probability ``(classes,)`` reaches the threshold."""
+        return float(probabilities.max()) >= self.min_confidence
 
     def prepare(self, pixels: UInt8Array) -> AnyArray:
         """What the engine takes for uint8 pixels ``(n, *input_size)``.

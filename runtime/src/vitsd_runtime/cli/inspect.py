@@ -6,14 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.cli import app
-from vitsd_runtime.cli.options import add_check_options
+from vitsd_runtime.cli.options import add_check_options, add_model_argument
 from vitsd_runtime.engines import load_engine
 from vitsd_runtime.formats import detect_format, model_bytes, read_spec
-from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.spec import Integrity, ModelSpec
 from vitsd_runtime.system.machine import (
     describe_machine,
@@ -34,15 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="vitsd-inspect",
         description="Show a model's spec, operations and tensors, and the machine.",
     )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        default=bundled_model(),
-        type=Path,
-        metavar="MODEL",
-        help=".tflite, .onnx or .keras file, or SavedModel folder (default: "
-        f"{BUNDLED}, which comes with the runtime)",
-    )
+    add_model_argument(parser, ".tflite, .onnx or .keras file, or SavedModel folder")
     add_check_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from vitsd_runtime.classifier import NUM_THREADS
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.spec import MAX_JSON_BYTES, ModelSpec
 from vitsd_runtime.system.json_files import read_json
 from vitsd_runtime.validation import Option
@@ -43,6 +46,28 @@ positive_int = type_of(_COUNT)
 def flag_of(name: str) -> str:
     """``--image-size`` of ``image_size``."""
     return f"--{name.replace('_', '-')}"
+
+
+def add_model_argument(parser: argparse.ArgumentParser, kinds: str) -> None:
+    """MODEL, by default the bundled one; ``kinds`` says in the help what it may be."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=bundled_model(),
+        type=Path,
+        metavar="MODEL",
+        help=f"{kinds} (default: {BUNDLED}, which comes with the runtime)",
+    )
+
+
+def add_num_threads_option(parser: argparse.ArgumentParser) -> None:
+    """``--num-threads``, of the engine."""
+    parser.add_argument(
+        "--num-threads",
+        type=type_of(NUM_THREADS),
+        metavar="N",
+        help="engine threads (default: measured)",
+    )
 
 
 def add_verify_option(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 from vitsd_runtime.classifier import (
     BATCH_SIZE,
     MIN_CONFIDENCE,
-    NUM_THREADS,
     TOP_K,
     Classifier,
     Prediction,
@@ -92,12 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=RESIZE_MODES,
         help="how photos become the input size (default: as trained)",
     )
-    parser.add_argument(
-        "--num-threads",
-        type=options.type_of(NUM_THREADS),
-        metavar="N",
-        help="engine threads (default: measured)",
-    )
+    options.add_num_threads_option(parser)
     options.add_model_options(parser)
     live.add_options(parser)
     form = parser.add_mutually_exclusive_group()
@@ -239,9 +233,8 @@ def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[s
     """
     if not words:
         raise UsageError("There is nothing to classify: name images, or use `camera` or `watch`.")
-    named = [word for word in words if Path(word).suffix.lower() in SUFFIXES]
-    if model is None and named[:1] == words[:1]:
-        model, words, named = words[0], words[1:], named[1:]
+    model, words = _take_model(model, words)
+    named = [word for word in words if _is_model_name(word)]
     if named:
         raise UsageError(f"{printable(named[0])} is a model: name one, before the images.")
     if model is not None and not words:
@@ -258,14 +251,24 @@ def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[s
 
 def _model_alone(model: str | None, words: list[str]) -> Path:
     """The model, where there are no images to name."""
-    if model is None and words and Path(words[0]).suffix.lower() in SUFFIXES:
-        model, words = words[0], words[1:]
+    model, words = _take_model(model, words)
     if words:
         raise UsageError(
             f"{printable(words[0])} is one word too many: with `camera` and `watch`, only a model "
             "is named."
         )
     return Path(model) if model is not None else _bundled()
+
+
+def _take_model(model: str | None, words: list[str]) -> tuple[str | None, list[str]]:
+    """The first word is the model, if it has such a name and ``--model`` names none."""
+    if model is None and words and _is_model_name(words[0]):
+        return words[0], words[1:]
+    return model, words
+
+
+def _is_model_name(word: str) -> bool:
+    return Path(word).suffix.lower() in SUFFIXES
 
 
 def _bundled() -> Path:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vitsd_runtime.accuracy import Accuracy, LabeledFile, find_labeled, measure_accuracy
-from vitsd_runtime.classifier import NUM_THREADS, Classifier
+from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.system.text import printable, table
 from vitsd_runtime.verification import Verification, verify
 
@@ -26,26 +25,13 @@ def build_parser() -> argparse.ArgumentParser:
         "exported it: with the\nimages in the file, stage by stage. Exit code 1 if it does not.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        default=bundled_model(),
-        type=Path,
-        metavar="MODEL",
-        help=".tflite or .onnx file, or SavedModel folder (default: "
-        f"{BUNDLED}, which comes with the runtime)",
-    )
+    options.add_model_argument(parser, ".tflite or .onnx file, or SavedModel folder")
     parser.add_argument(
         "--data",
         metavar="DIR",
         help="also measure accuracy and speed on labeled images: a folder of class folders",
     )
-    parser.add_argument(
-        "--num-threads",
-        type=options.type_of(NUM_THREADS),
-        metavar="N",
-        help="engine threads (default: measured)",
-    )
+    options.add_num_threads_option(parser)
     options.add_check_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

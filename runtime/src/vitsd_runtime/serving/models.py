@@ -105,7 +105,7 @@ class Loaded:
         """What became of an image, as it is counted."""
         if isinstance(row, VitsdError):
             return "failed" if isinstance(row, EngineFailedError) else "unreadable"
-        return "known" if float(row.max()) >= self.classifier.min_confidence else "unknown"
+        return "known" if self.classifier.knows(row) else "unknown"
 
     def retire(self) -> None:
         """End its threads after the last answer."""

@@ -77,7 +77,7 @@ def evaluate(
 
 def largest_probabilities(logits: AnyArray, spec: ModelSpec) -> AnyArray:
     """How sure a model is of its answers: ``(n,)`` for logits ``(n, classes)``."""
-    largest: AnyArray = softmax(np.asarray(logits, np.float64) / spec.temperature).max(axis=1)
+    largest: AnyArray = softmax(np.asarray(logits, np.float64), spec.temperature).max(axis=1)
     return largest
 
 

@@ -61,7 +61,7 @@ def explain(
     config = VitConfig.from_spec(spec)
     pixels = load_for_model(image, spec)
     attention, logits = _attention(model, config, pixels)
-    probabilities = softmax(np.asarray(logits, np.float64) / spec.temperature)
+    probabilities = softmax(np.asarray(logits, np.float64), spec.temperature)
     best = probabilities.argsort()[::-1][:top_k]
     return Explanation(
         image=pixels,
