@@ -373,7 +373,7 @@ def test_a_signal_lets_everything_in_work_be_answered(images, expected, number):
         assert server.process.wait(20) == 0
     answered = [reply for reply in replies if reply.status]
     assert {reply.status for reply in replies} <= {200, 503, 0}
-    assert 50 < len(answered) < 5000
+    assert 50 <= len(answered) < 5000
     for reply in answered:
         if reply.status == 200:
             assert found(reply) == expected[reply.request % len(images)]

@@ -112,6 +112,7 @@ class _Frames:
     def _rewrite(self, text: str) -> None:
         if self._times[-1] < self._rewritten + _REWRITE_SECONDS:
             return
-        text = text[: shutil.get_terminal_size().columns - 1]
-        output.write(f"\r{text:{self._length}}")
+        columns = shutil.get_terminal_size().columns or 80  # 0 of an unsized one, to Python 3.9
+        text = text[: columns - 1]
+        output.write(f"\r{text.ljust(self._length)}")
         self._length, self._rewritten = len(text), self._times[-1]
