@@ -131,7 +131,12 @@ def _add_zero_bias(model: Any, graph: Any, weights: Any, scales: FloatArray) -> 
 
 
 def _parse(content: bytes) -> Any:
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    for buffer in model.buffers:
+        # As bytes, which they are where they lie behind the FlatBuffer, writing them takes seconds.
+        if buffer.data is not None:
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
+    return model
 
 
 def _fully_connected(model: Any, graph: Any) -> Iterator[Any]:
