@@ -1,5 +1,6 @@
 """Engines: from a path or from bytes, started once, and able to say what they hold."""
 
+import functools
 import os
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from vitsd_runtime import Classifier, ModelSpec, UsageError, VitsdError, preprocess, read_spec
 from vitsd_runtime.engines import base, load, load_engine, probe
 from vitsd_runtime.formats import detect_format
+from vitsd_runtime.system import child
 
 
 @pytest.fixture
@@ -131,16 +133,17 @@ def test_other_operations_run_where_they_are_allowed(plain_model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("child", "message"),
+    ("code", "message"),
     [
-        ("import os; os.abort()", "ends its engine: exit code -6"),
-        ("import sys; sys.exit('no\\x1b such operation')", r"ends its engine: no\\x1b such"),
+        ("import os; os.abort()", "ends its process: exit code -6"),
+        ("import sys; sys.exit('no\\x1b such operation')", r"is refused: no\\x1b such"),
         ("import time; time.sleep(60)", "did not answer within 1 seconds"),
     ],
 )
-def test_what_ends_its_own_process_is_refused(plain_model, monkeypatch, child, message):
-    monkeypatch.setattr(probe, "_CHILD", child)
-    monkeypatch.setattr(probe, "_MAX_SECONDS", 1 if "sleep" in child else 60)
+def test_what_ends_its_own_process_is_refused(plain_model, monkeypatch, code, message):
+    monkeypatch.setattr(child, "_CHILD", code)
+    limited = functools.partial(child.run_in_child, seconds=1 if "sleep" in code else 60)
+    monkeypatch.setattr(probe, "run_in_child", limited)
     with pytest.raises(VitsdError, match=message):
         load_engine(plain_model, "onnx", allow_any_operation=True)
 

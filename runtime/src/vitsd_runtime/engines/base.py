@@ -35,6 +35,8 @@ class Engine(ABC):
 
     extra: ClassVar[str]
     """The runtime's extra that installs the engine."""
+    packages: ClassVar[Sequence[str]]
+    """Python packages, of which the first that is installed runs the model."""
     name: str
     """Package and version."""
     input_shape: tuple[int, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 
 from vitsd_runtime.engines.base import Engine, Model, NotInstalledError, blank_images
@@ -61,6 +62,16 @@ def start_engine(model: Model, format: Format, num_threads: int = 1, batch_size:
 def engine_extra(format: Format) -> str:
     """The runtime's extra that installs the preferred engine of a format."""
     return _ENGINES[format][0].extra
+
+
+def packages_of(format: Format) -> tuple[str, ...]:
+    """Python packages that run a format, the preferred ones first."""
+    return tuple(package for engine in _ENGINES.get(format, ()) for package in engine.packages)
+
+
+def installed_package(format: Format) -> str | None:
+    """The package that runs a format here; None if there is none. Nothing is imported."""
+    return next(filter(importlib.util.find_spec, packages_of(format)), None)
 
 
 def load_fastest_engine(

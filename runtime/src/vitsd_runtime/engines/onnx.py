@@ -31,6 +31,7 @@ class OnnxEngine(Engine):
     """onnxruntime; a batch of any size runs at once."""
 
     extra = "onnx"
+    packages = ("onnxruntime",)
 
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
         onnxruntime = import_onnxruntime()

@@ -32,6 +32,7 @@ class SavedModelEngine(Engine):
     """TensorFlow, through the ``serving_default`` signature."""
 
     extra = "tensorflow"
+    packages = ("tensorflow",)
 
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
         if not isinstance(model, Path):

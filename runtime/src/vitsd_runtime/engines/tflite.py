@@ -64,6 +64,7 @@ class TFLiteEngine(Engine):
     """
 
     extra = "tflite"
+    packages = tuple(package for _, package, _ in _PACKAGES)
 
     @classmethod
     def unsafe_dtypes(cls) -> Sequence[str]:

@@ -42,6 +42,7 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
             yield temporary
             _sync(temporary)  # else a power cut after the renaming could leave an empty file
             _replace(path, temporary)
+            sync_folder(path.parent)
     except OSError as error:
         if str(error.filename).startswith(str(path.parent / _SCRATCH)):  # a name that nobody gave
             error.filename = str(path)
@@ -63,7 +64,7 @@ def temporary_folder(parent: PathLike | None = None) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         stack.callback(remove, folder)
         with contextlib.suppress(OSError):  # not everywhere can folders be locked
-            stack.enter_context(_locked(folder))
+            stack.enter_context(locked(folder))
         yield folder
 
 
@@ -124,7 +125,7 @@ def _remove_abandoned(parent: Path) -> None:
     What one of them had moved out of the way, and not replaced yet, is put back.
     """
     for folder in parent.glob(f"{_SCRATCH}*"):
-        with contextlib.suppress(OSError), _locked(folder) as age:
+        with contextlib.suppress(OSError), locked(folder) as age:
             if age < _NEW:  # it may not be locked yet
                 continue
             for new in folder.iterdir() if (folder / _OLD).exists() else ():
@@ -134,7 +135,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[float]:
+def locked(folder: Path) -> Iterator[float]:
     """Lock a folder of this user until the block or the process ends; yields its age in seconds.
 
     Raises:
@@ -178,10 +179,22 @@ def _parent(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    for file in path.rglob("*") if path.is_dir() else (path,):
-        if file.is_file():
+    for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        if file.is_dir():
+            sync_folder(file)
+        elif file.is_file():
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder outlive a power cut."""
+    with contextlib.suppress(OSError):  # not everywhere can folders be opened
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove(path: Path) -> None:
