@@ -95,7 +95,7 @@ def _add_delegate(parser: argparse.ArgumentParser) -> None:
             action="append",
             required=True,
             metavar="PUBLIC_KEY",
-            help=f"may sign {what}{'s' if what == 'release' else 'es'} from now on; may be repeated",
+            help=f"may sign the {what} from now on; may be repeated",
         )
     _add_days(parser, 365)
     parser.add_argument("--output", default="keys.json", metavar="FILE", help="default: keys.json")

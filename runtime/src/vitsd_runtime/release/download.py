@@ -28,6 +28,8 @@ _SILENCE = 30.0
 _LEAST_BYTES = 10_000
 """In every :data:`_SILENCE`, else the host is too slow."""
 _PIECE = 2**16
+_BROKEN = (OSError, http.client.HTTPException, ValueError)
+"""What connections end in; ValueError: at a redirect to what is no URL."""
 _TRIES = 30
 _PAUSE = 1.0
 """Seconds before the second try without any progress; doubled for every further one."""
@@ -91,7 +93,7 @@ class Host:
                     break
                 try:
                     self._append(url, file, before, size)
-                except (http.client.HTTPException, OSError) as error:
+                except _BROKEN as error:
                     if getattr(error, "errno", None) in _DISK_ERRORS:
                         raise
                     problem = first_line(error)
@@ -283,7 +285,7 @@ def _open_part(path: Path) -> Iterator[BinaryIO]:
 def _explained(url: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, http.client.HTTPException) as error:
+    except _BROKEN as error:
         hint = ""
         if "CERTIFICATE" in str(error):
             hint = f" (this machine's clock says {time.strftime('%Y-%m-%d')})"

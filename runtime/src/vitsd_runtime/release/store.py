@@ -237,6 +237,7 @@ class Store:
             os.symlink(f"versions/{to.version}", new)
             os.replace(new, self._link)
             self.state.highest = max(self.state.highest, to.version)
+            self.state.refused.pop(str(to.version), None)
         sync_folder(self.folder)
 
     def confirm(self, installed: Installed) -> None:
