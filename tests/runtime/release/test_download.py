@@ -247,6 +247,15 @@ def test_other_bytes_than_the_signed_ones_are_refused_and_removed(publisher, dev
     assert device.in_use() == b"one"
 
 
+def test_a_beginning_that_a_power_cut_spoiled_is_downloaded_again(publisher, device):
+    publisher.index((1, CONTENT))
+    (file,) = (publisher.folder / agent.FILES).iterdir()
+    (device.folder / "downloads").mkdir(parents=True)
+    (device.folder / "downloads" / file.name).write_bytes(bytes(5000))
+    device.pull()
+    assert device.in_use() == CONTENT
+
+
 def test_a_pipe_in_the_place_of_a_file_is_refused(publisher, device):
     publisher.index((1, b"one"))
     (file,) = (publisher.folder / agent.FILES).iterdir()

@@ -225,21 +225,24 @@ def _unsuitable(release: Release) -> str:
 
 
 def _fetch(host: Host, store: Store, release: Release, file: ReleasedFile) -> Installed:
-    part = store.part(file)
-    try:
-        host.fetch(f"{FILES}/{file.sha256}", part, file.size)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(part)  # the device needs its disk
-        error.filename = str(store.folder)
-        raise
-    if digest(part) != (file.size, file.sha256):
-        os.unlink(part)
-        raise VitsdError(
-            f"What the host sent for version {release.version} is not what was signed: its SHA-256 "
-            "is another."
-        )
-    return store.add(release, file, part)
+    begun = True
+    while begun:
+        part = store.part(file)
+        begun = part.exists()
+        try:
+            host.fetch(f"{FILES}/{file.sha256}", part, file.size)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(part)  # the device needs its disk
+            error.filename = str(store.folder)
+            raise
+        if digest(part) == (file.size, file.sha256):
+            return store.add(release, file, part)
+        os.unlink(part)  # and again from its beginning, which was from before a power cut
+    raise VitsdError(
+        f"What the host sent for version {release.version} is not what was signed: its SHA-256 is "
+        "another."
+    )
 
 
 def _try(store: Store, installed: Installed, policy: Policy) -> None:

@@ -115,7 +115,6 @@ class Host:
                 time.sleep(_PAUSE * 2 ** (idle - 1) if idle else 0)
             else:
                 raise VitsdError(f"{printable(url)} was cut off {_TRIES} times.")
-            os.fsync(file.fileno())
 
     def _append(self, url: str, file: BinaryIO, start: int, size: int) -> None:
         with self._open(url, start) as answer:
