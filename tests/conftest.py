@@ -190,6 +190,8 @@ def command_here(capsys, monkeypatch):
         "vitsd-inspect": "vitsd_runtime.cli.inspect",
         "vitsd-bench": "vitsd_runtime.cli.bench",
         "vitsd-verify": "vitsd_runtime.cli.verify",
+        "vitsd-release": "vitsd_runtime.cli.release",
+        "vitsd-agent": "vitsd_runtime.cli.agent",
         "vitsd-predict": "vitsd_runtime.cli.predict",
         "vitsd-serve": "vitsd_runtime.cli.serve",
         "vitsd-train": "vitsd.cli.train",

@@ -53,6 +53,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "vitsd_runtime": (
         ("cli/", "serving/"),
+        ("release/",),
         ("benchmark", "verification", "accuracy"),
         ("classifier", "live/"),
         ("engines/",),

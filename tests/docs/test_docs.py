@@ -30,6 +30,8 @@ COMMANDS = {
     "vitsd-bench": "vitsd_runtime.cli.bench",
     "vitsd-inspect": "vitsd_runtime.cli.inspect",
     "vitsd-verify": "vitsd_runtime.cli.verify",
+    "vitsd-release": "vitsd_runtime.cli.release",
+    "vitsd-agent": "vitsd_runtime.cli.agent",
 }
 OTHERS = {
     "--system",

@@ -87,6 +87,18 @@ def test_a_version_that_was_never_confirmed_is_tried_again(publisher, device):
     assert device.in_use() == b"one"
 
 
+def test_a_version_that_was_never_confirmed_is_given_up_if_it_does_not_work(publisher, device):
+    publisher.index((1, b"one"))
+    device.pull()
+    publisher.index((2, b"two bad"))
+    device.pull(try_model=lambda path: None)
+    assert device.in_use() == b"two bad"
+    (device.folder / "versions/2/confirmed").unlink()
+    with pytest.raises(VitsdError, match="Version 1 is in use again"):
+        device.pull()
+    assert device.in_use() == b"one"
+
+
 def test_back_by_hand(publisher, device):
     publisher.index((1, b"one"))
     device.pull()
