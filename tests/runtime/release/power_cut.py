@@ -39,7 +39,7 @@ def rollback(root, device, key):
         agent.rollback(store)
 
 
-KNOWN = {"state.json", "current", "versions", "downloads", "1", "2", "3"}
+KNOWN = {"state.json", "current", "version", "versions", "downloads", "1", "2", "3"}
 SCENARIOS = {
     "first": (pull, {None, b"three" * 9999}, b"three" * 9999),
     "update": (pull, {b"two", b"three" * 9999}, b"three" * 9999),

@@ -35,6 +35,7 @@ def test_versions_follow_each_other_and_one_is_kept(publisher, device):
     assert (device.folder / "current" / "model.tflite").exists()
     assert sorted(os.listdir(device.folder / "versions")) == ["2", "3"]
     assert os.listdir(device.folder / "downloads") == []
+    assert (device.folder / "version").read_text() == "3\n"
     state = device.state()
     assert (state["version"], state["previous"], state["serial"]) == (3, 2, 3)
     assert state["last_error"] == ""
@@ -105,6 +106,7 @@ def test_back_by_hand(publisher, device):
     publisher.index((2, b"two"), (1, b"one"))
     device.pull()
     assert "Version 1 is in use again" in device.rollback()
+    assert (device.folder / "version").read_text() == "1\n"
     assert device.in_use() == b"one"
     device.pull()
     assert device.in_use() == b"one"  # not at once forward again
@@ -334,7 +336,7 @@ def test_only_one_agent_at_a_time(publisher, device):
     device.pull()
 
 
-@pytest.mark.parametrize("name", ["versions", "downloads", "state.json"])
+@pytest.mark.parametrize("name", ["versions", "downloads", "state.json", "version"])
 def test_links_in_the_folder_are_not_followed(publisher, device, tmp_path, name):
     publisher.index((1, b"one"))
     device.folder.mkdir()

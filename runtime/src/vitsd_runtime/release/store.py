@@ -1,6 +1,7 @@
 """What an agent keeps on a device: versions in folders, and a link to the one in use.
 
 ``current`` leads to ``versions/N``; to rename a new link over it is the one step that switches.
+Then ``version`` is rewritten, for those who wait for a change (a link can't be waited for).
 ``versions/N`` holds ``model.tflite`` or ``model.onnx``, ``installed.json``, and ``confirmed`` once
 it has passed every check. Whatever happens, either the old or the new version is whole and in use.
 """
@@ -101,6 +102,7 @@ class Store:
         self.folder = Path(os.path.realpath(folder))
         self._link, self._versions = self.folder / "current", self.folder / "versions"
         self._parts, self._state = self.folder / "downloads", self.folder / "state.json"
+        self._notice = self.folder / "version"
         self._stack = contextlib.ExitStack()
         self.state = State()
 
@@ -239,6 +241,7 @@ class Store:
             self.state.highest = max(self.state.highest, to.version)
             self.state.refused.pop(str(to.version), None)
         sync_folder(self.folder)
+        self._notice.write_text(f"{to.version if to else 0}\n")
 
     def confirm(self, installed: Installed) -> None:
         """Note that a version passed every check."""
@@ -259,7 +262,7 @@ class Store:
                 remove(folder)
 
     def _check(self) -> None:
-        for path in (self._versions, self._parts, self._state):
+        for path in (self._versions, self._parts, self._state, self._notice):
             if path.is_symlink():
                 raise UsageError(f"{printable(path)} is a link, which an agent does not follow.")
         if os.path.lexists(self._link) and not self._link.is_symlink():
