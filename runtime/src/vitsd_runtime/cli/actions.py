@@ -26,7 +26,7 @@ def build_parser(
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog="\n\n".join(_parser(prog, name, actions).format_help() for name in actions),
+        epilog="\n\n".join(action_parser(prog, name, actions).format_help() for name in actions),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=list(actions), help="see below; it comes first")
@@ -39,14 +39,15 @@ def run(
     """:func:`app.run` for the action that the first word names; returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in actions:
-        parser = _parser(prog, words[0], actions)
+        parser = action_parser(prog, words[0], actions)
         main = actions[words[0]].main
         return app.run(main, parser, words[1:], distribution="vitsd-runtime")
     parser = build_parser(prog, description, actions)
     return app.run(_misplaced, parser, words, distribution="vitsd-runtime")
 
 
-def _parser(prog: str, name: str, actions: Mapping[str, Action]) -> argparse.ArgumentParser:
+def action_parser(prog: str, name: str, actions: Mapping[str, Action]) -> argparse.ArgumentParser:
+    """The options of one action."""
     action = actions[name]
     parser = argparse.ArgumentParser(prog=f"{prog} {name}", description=action.help)
     action.add_options(parser)

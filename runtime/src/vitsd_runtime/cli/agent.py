@@ -26,12 +26,12 @@ _SECONDS = type_of(Option("seconds", float, above=0, at_most=7 * 86400))
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    return actions.build_parser("vitsd-agent", _DESCRIPTION, _ACTIONS)
+    return actions.build_parser("vitsd-agent", _DESCRIPTION, ACTIONS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return actions.run("vitsd-agent", _DESCRIPTION, _ACTIONS, argv)
+    return actions.run("vitsd-agent", _DESCRIPTION, ACTIONS, argv)
 
 
 def _add_pull(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +144,7 @@ _DESCRIPTION = (
     "Bring a model on this device to the newest signed release, and back if that does not work "
     "here."
 )
-_ACTIONS = {
+ACTIONS = {
     "pull": Action("Install what a host offers, if it is newer.", _add_pull, _pull),
     "rollback": Action("Put the version before to use again.", _add_dir, _rollback),
     "status": Action("Show what is in use, and what went wrong.", _add_dir, _status),

@@ -26,12 +26,12 @@ _PERCENT = type_of(Option("a share of the devices", float, at_least=0, at_most=1
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    return actions.build_parser("vitsd-release", _DESCRIPTION, _ACTIONS)
+    return actions.build_parser("vitsd-release", _DESCRIPTION, ACTIONS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return actions.run("vitsd-release", _DESCRIPTION, _ACTIONS, argv)
+    return actions.run("vitsd-release", _DESCRIPTION, ACTIONS, argv)
 
 
 def _add_keygen(parser: argparse.ArgumentParser) -> None:
@@ -238,7 +238,7 @@ _DESCRIPTION = (
     "Sign versions of a model for many devices, and lay them out for a static host, where "
     "vitsd-agent\nfinds them."
 )
-_ACTIONS = {
+ACTIONS = {
     "keygen": Action("Make a pair of Ed25519 keys.", _add_keygen, _keygen),
     "sign": Action("Sign a version of a model.", _add_sign, _sign),
     "index": Action("Write a host's folder: files and a signed index.", _add_index, _index),
