@@ -31,8 +31,12 @@ _DAILY = 0.2
 """Share of the devices that are switched on for a third of each day."""
 _AWAY = 0.01
 """Share that comes back at some time in the two weeks."""
-_FEWEST = 30
-"""Devices that must have tried a release before their failures say something."""
+_OWN = 0.003
+"""Share on which every release fails, for reasons of their own: full or broken disks."""
+_FEWEST = 5
+"""Failures that are no accident."""
+_LOOKS = 900
+"""Seconds between two looks of the publisher at what the devices report."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class Fleet:
         self.names = [f"{number:032x}" for number in random.integers(0, 2**63, count)]
         self.interval, self._random = interval, random
         self.version = np.ones(count, np.int64)
-        self.refused = np.zeros(count, bool)
-        """Whether version 2 was given up."""
+        self.refused = np.zeros(count, np.int64)
+        """The newest version that was given up; 0: none."""
         self.next = random.uniform(0, interval, count)
         kind = random.random(count)
         self._daily = kind < _DAILY
@@ -101,7 +105,7 @@ class Fleet:
         """The version that a device takes; 0 if none."""
 
         def suits(release: Release) -> bool:
-            return not (release.version == 2 and self.refused[device])
+            return bool(release.version != self.refused[device])
 
         offer = choose(offers, self.names[device], suits)
         return offer.release.version if offer else 0
@@ -125,8 +129,8 @@ class Publisher:
     def offers(self, now: float, tried: int, failed: int) -> list[Offer]:
         """What the index offers, after it was told how the release does."""
         if self._version == 2:
-            enough = tried >= _FEWEST
-            if self.halted is None and enough and failed > self._halt * tried:
+            many = failed >= _FEWEST and failed > self._halt * tried
+            if self.halted is None and many and now % _LOOKS == 0:
                 self.halted = now
             if self.halted is not None and now >= self.halted + self._mend:
                 self._version, self._since, self._stage = 3, now, 0
@@ -152,13 +156,14 @@ def simulate(
         good version, requests per second.
     """
     count, rows = len(fleet.names), []
-    fails = random.random(count) < scenario.refused
+    chance = random.random(count)
+    own, fails = chance < _OWN, chance < _OWN + scenario.refused
     harms = np.where(
         random.random(count) < scenario.harmful, random.exponential(_HOUR, count), np.inf
     )
     since, until = np.full(count, np.inf), np.full(count, np.inf)
     tried = failed = 0
-    good = 2 if not (scenario.refused or scenario.harmful) else 3
+    good = 3 if scenario.refused or scenario.harmful else 2
     for now in np.arange(0, _DAYS * 24 * _HOUR, _STEP, dtype=float):
         reported = int((since + harms < now).sum()) + failed
         offers = publisher.offers(now, tried, reported)
@@ -167,12 +172,12 @@ def simulate(
             wanted = fleet.wanted(device, offers)
             if wanted <= fleet.version[device]:
                 continue
+            tried += wanted == 2
+            if own[device] or (wanted == 2 and fails[device]):
+                failed += wanted == 2
+                fleet.refused[device] = wanted
+                continue
             if wanted == 2:
-                tried += 1
-                if fails[device]:
-                    failed += 1
-                    fleet.refused[device] = True
-                    continue
                 since[device] = now
             elif fleet.version[device] == 2:
                 until[device] = now
@@ -180,8 +185,6 @@ def simulate(
         on_bad = float((fleet.version == 2).mean())
         done = float((fleet.version == good).mean())
         rows.append((now / _HOUR, on_bad, done, len(pulling) / _STEP))
-        if done == 1:
-            break
     table = np.array(rows)
     used = since < np.inf
     harmed = used & (since + harms < until)
@@ -196,8 +199,8 @@ def _figures(
     counts: dict[str, int],
 ) -> dict[str, Any]:
     hours, _, done, requests = table.T
-    shares = (0.5, 0.9, 0.99, 0.999, 1.0)
-    reached = {
+    shares = (0.5, 0.9, 0.98, 0.99)
+    reached: dict[str, float | None] = {
         f"{100 * share:g} %": round(float(hours[np.argmax(done >= share)]), 1)
         if (done >= share).any()
         else None
@@ -209,6 +212,7 @@ def _figures(
         "halted_after_hours": publisher.halted and round(publisher.halted / _HOUR, 2),
         "mended_after_hours": publisher.mended and round(publisher.mended / _HOUR, 2),
         "hours_until_this_share_has_a_good_new_version": reached,
+        "share_after_two_weeks": round(float(done[-1]), 4),
         "requests_per_second": {
             "mean": round(float(requests.mean()), 1),
             "largest_in_a_minute": round(float(requests.max()), 1),
@@ -227,11 +231,11 @@ def draw(path: Path, tables: dict[str, NDArray[np.float64]]) -> None:
     for axis, (name, table) in zip(axes, tables.items(), strict=False):
         axis.plot(table[:, 0], 100 * table[:, 2], label="a good new version")
         axis.plot(table[:, 0], 100 * table[:, 1], label="version 2")
-        axis.set(title=SCENARIOS[name].title, ylabel="% of devices", xlim=(0, 96))
+        axis.set(title=SCENARIOS[name].title, ylabel="% of devices", xlim=(0, 48))
         axis.legend(loc="center right")
     requests = next(iter(tables.values()))
     axes[-1].plot(requests[:, 0], requests[:, 3])
-    axes[-1].set(ylabel="requests/s", xlabel="hours", xlim=(0, 96))
+    axes[-1].set(ylabel="requests/s", xlabel="hours", xlim=(0, 48))
     figure.tight_layout()
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=100)
