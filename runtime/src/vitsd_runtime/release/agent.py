@@ -214,9 +214,8 @@ def _suitable_files(release: Release) -> list[ReleasedFile]:
 
 def _unsuitable(release: Release) -> str:
     """Why a release can't run here; empty if it can."""
-    here = vitsd_runtime.__version__
-    if _numbers(release.runtime) > _numbers(here):
-        return f"it needs vitsd-runtime {release.runtime}, this is {here}"
+    if _numbers(release.runtime) > _numbers(vitsd_runtime.__version__):
+        return f"it needs vitsd-runtime {release.runtime}, this is {vitsd_runtime.__version__}"
     if not _suitable_files(release):
         needed = sorted({name for file in release.files for name in file.engines})
         known = {name for format in ENDINGS for name in packages_of(cast(Format, format))}
