@@ -68,12 +68,12 @@ class Environment(NamedTuple):
 
 ENVIRONMENTS = {
     "litert": Environment(
-        {"runtime": ("litert", "onnx", "camera", "serve")},
+        {"runtime": ("litert", "onnx", "camera", "serve", "release")},
         ("tests/runtime",),
         formats=("tflite", "onnx"),
     ),
     "tflite-runtime": Environment(
-        {"runtime": ("tflite-runtime", "serve")},
+        {"runtime": ("tflite-runtime", "serve", "release")},
         ("tests/runtime",),
         formats=("tflite",),
         target="tflite-runtime-2.14",
