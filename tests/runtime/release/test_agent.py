@@ -77,6 +77,13 @@ def test_a_check_that_can_not_run_fails(publisher, device, check):
     assert device.in_use() is None
 
 
+def test_what_a_check_prints_is_no_answer(publisher, device, capfd):
+    publisher.index((1, b"one"))
+    device.pull(check="echo well")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "well\n")
+
+
 def test_a_version_that_was_never_confirmed_is_tried_again(publisher, device):
     publisher.index((1, b"one"))
     device.pull()
@@ -314,6 +321,20 @@ def test_the_first_key_says_who_may_sign_and_takes_it_back(publisher, device):
     with pytest.raises(VitsdError, match="old one"):
         device.pull()
     assert device.in_use() == b"two"
+
+
+def test_new_keys_undo_that_a_thief_counted_up_to_the_end(publisher, device):
+    root, stolen, new = publisher.seed, os.urandom(32), os.urandom(32)
+    one = publisher.release(1, b"one")
+    first = statement_of_keys(root, [root], [stolen])
+    publisher.index(one, seed=stolen, keys=first, serial=10**12)
+    device.pull()
+    publisher.index((2, b"two"), seed=new, keys=statement_of_keys(root, [root], [new], version=2))
+    device.pull()
+    assert device.in_use() == b"two"
+    publisher.index(one, seed=stolen, keys=first, serial=10**12)
+    with pytest.raises(VitsdError, match="old one"):
+        device.pull()
 
 
 def test_a_statement_of_keys_expires_and_is_signed_by_the_first_key(publisher, device):

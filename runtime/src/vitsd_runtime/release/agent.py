@@ -151,7 +151,8 @@ def _read_index(host: Host, store: Store, policy: Policy) -> Index:
             f"The index is that of {index.channel}; this device follows "
             f"{printable(state.channel or channel)}."
         )
-    if index.serial < state.serial or index.keys_version < state.keys_version:
+    # Where a stolen key has counted up to the end, new keys begin anew.
+    if (index.keys_version, index.serial) < (state.keys_version, state.serial):
         raise VitsdError(
             f"The index is an old one (serial {index.serial}, keys {index.keys_version}; seen were "
             f"{state.serial} and {state.keys_version}): somebody replays it, or the publisher lost "
@@ -268,6 +269,7 @@ def _check(command: str, installed: Installed) -> str:
         done = subprocess.run(
             shlex.split(command),
             stdin=subprocess.DEVNULL,
+            stdout=2,  # standard error: what it says is no answer of ours
             timeout=_CHECK_SECONDS,
             env={**os.environ, "VITSD_MODEL": str(installed.path)},
         )
@@ -284,7 +286,8 @@ def _give_up(store: Store, installed: Installed, reason: str) -> VitsdError:
     store.refuse(installed, reason)
     told = ""
     if current == installed:
-        store.switch(previous if previous and previous.intact else None)
+        previous = previous if previous and previous.intact else None
+        store.switch(previous)
         told = f" Version {previous.version} is in use again." if previous else ""
         store.state.last_change = int(time.time())
     store.tidy()

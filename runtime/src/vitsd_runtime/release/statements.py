@@ -81,7 +81,8 @@ class Index:
 
     channel: str
     serial: int
-    """Counts up with every index of a channel, so that an old one is noticed."""
+    """Counts up with every index of a channel, so that an old one is noticed; a new statement of
+    keys may begin anew."""
     created: int
     expires: int
     """Seconds since 1970, as ``created``."""
