@@ -225,6 +225,12 @@ def test_a_page_to_log_in_is_no_index(serve, send, publisher, device):
         device.pull(url)
 
 
+def test_why_a_host_is_not_reached_is_said_plainly(device):
+    with pytest.raises(VitsdError, match=r"index.json can't be read: Connection refused\.$"):
+        device.pull("http://127.0.0.1:1")
+    assert "Connection refused" in device.state()["last_error"]
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
 def test_a_truncated_index_is_refused(publisher, device, keep):
     publisher.index((1, b"one"))

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import IO, Any, BinaryIO
 
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.system.text import first_line, printable
+from vitsd_runtime.system.text import printable, why
 
 _log = logging.getLogger(__name__)
 _SILENCE = 30.0
@@ -96,7 +96,7 @@ class Host:
                 except _BROKEN as error:
                     if getattr(error, "errno", None) in _DISK_ERRORS:
                         raise
-                    problem = first_line(error)
+                    problem = _reason(error)
                 else:
                     problem = "the connection was closed"
                 after = file.seek(0, os.SEEK_END)
@@ -288,7 +288,12 @@ def _explained(url: str) -> Iterator[None]:
         hint = ""
         if "CERTIFICATE" in str(error):
             hint = f" (this machine's clock says {time.strftime('%Y-%m-%d')})"
-        raise VitsdError(f"{printable(url)} can't be read: {first_line(error)}{hint}.") from error
+        raise VitsdError(f"{printable(url)} can't be read: {_reason(error)}{hint}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    inner = getattr(error, "reason", error)  # of urllib's errors
+    return why(inner) if isinstance(inner, BaseException) else printable(inner)
 
 
 @contextlib.contextmanager
