@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.files import ImageScan, scan_images
+from vitsd_runtime.live.answers import DEADLY, MAX_TRIES
 from vitsd_runtime.live.ledger import Ledger, Stamp
 from vitsd_runtime.system.text import printable, why
 from vitsd_runtime.types import UInt8Array
@@ -30,9 +31,6 @@ _MAX_PAUSE_SECONDS = 30.0
 _REST = 4
 """Times as long as a look took is the least time to the next one."""
 _CHECKED_BYTES = 2**16
-_MAX_TRIES = 3
-"""An image that ended the program so often is passed over."""
-_DEADLY = f"{_MAX_TRIES} times, the program ended while it read this."
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ class Watch:
         ended = self._ledger.begin(name, waiting.seen)
         try:
             with open(self._folder / name, "rb") as file:
-                arrival = self._read(name, file, waiting, ended < _MAX_TRIES)
+                arrival = self._read(name, file, waiting, ended < MAX_TRIES)
         except FileNotFoundError:
             return
         except OSError as error:  # no permission yet, or too many files are open
@@ -198,7 +196,7 @@ class Watch:
         """The image of an open file; None if it is not complete."""
         stamp = _stamp(file)
         if not harmless:
-            return Arrival(name, stamp, f"{printable(name)} is passed over: {_DEADLY}")
+            return Arrival(name, stamp, f"{printable(name)} is passed over: {DEADLY}")
         content: UInt8Array | str
         try:
             content = self._load(file)

@@ -1,0 +1,190 @@
+"""A file of answers that is its own state: what is in it needs not be done again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.system.json_files import parse_json
+from vitsd_runtime.system.streams import write_whole
+from vitsd_runtime.system.text import printable, why
+
+MAX_TRIES = 3
+"""An image that ended the program so often is passed over."""
+DEADLY = f"{MAX_TRIES} times, the program ended while it read this."
+_MAX_LINE = 16 * 2**20
+"""Bytes: an answer with 100,000 classes."""
+
+
+class Answers:
+    """JSON lines that are only appended to, each with the name of an image; use with ``with``.
+
+    However the program ends, the lines are whole. A second file, ``NAME.lock``, keeps others away
+    and names the image that is being read: if that ends the program, the next one knows.
+
+    Args:
+        path: of the file; it need not exist.
+
+    Raises:
+        UsageError: the file holds something else.
+        VitsdError: another program uses it, or it can't be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open()
+        self._tries = self._read_tries()
+
+    def __enter__(self) -> Any:
+        """Itself, open."""
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Close the files: nothing is being read."""
+        if self._is_open:  # not after a failure to open them anew
+            self.end()
+            self._close()
+
+    def begin(self, name: str, seen: Sequence[int] = ()) -> int:
+        """Note that an image is being read; returns how often that has ended the program.
+
+        Args:
+            name: of the image.
+            seen: numbers that are others if its content is another.
+        """
+        before, tries = self._tries
+        ended = tries if before == [name, *seen] else 0
+        content = json.dumps([ended + 1, name, *seen]).encode()
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, content, 0)
+        return ended
+
+    def end(self) -> None:
+        """Note that no image is being read."""
+        os.ftruncate(self._lock, 0)
+
+    def append(self, name: str, content: Mapping[str, Any]) -> None:
+        """Add the line of an image.
+
+        Raises:
+            OSError: it can't be written; what was of it is taken back.
+        """
+        write_whole(self._file, answer_line(name, content))
+        self._take(name, content)
+
+    def _take(self, name: str, content: Mapping[str, Any]) -> None:
+        """Learn from a line of the file.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is not one of ours.
+        """
+        raise NotImplementedError
+
+    def _open(self) -> None:
+        with self._explained(), contextlib.ExitStack() as undo:
+            file = open_to_append(self._path)
+            undo.callback(os.close, file)
+            lock = open_to_append(self._path.with_name(f"{self._path.name}.lock"))
+            undo.callback(os.close, lock)
+            self._take_lock(lock)
+            self._read(file)
+            undo.pop_all()
+        self._file, self._lock, self._is_open = file, lock, True
+
+    def _close(self) -> None:
+        os.close(self._file)
+        os.close(self._lock)
+        self._is_open = False
+
+    def _take_lock(self, lock: int) -> None:
+        try:
+            import fcntl  # not on Windows
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise VitsdError(
+                f"Another vitsd-predict writes to {printable(self._path)}: end it, or name "
+                "another file with `output`."
+            ) from error
+        except (ImportError, OSError):  # not every file system can
+            return
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise VitsdError(
+                f"What was answered can't be kept in {printable(self._path)}: {why(error)}. Name "
+                "a file elsewhere with `output`."
+            ) from error
+
+    def _read(self, file: int) -> None:
+        """Learn what is in the file; the half line of a program that was cut short goes."""
+        whole = 0
+        with open(os.dup(file), "rb") as lines:
+            for line in _lines(lines, self._path):
+                try:
+                    content = parse_json(line, _MAX_LINE)
+                    name = content["image"]
+                    if not isinstance(name, str):
+                        raise TypeError
+                    self._take(name, content)
+                except (ValueError, TypeError, KeyError, IndexError) as error:
+                    raise _not_ours(self._path) from error
+                whole += len(line)
+        os.ftruncate(file, whole)
+
+    def _read_tries(self) -> tuple[list[Any], int]:
+        """What the last program was reading when it ended, and how often it was tried."""
+        try:
+            tries, *image = parse_json(os.pread(self._lock, 2**16, 0), 2**16)
+            return image, int(tries)
+        except (ValueError, TypeError):  # it ended in peace
+            return [], 0
+
+
+def answer_line(name: str, content: Mapping[str, Any]) -> bytes:
+    """The line of an image."""
+    return json.dumps({"image": name, **content}).encode() + b"\n"
+
+
+def open_to_append(path: Path) -> int:
+    """Open a file to append to and to read, made if missing; no link: others may write beside it.
+
+    Raises:
+        OSError: it can't be, or it is no regular file.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for somebody
+    file = os.open(path, flags, 0o644)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError("it is no regular file")
+    return file
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Whole lines of a file; a half one at its end must be the beginning of one of ours."""
+    beginning = b'{"image": '
+    while line := file.readline(_MAX_LINE):
+        if line.endswith(b"\n"):
+            yield line
+        elif len(line) == _MAX_LINE or not (
+            line.startswith(beginning) or beginning.startswith(line) or not line.strip(b"\0")
+        ):
+            raise _not_ours(path)
+
+
+def _not_ours(path: Path) -> UsageError:
+    return UsageError(
+        f"{printable(path)} holds something else than answers of vitsd-predict: name another file "
+        "with `output`, or remove it."
+    )
