@@ -45,7 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         help="with --watch: append the answers to FILE, as JSON lines, each exactly once however "
-        "the command ends (default: print them, and remember in DIR what was answered)",
+        "the command ends (default: print them, and remember in DIR what was answered); with "
+        "--shard: JSON lines of all its images, once they are complete",
     )
 
 
@@ -58,8 +59,11 @@ def is_asked_for(arguments: argparse.Namespace) -> bool:
     watch, camera = arguments.watch is not None, arguments.camera is not None
     if arguments.every is not None and not (watch or camera):
         raise UsageError("`every` belongs to `camera` and `watch`.")
-    if arguments.output is not None and not watch:
-        raise UsageError("`output` belongs to `watch`.")
+    sharded = arguments.shard is not None
+    if arguments.output is not None and not (watch or sharded):
+        raise UsageError("`output` belongs to `watch` and `shard`.")
+    if sharded and (watch or camera):
+        raise UsageError("`shard` is for images that are named, not for `camera` and `watch`.")
     if arguments.watch == "":  # pathlib takes it for the current folder
         raise UsageError("`watch` is empty: is it that of an unset variable?")
     if arguments.csv and (watch or camera):

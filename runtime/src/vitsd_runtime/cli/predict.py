@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from vitsd_runtime.classifier import (
     Classifier,
     Prediction,
 )
-from vitsd_runtime.cli import app, live, options, output
+from vitsd_runtime.cli import app, live, options, output, shard
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
@@ -28,9 +29,10 @@ from vitsd_runtime.images.loading import is_image_file, load_for_model
 from vitsd_runtime.images.reading import is_url
 from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
+from vitsd_runtime.sharding import Shard
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import RESIZE_MODES, ResizeMode, UInt8Array
+from vitsd_runtime.types import RESIZE_MODES, UInt8Array
 
 _RENAMED = {**options.RENAMED, "--fit": "--resize-mode"}
 _LEVELS_OF_12_BITS = 16
@@ -43,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="vitsd-predict",
         usage="%(prog)s [options] [MODEL] IMAGE|DIR ...\n"
         "       %(prog)s [options] [MODEL] --camera [N|URL|FILE]\n"
-        "       %(prog)s [options] [MODEL] --watch DIR",
+        "       %(prog)s [options] [MODEL] --watch DIR\n"
+        "       %(prog)s [options] [MODEL] IMAGE|DIR ... --shard I/N --output FILE",
         description="Classify images with an exported model.",
     )
     parser.add_argument(
@@ -94,6 +97,12 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_num_threads_option(parser)
     options.add_model_options(parser)
     live.add_options(parser)
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="classify the I-th of N shares of the images, on one of N machines; needs --output",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per image and line")
     form.add_argument("--csv", action="store_true", help=f"CSV: {', '.join(output.CSV_COLUMNS)}")
@@ -114,19 +123,37 @@ def _main(arguments: argparse.Namespace) -> int:
         raise UsageError("Standard input holds one image: name - once.")
     if "" in names:  # pathlib takes it for the current folder
         raise UsageError("The name of an image is empty: is it that of an unset variable?")
-    sources = list(_sources(names))
+    if arguments.shard is not None:
+        shard.check(arguments, names)
+    sources = list(_sources(names, arguments.shard))
     classifier = _load(model, arguments)
+
+    def load(source: str | Path) -> UInt8Array:
+        opened = sys.stdin.buffer if source == "-" else source
+        return load_for_model(opened, classifier.spec, arguments.resize_mode)
+
+    answer_all = functools.partial(_answers, classifier, arguments)
+    if arguments.shard is None:
+        return _show_answers(answer_all(sources, load), len(sources), arguments)
+    shard.answer_shard(classifier, sources, arguments, load, answer_all)
+    return 0
+
+
+def _show_answers(
+    answers: Iterator[tuple[str | Path, output.Answer]], count: int, arguments: argparse.Namespace
+) -> int:
+    """Print every answer; returns the command's exit code."""
     show = output.csv_printer() if arguments.csv else output.show_text
     if arguments.json:
         show = output.show_json
     failed = 0
-    for source, answer in _answers(classifier, sources, arguments):
+    for source, answer in answers:
         if isinstance(answer, str):
             failed += 1
             print(f"vitsd-predict: error: {answer}", file=sys.stderr)
         show(str(source), answer)
     if failed:
-        print(f"vitsd-predict: {failed} of {len(sources)} images failed", file=sys.stderr)
+        print(f"vitsd-predict: {failed} of {count} images failed", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -142,16 +169,19 @@ def _load(model: Path, arguments: argparse.Namespace) -> Classifier:
     )
 
 
-def _sources(names: Sequence[str]) -> Iterator[str | Path]:
+def _sources(names: Sequence[str], shard: Shard | None) -> Iterator[str | Path]:
     """The images that are meant, in order; folders stand for those in them."""
     for name in names:
         if not Path(name).is_dir():
-            yield name
+            if shard is None or shard.holds(name):
+                yield name
             continue
         scan = _find_images(name)
         if left_out := scan.describe():
             output.note(f"{printable(name)}: {left_out}")
-        yield from scan.files
+        for file in scan.files:
+            if shard is None or shard.holds(file.relative_to(name).as_posix()):
+                yield file
 
 
 def _find_images(folder: str) -> ImageScan:
@@ -177,11 +207,14 @@ class _Batch:
 
 
 def _answers(
-    classifier: Classifier, sources: Sequence[str | Path], arguments: argparse.Namespace
+    classifier: Classifier,
+    arguments: argparse.Namespace,
+    sources: Sequence[str | Path],
+    load: shard.Load,
 ) -> Iterator[tuple[str | Path, output.Answer]]:
     """Every image with its answer, in order."""
     views = make_views(arguments.tta, classifier.spec)
-    for batch in _read(classifier, sources, arguments.resize_mode):
+    for batch in _read(classifier, sources, load):
         answers: Iterator[list[Prediction]] = iter(())
         if batch.pixels:
             # Not `predict`, which would scale the values of files once more.
@@ -192,7 +225,7 @@ def _answers(
 
 
 def _read(
-    classifier: Classifier, sources: Sequence[str | Path], resize_mode: ResizeMode | None
+    classifier: Classifier, sources: Sequence[str | Path], load: shard.Load
 ) -> Iterator[_Batch]:
     spec = classifier.spec
     remaining = iter(sources)
@@ -200,8 +233,7 @@ def _read(
         batch = _Batch(chunk)
         for i, source in enumerate(chunk):
             try:
-                opened = sys.stdin.buffer if source == "-" else source
-                pixels = load_for_model(opened, spec, resize_mode)
+                pixels = load(source)
             except VitsdError as error:
                 # A single missing image is a usage error.
                 if isinstance(error, UsageError) and len(sources) == 1:
@@ -321,6 +353,13 @@ def _tta(text: str) -> str | int:
         raise argparse.ArgumentTypeError(
             f"must be flip or a whole number from 1; got {text!r}"
         ) from error
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Answers:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._lock_path = path, path.parent / f"{path.name}.lock"
         self._open()
         self._tries = self._read_tries()
 
@@ -78,6 +78,30 @@ class Answers:
         write_whole(self._file, answer_line(name, content))
         self._take(name, content)
 
+    def finish(self, target: Path) -> None:
+        """Close the files, for ever: what was answered takes the place of ``target``.
+
+        Raises:
+            OSError: it can't.
+        """
+        os.fsync(self._file)
+        self._is_open = False
+        os.close(self._file)  # Windows renames no open files
+        os.replace(self._path, target)
+        self._remove_lock()
+
+    def discard(self) -> None:
+        """Close the files, for ever, and remove them."""
+        self._is_open = False
+        os.close(self._file)
+        os.unlink(self._path)
+        self._remove_lock()
+
+    def _remove_lock(self) -> None:
+        with contextlib.suppress(OSError):  # Windows can't
+            os.unlink(self._lock_path)
+        os.close(self._lock)
+
     def _take(self, name: str, content: Mapping[str, Any]) -> None:
         """Learn from a line of the file.
 
@@ -90,7 +114,7 @@ class Answers:
         with self._explained(), contextlib.ExitStack() as undo:
             file = open_to_append(self._path)
             undo.callback(os.close, file)
-            lock = open_to_append(self._path.with_name(f"{self._path.name}.lock"))
+            lock = open_to_append(self._lock_path)
             undo.callback(os.close, lock)
             self._take_lock(lock)
             self._read(file)
@@ -107,13 +131,17 @@ class Answers:
             import fcntl  # not on Windows
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except BlockingIOError:
+            locked = False
+        except (ImportError, OSError):  # not every file system can
+            return
+        else:  # or whoever had it has removed it, and another one may have a new one
+            locked = is_at(self._lock_path, lock)
+        if not locked:
             raise VitsdError(
                 f"Another vitsd-predict writes to {printable(self._path)}: end it, or name "
                 "another file with `output`."
-            ) from error
-        except (ImportError, OSError):  # not every file system can
-            return
+            )
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -132,14 +160,12 @@ class Answers:
             for line in _lines(lines, self._path):
                 try:
                     content = parse_json(line, _MAX_LINE)
-                    name = content["image"]
-                    if not isinstance(name, str):
-                        raise TypeError
-                    self._take(name, content)
+                    self._take(_text(content["image"]), content)
                 except (ValueError, TypeError, KeyError, IndexError) as error:
                     raise _not_ours(self._path) from error
                 whole += len(line)
-        os.ftruncate(file, whole)
+        if whole < os.fstat(file).st_size:
+            os.ftruncate(file, whole)
 
     def _read_tries(self) -> tuple[list[Any], int]:
         """What the last program was reading when it ended, and how often it was tried."""
@@ -148,6 +174,20 @@ class Answers:
             return image, int(tries)
         except (ValueError, TypeError):  # it ended in peace
             return [], 0
+
+
+def is_at(path: Path, file: int) -> bool:
+    """Whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(file))
+    except OSError:
+        return False
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def answer_line(name: str, content: Mapping[str, Any]) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitsd_runtime.live.answers import Answers, answer_line, open_to_append
+from vitsd_runtime.live.answers import Answers, answer_line, is_at, open_to_append
 from vitsd_runtime.system.files import temporary_folder
 from vitsd_runtime.system.streams import write_whole
 
@@ -69,7 +69,7 @@ class Ledger(Answers):
             present: names of the images that are there.
             all_seen: False if some may be there and were not found.
         """
-        there = self._is_in_place()
+        there = is_at(self._path, self._file)
         if not there:
             self._close()
             self._open()
@@ -90,12 +90,6 @@ class Ledger(Answers):
         self.known[name] = stamp
         self._by_inode[stamp.inode] = name, stamp
         self._lines += 1
-
-    def _is_in_place(self) -> bool:
-        try:
-            return os.path.samestat(os.lstat(self._path), os.fstat(self._file))
-        except OSError:
-            return False
 
     def _rewrite(self) -> None:
         """Bring the file to what is known, in one step."""
