@@ -3,14 +3,15 @@ PYTHON ?= python3
 # One environment for each Python: .venv, .venv.13 ...
 VENV ?= .venv$(patsubst python3%,%,$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/$(PIP_INSTALL)
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
 # Two processes: most tests keep one core busy.
 PYTEST_ARGS ?= -n 2 --dist worksteal
 PROJECTS := pyproject.toml runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-lowest fuzz soak format lint typecheck docs bench arm64 dist clean
+.PHONY: help demo test test-fast test-lowest test-cluster fuzz soak format lint typecheck docs bench arm64 dist clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +27,9 @@ test-fast: $(VENV)/.installed-tests  ## what is not marked slow, for the inner l
 
 test-lowest: $(VENV)/.installed  ## with the lowest versions that we allow; LOWEST_ARGS="--only litert --python python3.10"
 	$(RUN) tools/lowest.py $(LOWEST_ARGS)
+
+test-cluster: $(VENV)-cluster/.installed  ## with real Ray and Spark (Java 17) on this machine; CLUSTER_ARGS="-k spark"
+	$(VENV)-cluster/bin/python -m pytest -m cluster $(CLUSTER_ARGS)
 
 fuzz: $(VENV)/.installed  ## hostile inputs of every kind; FUZZ_ARGS="--inputs 20000 --seconds 3600 --only tflite,onnx"
 	$(RUN) tools/fuzz/run.py $(FUZZ_ARGS)
@@ -66,6 +70,12 @@ $(VENV)/.installed: $(PROJECTS)
 $(VENV)/.installed-tests: $(VENV)/.installed
 	$(PIP) pytest pytest-timeout pytest-xdist hypothesis "jax[cpu]" tensorboard tf-keras huggingface-hub ruff mypy types-tqdm \
 		"tritonclient[http]" httpx opencv-python-headless playwright
+	touch $@
+
+# The engines of clusters are large, and pin much: they have an environment of their own.
+$(VENV)-cluster/.installed: $(PROJECTS)
+	$(PYTHON) -m venv $(VENV)-cluster
+	$(VENV)-cluster/bin/$(PIP_INSTALL) -e "./runtime[litert,ray,spark]" pytest pytest-timeout hypothesis "moto[server]"
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
