@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,24 @@ def test_images_in_json(serving, classifier, name):
         assert found["probabilities"]["shape"] == [2, 3]
         expected = classifier.predict_proba(list(BOTH)).ravel()
         np.testing.assert_allclose(found["probabilities"]["data"], expected, atol=1e-6)
+        assert found["logits"]["shape"] == [2, 3]
+        expected = classifier.logits(list(BOTH)).ravel()
+        np.testing.assert_allclose(found["logits"]["data"], expected, rtol=1e-6)
+
+    serving(scenario)
+
+
+def test_a_temperature_changes_probabilities_and_no_logits(serving, classifier):
+    confidence = SimpleNamespace(temperature=2.0, threshold=0.0)
+    object.__setattr__(classifier.spec, "confidence", confidence)
+
+    async def scenario(client, models):
+        body = {"inputs": [INPUTS["uint8"]]}
+        found = outputs(await client.post("/v2/models/m/infer", json=body))
+        expected = classifier.predict_proba(list(BOTH)).ravel()
+        np.testing.assert_allclose(found["probabilities"]["data"], expected, atol=1e-6)
+        expected = classifier.logits(list(BOTH)).ravel()
+        np.testing.assert_allclose(found["logits"]["data"], expected, rtol=1e-6)
 
     serving(scenario)
 
@@ -132,8 +151,8 @@ BAD = {
     "other bytes": (given(datatype="BYTES", shape=[2], data=["aGVsbG8="]), "1 elements do not fit"),
     "many": (given(shape=[40, 8, 8, 3]), "may hold 32 images"),
     "an output": (
-        {"json": {"inputs": [INPUTS["uint8"]], "outputs": [{"name": "logits"}]}},
-        "no output 'logits'",
+        {"json": {"inputs": [INPUTS["uint8"]], "outputs": [{"name": "scores"}]}},
+        "no output 'scores'",
     ),
     "an odd output": ({"json": {"inputs": [INPUTS["uint8"]], "outputs": [{"name": []}]}}, "output"),
     "classification": (

@@ -166,7 +166,7 @@ class App:
 def _result(upload: Upload, row: Row, loaded: Loaded, top_k: int) -> dict[str, Any]:
     if isinstance(row, VitsdError):
         return {"image": upload.name, "error": str(row)}
-    return {"image": upload.name, **answer_dict(loaded.classifier.top(row, top_k))}
+    return {"image": upload.name, **answer_dict(loaded.classifier.top(row.probabilities, top_k))}
 
 
 def _describe(model: Model, default: bool) -> dict[str, Any]:

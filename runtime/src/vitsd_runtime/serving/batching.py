@@ -12,15 +12,14 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 
-from vitsd_runtime.classifier import Classifier
+from vitsd_runtime.classifier import Classifier, softmax
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.decoding import TooManyPixelsError
 from vitsd_runtime.images.loading import load_for_model
-from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.serving.failures import EngineFailedError, log_unforeseen
 from vitsd_runtime.types import Float32Array, UInt8Array
 
@@ -29,8 +28,18 @@ _LARGE = 12_500_000
 take half a GiB, and a device may have one for all of its cores."""
 _one_large = threading.Lock()
 
-Row = Union[Float32Array, VitsdError]
-"""An image's probabilities ``(classes,)``, or why it has none."""
+
+class Scores(NamedTuple):
+    """What a model makes of an image."""
+
+    logits: Float32Array
+    """``(classes,)``, as the engine gives them."""
+    probabilities: Float32Array
+    """``(classes,)``"""
+
+
+Row = Union[Scores, VitsdError]
+"""An image's scores, or why it has none."""
 
 
 class _Request:
@@ -110,7 +119,6 @@ class Batcher:
                 return load_for_model(image, self._spec, max_pixels=limit)
 
     def _work(self, classifier: Classifier) -> None:
-        views = make_views(None, self._spec)
         while True:
             jobs = self._next_jobs(classifier.batch_size)
             if not jobs:
@@ -118,9 +126,10 @@ class Batcher:
             self._on_batch(len(jobs))
             places = [job[:2] for job in jobs]
             try:
-                rows: Sequence[Row] = list(
-                    classifier.probabilities(np.stack([job[2] for job in jobs]), views)
-                )
+                batch = classifier.prepare(np.stack([job[2] for job in jobs]))
+                logits = classifier.forward(batch)
+                probabilities = softmax(logits, self._spec.temperature)
+                rows: Sequence[Row] = [Scores(*both) for both in zip(logits, probabilities)]
             except VitsdError as error:
                 rows = [EngineFailedError(str(error))] * len(jobs)
             except Exception as error:

@@ -84,6 +84,7 @@ class Inference:
         outputs = (
             {"name": name, "datatype": kind, "shape": [-1, *shape]}
             for name, kind, shape in (
+                ("logits", "FP32", [loaded.spec.num_classes]),
                 ("probabilities", "FP32", [loaded.spec.num_classes]),
                 ("labels", "BYTES", []),
                 ("known", "BOOL", []),
@@ -111,15 +112,17 @@ class Inference:
             None, _read, body, request.headers.get(_HEADER), model.current, self._settings
         )
         loaded, rows = await model.answer(asked.images)
+        scores = []
         for index, row in enumerate(rows):
             if isinstance(row, EngineFailedError):
                 return refusal(request, row)
             if isinstance(row, VitsdError):
                 raise HTTPException(400, f"Image {index}: {row}")
+            scores.append(row)
         content = {"model_name": model.name, "model_version": loaded.version}
         if asked.id is not None:
             content["id"] = asked.id
-        return _answer(content, tensors.outputs(loaded.classifier, rows), asked.outputs)
+        return _answer(content, tensors.outputs(loaded.classifier, scores), asked.outputs)
 
     def _find(self, request: Request) -> Model:
         return self._models.find(request.path_params["name"], request.path_params.get("version"))

@@ -105,7 +105,7 @@ class Loaded:
         """What became of an image, as it is counted."""
         if isinstance(row, VitsdError):
             return "failed" if isinstance(row, EngineFailedError) else "unreadable"
-        return "known" if self.classifier.knows(row) else "unknown"
+        return "known" if self.classifier.knows(row.probabilities) else "unknown"
 
     def retire(self) -> None:
         """End its threads after the last answer."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.classifier import Classifier
+from vitsd_runtime.serving.batching import Scores
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.types import AnyArray
 
@@ -44,17 +45,19 @@ _PACKERS: dict[str, Callable[[list[Any]], bytes]] = {
     "BOOL": bytes,
     "BYTES": _pack_texts,
 }
-OUTPUTS = ("probabilities", "labels", "known")
-"""``(n, classes)``; the best class of each image; whether the model knows it."""
+OUTPUTS = ("logits", "probabilities", "labels", "known")
+"""The first two ``(n, classes)``; the best class of each image; whether the model knows it."""
 
 
-def outputs(classifier: Classifier, rows: Sequence[Any]) -> dict[str, Output]:
-    """All :data:`OUTPUTS` for probabilities ``(classes,)`` of at least one image."""
-    best = [classifier.top(row, 1)[0] for row in rows]
+def outputs(classifier: Classifier, rows: Sequence[Scores]) -> dict[str, Output]:
+    """All :data:`OUTPUTS` for at least one image."""
+    best = [classifier.top(row.probabilities, 1)[0] for row in rows]
     count = len(rows)
-    values = np.stack(rows).ravel().tolist()
+    logits, probabilities = (np.stack(values).ravel().tolist() for values in zip(*rows))
+    shape = [count, classifier.spec.num_classes]
     return {
-        "probabilities": Output("FP32", [count, classifier.spec.num_classes], values),
+        "logits": Output("FP32", shape, logits),
+        "probabilities": Output("FP32", shape, probabilities),
         "labels": Output("BYTES", [count], [prediction.label for prediction in best]),
         "known": Output("BOOL", [count], [prediction.known for prediction in best]),
     }
