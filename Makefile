@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 PROJECTS := pyproject.toml runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-lowest test-cluster fuzz soak format lint typecheck docs bench arm64 dist clean
+.PHONY: help demo test test-fast test-lowest test-cluster test-servers fuzz soak format lint typecheck docs bench arm64 dist clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,8 +28,11 @@ test-fast: $(VENV)/.installed-tests  ## what is not marked slow, for the inner l
 test-lowest: $(VENV)/.installed  ## with the lowest versions that we allow; LOWEST_ARGS="--only litert --python python3.10"
 	$(RUN) tools/lowest.py $(LOWEST_ARGS)
 
-test-cluster: $(VENV)-cluster/.installed  ## with real Ray and Spark (Java 17) on this machine; CLUSTER_ARGS="-k spark"
+test-cluster: $(VENV)-cluster/.installed test-servers  ## with real Ray and Spark (Java 17) on this machine; CLUSTER_ARGS="-k spark"
 	$(VENV)-cluster/bin/python -m pytest -m cluster $(CLUSTER_ARGS)
+
+test-servers: $(VENV)/.installed-tests $(VENV)-servers/.installed  ## exported models in other model servers, and their schemas
+	VITSD_TEST_SERVERS=$(VENV)-servers $(BIN)/python -m pytest -m cluster tests/export/layouts
 
 fuzz: $(VENV)/.installed  ## hostile inputs of every kind; FUZZ_ARGS="--inputs 20000 --seconds 3600 --only tflite,onnx"
 	$(RUN) tools/fuzz/run.py $(FUZZ_ARGS)
@@ -76,6 +79,13 @@ $(VENV)/.installed-tests: $(VENV)/.installed
 $(VENV)-cluster/.installed: $(PROJECTS)
 	$(PYTHON) -m venv $(VENV)-cluster
 	$(VENV)-cluster/bin/$(PIP_INSTALL) -e "./runtime[litert,ray,spark]" pytest pytest-timeout hypothesis "moto[server]"
+	touch $@
+
+# Other servers need other versions of what we have: only their commands and schemas are used.
+$(VENV)-servers/.installed: Makefile
+	$(PYTHON) -m venv $(VENV)-servers
+	$(VENV)-servers/bin/python -m pip install --quiet --disable-pip-version-check mlserver==1.7.1 onnxruntime==1.32.0 \
+		"tritonclient[grpc]==2.73.0" tensorflow-serving-api==2.21.0
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -38,7 +38,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
         ("exporter", "deploy/", "keras2/"),
         ("artifact_writer", "gate", "web/", "golden"),
         ("options", "data"),
-        ("quantization/",),
+        ("quantization/", "layouts/"),
         ("formats/",),
         ("graph/", "quiet"),
     ),

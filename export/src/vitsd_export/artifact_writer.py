@@ -176,7 +176,7 @@ class ArtifactWriter:
             format,
             scheme.name,
             self._options.target_of(format),
-            preprocessing_embedded=self._options.embed_preprocessing,
+            preprocessing_embedded=self._options.preprocesses,
             **more,
         )
 
@@ -266,7 +266,7 @@ class ArtifactWriter:
         return None if self._held_out is None else self._inputs(self._held_out.calibration)
 
     def _inputs(self, images: UInt8Array) -> AnyArray:
-        embedded = self._options.embed_preprocessing
+        embedded = self._options.preprocesses
         return images if embedded else preprocess(images, self._spec)
 
     @property
@@ -277,7 +277,7 @@ class ArtifactWriter:
     def _module(self, options: GraphOptions) -> Any:
         if options not in self._modules:
             self._modules[options] = inference_module(
-                self._folded, self._spec, self._options.embed_preprocessing, options
+                self._folded, self._spec, self._options.preprocesses, options
             )
         return self._modules[options]
 

@@ -21,13 +21,14 @@ from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import MODEL_FILE, load_model
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.run import newest_run, recorded_source
+from vitsd_export.layouts import Layout, Served
 from vitsd_export.options import (
     ExportKeywords,
     ExportOptions,
     output_paths,
     sidecar_paths,
 )
-from vitsd_export.quantization.schemes import Output
+from vitsd_export.quantization.schemes import Output, format_of
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import model_bytes, require_spec, write_spec
 from vitsd_runtime.spec import Confidence, ModelSpec
@@ -135,9 +136,9 @@ def export(
     checked = ExportOptions(format, quantization, **options)
     trained = newest_run(containing=MODEL_FILE) / MODEL_FILE if model is None else locate(model)
     keras_model, spec = load_model(trained)
-    paths = output_paths(checked.artifacts, spec.name, _output_folder(output, model, trained))
+    paths = output_paths(checked, spec.name, _output_folder(output, model, trained))
     checked.load_recipe(VitConfig.from_spec(spec).architecture)  # refuses it, if it is another's
-    _check_outputs(paths, checked.overwrite)
+    _check_outputs(paths, checked)
     source = data or recorded_source(trained, spec)
     if source is None:
         raise UsageError("Say which images to check the files with: `data=SOURCE`.")
@@ -152,20 +153,36 @@ def _output_folder(output: PathLike | None, model: PathLike | None, trained: Pat
     return Path() if found_by_name else trained.parent
 
 
-def _check_outputs(paths: Paths, overwrite: bool) -> None:
-    if not overwrite and (present := [path for path in paths.values() if path.exists()]):
+def _check_outputs(paths: Paths, options: ExportOptions) -> None:
+    if not options.overwrite and (present := [path for path in paths.values() if path.exists()]):
         raise UsageError(
             f"{printable(present[0])} exists; replace it with `overwrite`, or choose another "
             "`output`."
         )
     for (output, _), path in paths.items():
-        if output not in ("saved_model", "web"):  # which are folders
+        if options.served_by is not None:
+            _check_folder(options.served_by, path)
+        elif output not in ("saved_model", "web"):  # which are folders
             check_writable(path)
+
+
+def _check_folder(layout: Layout, path: Path) -> None:
+    """A model repository belongs to a server: nothing of others, no other version is replaced."""
+    if path.exists() and not layout.owns(path):
+        raise UsageError(
+            f"{printable(path)} exists and is not just an earlier export for {layout.help}: choose "
+            "another `output`."
+        )
 
 
 def _export_all(
     model: Any, spec: ModelSpec, paths: Paths, source: str, options: ExportOptions
 ) -> list[Artifact]:
+    if spec.value_range is not None and options.served_by is not None:
+        raise UsageError(
+            "A model that was trained with a `value_range` takes no plain pixels, so it can't be "
+            "exported with a `layout`."
+        )
     litert_js = _find_litert_js(paths, spec, options)
     dataset = load_matching(source, spec)
     # TensorFlow is loaded when the request is known to be sound.
@@ -244,9 +261,9 @@ class _Exporter:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as scratch:
             temporary = scratch / path.name
-            model = _model_in(temporary, output)
+            model = self._model_in(temporary, path.name, output)
             try:
-                artifact = self._write_and_compare(model, path, output, quantization)
+                artifact = self._write_and_compare(model, path, output, quantization, temporary)
             except BudgetError as error:  # other artifacts may still meet their budget
                 outcomes.over_budget.append(error)
                 return
@@ -258,18 +275,31 @@ class _Exporter:
                 _put_in_place(temporary, artifact)
                 outcomes.kept.append(artifact)
 
+    def _model_in(self, path: Path, name: str, output: Output) -> Path:
+        """Where in what is exported the model goes; folders around it are made."""
+        from vitsd_export.web import WEB_MODEL
+
+        model, layout = path, self.options.served_by
+        if output == "web":
+            model = path / WEB_MODEL
+        elif layout is not None:
+            model = path / layout.model_path(name, format_of(output))
+        if model != path:
+            model.parent.mkdir(parents=True)
+        return model
+
     def _write_and_compare(
-        self, temporary: Path, path: Path, output: Output, quantization: Quantization
+        self, model: Path, path: Path, output: Output, quantization: Quantization, folder: Path
     ) -> Artifact:
-        """Write to ``temporary`` what is for ``path``; the spec last, because it holds figures."""
+        """Write what is for ``path`` to ``model`` in ``folder``; the spec last: it has figures."""
         from vitsd_export.gate import Comparison, exported_logits, measure_parity
 
-        written = self.writer.write(temporary, output, quantization)
+        written = self.writer.write(model, output, quantization)
         provenance = self.spec.provenance.portable()
         spec = self.spec.replace(export=written.info, provenance=provenance)
         test = self.test
         parts = (self.golden.pixels, test.images, self.validation.images)
-        logits = exported_logits(temporary, spec, np.concatenate(parts))
+        logits = exported_logits(model, spec, np.concatenate(parts))
         ends = np.cumsum([len(images) for images in parts])[:-1]
         of_golden, of_test, of_validation = np.split(logits, ends)
         figures = measure_parity(of_test, test.labels, test.reference, spec, test.name)
@@ -279,10 +309,22 @@ class _Exporter:
             golden=self.golden.record(spec, of_golden),
             confidence=self._confidence(of_validation),
         )
-        write_spec(temporary, spec)
-        spec = require_spec(temporary)  # what a device will read
-        comparison = Comparison.of(figures, str(path), spec, model_bytes(temporary))
+        self._surround(folder, path.name, spec)
+        write_spec(model, spec)
+        spec = require_spec(model)  # what a device will read
+        comparison = Comparison.of(figures, str(path), spec, model_bytes(model))
         return Artifact(path, spec, comparison, written.search)
+
+    def _surround(self, folder: Path, name: str, spec: ModelSpec) -> None:
+        """Write what the layout wants beside the model: before its digests, which cover some."""
+        layout, export = self.options.served_by, spec.export
+        if layout is None or export is None or export.format is None:
+            return
+        files = layout.files(Served(name, spec, self.golden.pixels), export.format)
+        for place, content in files.items():
+            file = folder / place
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
 
     def _confidence(self, logits: Float32Array) -> Confidence | None:
         """From the validation images' logits of a file; the trained model's if that can't be."""
@@ -291,16 +333,6 @@ class _Exporter:
             return trained
         coverage = self.options.coverage or (trained and trained.coverage)
         return fit_confidence(logits, self.validation.labels, coverage or TrainingRecipe.coverage)
-
-
-def _model_in(path: Path, output: Output) -> Path:
-    """Where in what is exported the model file goes; folders around it are made."""
-    if output != "web":
-        return path
-    from vitsd_export.web import WEB_MODEL
-
-    path.mkdir()
-    return path / WEB_MODEL
 
 
 def _put_in_place(temporary: Path, artifact: Artifact) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from vitsd.recipe import TrainingRecipe
 from vitsd_export.formats.tflite_targets import TARGET_NAMES, TargetName, get_target
+from vitsd_export.layouts import LAYOUTS, Layout, served_name
 from vitsd_export.quantization.recipe import QuantizationRecipe, read_recipe
 from vitsd_export.quantization.schemes import (
     EXPORT_FORMATS,
@@ -35,7 +36,10 @@ ends at 18."""
 FEWEST_IMAGES = 32
 """With fewer, neither ranges nor accuracy mean anything."""
 
+NO_LAYOUT = "none"
+
 IoType = Literal["float32", "int8"]
+LayoutName = Literal["none", "triton", "tfserving", "kserve"]
 Artifacts = Sequence[tuple[Output, Quantization]]
 
 
@@ -55,6 +59,12 @@ class ExportOptions:
     takes."""
     embed_preprocessing: bool = option(
         False, "the graph takes uint8 images and normalizes and resizes them"
+    )
+    layout: str = option(
+        NO_LAYOUT,
+        "a folder for a model server, with its configuration and with the preprocessing in the "
+        f"graph: {', '.join(f'{row.name} ({row.help})' for row in LAYOUTS.values())}",
+        choices=(NO_LAYOUT, *LAYOUTS),
     )
     io: str = option("float32", "input and output of int8 TFLite", choices=("float32", "int8"))
     # Opset 17 runs in onnxruntime 1.12 and newer; nothing in the graph needs a later one.
@@ -98,6 +108,17 @@ class ExportOptions:
         self._check_target(artifacts)
         self._check_recipe(artifacts)
         self._check_web(artifacts)
+        self._check_layout(artifacts)
+
+    @property
+    def preprocesses(self) -> bool:
+        """Whether the graph takes pixels and preprocesses them."""
+        return self.embed_preprocessing or self.served_by is not None
+
+    @property
+    def served_by(self) -> Layout | None:
+        """The layout, if there is one."""
+        return LAYOUTS.get(self.layout)
 
     @property
     def artifacts(self) -> Artifacts:
@@ -205,11 +226,24 @@ class ExportOptions:
                 "takes float32 inputs."
             )
 
+    def _check_layout(self, artifacts: Artifacts) -> None:
+        if self.served_by is None:
+            return
+        taken = self.served_by.formats
+        given = {output for output, _ in artifacts}
+        if len(given) > 1 or not given.issubset(taken):
+            raise UsageError(
+                f"`layout={self.layout}` takes `format={taken[0]}`"
+                + "".join(f" or `format={format}`" for format in taken[1:])
+                + f", one at a time; got {', '.join(sorted(given))}."
+            )
+
 
 class ExportKeywords(TypedDict, total=False):
     """The options of :class:`ExportOptions` that :func:`vitsd_export.export` takes by name."""
 
     embed_preprocessing: bool
+    layout: LayoutName
     io: IoType
     opset: int
     target: TargetName
@@ -223,12 +257,17 @@ class ExportKeywords(TypedDict, total=False):
 
 
 def output_paths(
-    artifacts: Artifacts, name: str, folder: Path
+    options: ExportOptions, name: str, folder: Path
 ) -> dict[tuple[Output, Quantization], Path]:
-    """Where each file goes."""
+    """Where each file goes, or each folder."""
     return {
-        (output, quantization): folder / artifact_name(name, output, quantization)
-        for output, quantization in artifacts
+        (output, quantization): folder
+        / (
+            artifact_name(name, output, quantization)
+            if options.served_by is None
+            else served_name(name if quantization == "none" else f"{name}-{quantization}")
+        )
+        for output, quantization in options.artifacts
     }
 
 

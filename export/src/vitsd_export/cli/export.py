@@ -18,7 +18,8 @@ from vitsd_export.cli import add_options, print_comparisons
 from vitsd_export.deploy import DevicePlatform, check_folder, deploy
 from vitsd_export.exporter import Artifact, ParityError, export
 from vitsd_export.gate import Comparison
-from vitsd_export.options import ALL, FORMAT_ALIASES, ExportOptions, sidecar_paths
+from vitsd_export.layouts import LAYOUTS
+from vitsd_export.options import ALL, FORMAT_ALIASES, NO_LAYOUT, ExportOptions, sidecar_paths
 from vitsd_export.quantization.schemes import EXPORT_FORMATS, OUTPUTS, SCHEMES, quantizations_of
 from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
 from vitsd_export.web import WEB_MODEL
@@ -74,7 +75,7 @@ def _add_file_options(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help=f"one or several of {', '.join(EXPORT_FORMATS)} (also {', '.join(FORMAT_ALIASES)}), "
         f"{ALL} of these, and web, a folder with a page that runs the model in browsers (default: "
-        "tflite)",
+        "tflite, or what --layout takes)",
     )
     parser.add_argument(
         "--quantization",
@@ -131,7 +132,7 @@ class _Result:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    formats = _names("--format", arguments.format) or ["tflite"]
+    formats = _names("--format", arguments.format) or [_usual_format(arguments.layout)]
     quantizations = _names("--quantization", arguments.quantization) or ["none"]
     wheels = [DevicePlatform.parse(text) for text in arguments.wheels or ()]
     _check_deployment(arguments, formats, quantizations)
@@ -162,6 +163,10 @@ def _newest_model() -> Path:
     return model
 
 
+def _usual_format(layout: str) -> str:
+    return LAYOUTS[layout].formats[0] if layout in LAYOUTS else "tflite"
+
+
 def _names(flag: str, words: Sequence[str] | None) -> list[str]:
     """The names in the words that followed a flag, which may be separated by commas too."""
     names = [name for word in words or () for name in word.split(",") if name]
@@ -184,6 +189,8 @@ def _check_deployment(
         return
     if len({*formats}) > 1 or ALL in formats or len({*quantizations}) > 1:
         raise UsageError("--deploy takes one file: give one --format and one --quantization.")
+    if arguments.layout != NO_LAYOUT:
+        raise UsageError("A model for a server is a folder to copy already: leave out --deploy.")
     if "web" in formats:
         raise UsageError("A web export is a folder to copy already: leave out --deploy.")
     check_folder(Path(arguments.deploy), arguments.overwrite)
