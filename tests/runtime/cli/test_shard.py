@@ -118,6 +118,28 @@ def test_half_a_shard_is_continued(run, tmp_path):
     assert not part.exists()
 
 
+def test_an_image_that_ended_the_program_three_times_is_passed_over(run, tmp_path):
+    fill(tmp_path / "photos", 4)
+    (tmp_path / "out.jsonl.part.lock").write_text('[3, "photos/a0.png"]')
+    done = run("photos", "--shard", "1/1", "--output", "out.jsonl")
+    assert done.returncode == 0
+    found = [json.loads(line) for line in lines(tmp_path / "out.jsonl")]
+    (passed_over,) = [line for line in found if "passed over" in line.get("error", "")]
+    assert passed_over["image"] == "photos/a0.png"
+    assert not (tmp_path / "out.jsonl.part.lock").exists()
+
+
+def test_two_at_once_do_not_mix(run, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    fill(tmp_path / "photos", 4)
+    with open(tmp_path / "out.jsonl.part.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("photos", "--shard", "1/1", "--output", "out.jsonl")
+    assert done.returncode == 1
+    assert "Another vitsd-predict writes to out.jsonl.part" in done.stderr
+    assert run.images == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -157,6 +179,8 @@ def test_a_file_of_something_else_is_left_alone(run, tmp_path, content):
         (("--shard", "1/2"), "--shard needs a file"),
         (("--shard", "1/2", "--output", ""), "is a folder"),
         (("--shard", "1/2", "--output", "photos"), "is a folder"),
+        (("--shard", "1/2", "--output", "/dev/null"), "is no regular file"),
+        (("--shard", "1/2", "--output", "o", "--watch", "photos"), "not for --camera and --watch"),
         (("--shard", "1/2", "--output", "o", "--csv"), "leave out --csv"),
         (("--shard", "1/2", "--output", "o", "-"), "Standard input can't be shared"),
         (("--shard", "0/2", "--output", "o"), "add 1"),

@@ -81,8 +81,11 @@ def check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
     """
     if arguments.output is None:
         raise UsageError("`shard` needs a file for its answers: name it with `output`.")
-    if Path(arguments.output).is_dir():  # also an empty name
+    path = Path(arguments.output)
+    if path.is_dir():  # also an empty name
         raise UsageError(f"{printable(arguments.output)!r} is a folder: name a file in it.")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{printable(path)} is no regular file: name one, new or old.")
     if arguments.csv:
         raise UsageError(
             "`shard` writes JSON lines, which can be put one behind the other: leave out `csv`."
