@@ -97,20 +97,27 @@ def read_fields(content):
     return parsed
 
 
-def test_tensorflow_serving_reads_its_requests(served):
-    tf = pytest.importorskip("tensorflow")
-    files = LAYOUTS["tfserving"].files(served, "saved_model")
-    requests = list(records(files["1/assets.extra/tf_serving_warmup_requests"]))
-    assert len(requests) == 4
-    for request, expected in zip(requests, [*served.golden[:, None], None], strict=True):
-        (log,) = read_fields(request).f6
+def read_requests(content):
+    """Name, signature and images of every request to warm up with."""
+    import tensorflow as tf
+
+    for record in records(content):
+        (log,) = read_fields(record).f6
         (predict,) = read_fields(log).f1
         fields = read_fields(predict)
-        assert read_fields(fields.f1[0]).f1 == [b"cats"]
-        assert read_fields(fields.f1[0]).f3 == [b"serving_default"]
-        entry = read_fields(fields.f2[0])
+        model, entry = read_fields(fields.f1[0]), read_fields(fields.f2[0])
         assert entry.f1 == [b"images"]
         images = tf.make_ndarray(tf.make_tensor_proto(0).FromString(entry.f2[0]))
+        yield model.f1[0].decode(), model.f3[0].decode(), images
+
+
+def test_tensorflow_serving_gets_requests_to_warm_up_with(served):
+    files = LAYOUTS["tfserving"].files(served, "saved_model")
+    requests = list(read_requests(files["1/assets.extra/tf_serving_warmup_requests"]))
+    assert len(requests) == 4
+    for request, expected in zip(requests, [*served.golden[:, None], None], strict=True):
+        name, signature, images = request
+        assert (name, signature) == ("cats", "serving_default")
         assert images.dtype == np.uint8
         if expected is None:
             assert len(images) == 32
@@ -190,6 +197,21 @@ def test_models_take_pixels_and_answer_as_without_a_layout(
     np.testing.assert_allclose(loaded.logits(digits.images[:9]), expected, atol=1e-4)
     row = LAYOUTS[layout]
     assert row.owns(repositories / layout / "digits")
+
+
+def test_requests_to_warm_up_with_are_answered(repositories):
+    import tensorflow as tf
+
+    version = repositories / "tfserving/digits/1"
+    model = tf.saved_model.load(str(version))
+    content = (version / "assets.extra/tf_serving_warmup_requests").read_bytes()
+    sizes = []
+    for name, signature, images in read_requests(content):
+        assert name == "digits"
+        logits = model.signatures[signature](images=tf.constant(images))["logits"]
+        assert logits.shape == (len(images), 10)
+        sizes.append(len(images))
+    assert sizes == [1] * 8 + [32]
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
