@@ -31,11 +31,12 @@ def servers():
 
 @pytest.fixture(scope="session")
 def repositories(trained, tmp_path_factory):
-    """A folder for each layout with an exported model. Only read it."""
+    """Folders with a model exported for Triton and for TensorFlow Serving. Only read them."""
     from vitsd_export import export
     from vitsd_export.layouts import LAYOUTS
 
     root = tmp_path_factory.mktemp("served")
-    for layout, row in LAYOUTS.items():
-        export(trained / "model.keras", row.formats[0], output=root / layout, layout=layout)
+    for layout in ("triton", "tfserving"):
+        format = LAYOUTS[layout].formats[0]
+        export(trained / "model.keras", format, output=root / layout, layout=layout)
     return root

@@ -1,7 +1,7 @@
 """Folders for model servers, read with the servers' own schemas where those are installed."""
 
-import shutil
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,11 +180,7 @@ def test_formats_that_a_server_does_not_run_are_refused(values, message):
 
 @pytest.mark.parametrize(
     ("layout", "model"),
-    [
-        ("triton", "digits/1/model.onnx"),
-        ("tfserving", "digits"),
-        ("kserve", "digits/storage/digits/1/model.onnx"),
-    ],
+    [("triton", "digits/1/model.onnx"), ("tfserving", "digits")],
 )
 def test_models_take_pixels_and_answer_as_without_a_layout(
     repositories, exported, digits, layout, model
@@ -214,34 +210,67 @@ def test_requests_to_warm_up_with_are_answered(repositories):
     assert sizes == [1] * 8 + [32]
 
 
-@pytest.mark.parametrize("layout", list(LAYOUTS))
-@pytest.mark.parametrize("added", ["2/model.onnx", "storage/2/x", "storage/digits/2/x", "notes.md"])
-def test_only_our_own_folders_are_replaced(repositories, trained, tmp_path, layout, added):
-    folder = tmp_path / "digits"
-    shutil.copytree(repositories / layout / "digits", folder)
-    options = {"output": tmp_path, "layout": layout, "overwrite": True}
-    (folder / added).parent.mkdir(parents=True, exist_ok=True)
-    (folder / added).write_text("somebody's")
-    with pytest.raises(UsageError, match="not just an earlier export"):
-        export(trained / "model.keras", LAYOUTS[layout].formats[0], **options)
-    assert (folder / added).read_text() == "somebody's"
+@pytest.fixture(params=[(row, format) for row in LAYOUTS.values() for format in row.formats])
+def folder(request, served, tmp_path):
+    """A folder as an export leaves it, with a stand-in for the model, and its layout."""
+    row, format = request.param
+    folder = tmp_path / served.name
+    model = folder / row.model_path(served.name, format)
+    if format == "saved_model":
+        model /= "1/saved_model.pb"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"model")
+    for name, content in row.files(served, format).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return SimpleNamespace(path=folder, layout=row, model=model)
+
+
+def test_an_earlier_export_is_ours(folder):
+    assert folder.layout.owns(folder.path)
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "2/model.onnx",
+        "storage/2/x",
+        "storage/cats/2/x",
+        "storage/x/1/x",
+        "notes.md",
+        "1x",
+        ".git/x",
+    ],
+)
+def test_a_folder_with_anything_else_is_not_ours(folder, added):
+    (folder.path / added).parent.mkdir(parents=True, exist_ok=True)
+    (folder.path / added).write_text("somebody's")
+    assert not folder.layout.owns(folder.path)
+
+
+def test_a_folder_without_our_model_is_not_ours(folder):
+    folder.model.unlink()
+    assert not folder.layout.owns(folder.path)
+
+
+def test_other_folders_are_not_replaced(trained, tmp_path):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/notes.md").write_text("somebody's")
+    options = {"output": tmp_path, "layout": "triton"}
     with pytest.raises(UsageError, match="replace it with `overwrite`"):
-        export(
-            trained / "model.keras",
-            LAYOUTS[layout].formats[0],
-            **{**options, "overwrite": False},
-        )
+        export(trained / "model.keras", "onnx", **options)
+    with pytest.raises(UsageError, match="not just an earlier export for NVIDIA Triton"):
+        export(trained / "model.keras", "onnx", **options, overwrite=True)
+    assert (tmp_path / "digits/notes.md").read_text() == "somebody's"
 
 
-@pytest.mark.slow
-def test_the_command_knows_the_format_and_replaces_its_own(
-    repositories, trained, tmp_path, command_here
-):
-    shutil.copytree(repositories / "triton", tmp_path / "out")
-    words = (trained / "model.keras", "--layout", "triton", "--output", tmp_path / "out")
-    done = command_here("vitsd-export", *words, "--overwrite")
-    assert done.returncode == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["digits"]
+def test_the_command_knows_the_format_and_replaces_what_is_ours(trained, tmp_path, command_here):
+    words = (trained / "model.keras", "--layout", "kserve", "--output", tmp_path)
+    for more in ((), ("--overwrite",)):
+        assert command_here("vitsd-export", *words, *more).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+    model = tmp_path / "digits/storage/digits/1/model.onnx"
+    assert read_spec(model).preprocessing_embedded
     refused = command_here("vitsd-export", *words, "--overwrite", "--deploy", tmp_path / "d")
     assert refused.returncode == 2
     assert "leave out --deploy" in refused.stderr
