@@ -2,12 +2,14 @@
 
 import struct
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from vitsd_export import ExportOptions, export
 from vitsd_export.layouts import LAYOUTS, Served, served_name
+from vitsd_export.options import NO_LAYOUT, LayoutName
 from vitsd_runtime import Classifier, UsageError
 from vitsd_runtime.formats import read_spec
 from vitsd_runtime.spec import ExportInfo
@@ -151,6 +153,10 @@ def test_kserve_gets_a_service_and_a_storage(served, format, runtime, protocol, 
 def test_kubernetes_takes_the_names_of_services(served, name, service):
     files = LAYOUTS["kserve"].files(Served(name, served.spec, served.golden), "onnx")
     assert yaml.safe_load(files["inferenceservice.yaml"])["metadata"]["name"] == service
+
+
+def test_every_layout_can_be_asked_for():
+    assert get_args(LayoutName) == (NO_LAYOUT, *LAYOUTS)
 
 
 def test_names_are_plain_ascii():
