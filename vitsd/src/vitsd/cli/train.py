@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitsd.backend import load_keras
+from vitsd.cli import distribution
 from vitsd.cli.class_balance import balance_lines
 from vitsd.cli.options import add_field_options, value_range
 from vitsd.config import VitConfig
@@ -32,14 +33,20 @@ from vitsd_runtime.types import RESIZE_MODES
 from vitsd_runtime.validation import Option
 
 if TYPE_CHECKING:
+    from vitsd.training.distribution import ProcessGroup
     from vitsd.training.fine_tuning import PretrainedStart
 
 _DEFAULT_PRESET = "vit-small-ds"
 _SIDE = Option("of images, in pixels", int, at_least=1, at_most=MAX_SIDE)
 _NOT_ARCHITECTURE = ("input_size", "num_classes", "activation", "layer_norm_epsilon")
 """Given by the data, or no choice that anyone has asked for."""
-_NOT_REMEMBERED = ("output", "resume", "tensorboard", "json", "backend")
+_NOT_REMEMBERED = (
+    *("output", "resume", "tensorboard", "json", "backend"),
+    *("distribute", "coordinator", "num_processes", "process_id"),
+)
 """Options that say where and how to run, not what is trained."""
+_OWN_PATHS = ("data", "pretrained")
+"""Options that may differ between processes: what lies there must be the same."""
 _RENAMED = {
     "--from": "--pretrained",
     "--freeze-body": "--freeze-backbone",
@@ -100,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend", choices=("tensorflow", "jax", "torch"), help="Keras backend (or KERAS_BACKEND)"
     )
+    distribution.add_distribution_options(parser)
     add_field_options(parser.add_argument_group("recipe"), TrainingRecipe)
     _add_architecture_options(parser)
     return parser
@@ -128,14 +136,24 @@ def _add_architecture_options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return app.run(_main, build_parser(), argv, distribution="vitsd", renamed=_RENAMED)
+    code: Any = 1
+    try:
+        code = app.run(_main, build_parser(), argv, distribution="vitsd", renamed=_RENAMED)
+    except SystemExit as end:
+        code = end.code
+        raise
+    finally:
+        distribution.end(code)
+    return int(code)
 
 
 def _main(arguments: argparse.Namespace) -> int:
     if arguments.backend:
         os.environ["KERAS_BACKEND"] = arguments.backend
-    folder, job = _resume_run(arguments) if arguments.resume else _new_run(arguments)
-    dataset = job.load_data()
+    group = distribution.join(arguments)
+    folder, options = _choose_run(arguments, group)
+    job = group.together(lambda: _Job.from_options(options))
+    dataset = group.together(job.load_data)
     _log.info(
         "%s: %d training and %d test images of %s, %d classes. Run folder: %s",
         printable(dataset.name),
@@ -163,6 +181,8 @@ def _main(arguments: argparse.Namespace) -> int:
         hint = f"Continue with: vitsd-train --resume --output {folder}"
         print(f"\nInterrupted. {hint}", file=sys.stderr)
         return 130
+    if not group.is_first:
+        return 0
     if arguments.json:
         print(json.dumps(results, indent=1))
     else:
@@ -267,20 +287,30 @@ class _Job:
         )
 
 
-def _new_run(arguments: argparse.Namespace) -> tuple[RunFolder, _Job]:
-    options = _given_options(arguments)
-    job = _Job.from_options(options)
-    path = arguments.output or _free_folder(f"{job.name}-{Path(options['data']).stem}")
-    folder = RunFolder(path)
-    folder.require_new()  # before the data is read, which can take a while
-    return folder, job
+def _choose_run(
+    arguments: argparse.Namespace, group: ProcessGroup
+) -> tuple[RunFolder, dict[str, Any]]:
+    """The run folder and the options of what is trained; the first process decides."""
+    given = group.together(lambda: _given_options(arguments))
+    comparable = {name: value for name, value in given.items() if name not in _OWN_PATHS}
+    group.require_same({**comparable, "resume": arguments.resume})
+    choose = _resume_run if arguments.resume else _new_run
+    output, options = group.value_from_first(lambda: choose(arguments.output, given))
+    own_paths = {name: given[name] for name in _OWN_PATHS if name in given}
+    return RunFolder(output), {**options, **own_paths}
 
 
-def _resume_run(arguments: argparse.Namespace) -> tuple[RunFolder, _Job]:
-    folder = RunFolder(arguments.output or newest_run())
-    stored, given = folder.read_options(), _given_options(arguments)
+def _new_run(output: str | None, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    path = output or _free_folder(f"{_Job.from_options(given).name}-{Path(given['data']).stem}")
+    RunFolder(path).require_new()  # before the data is read, which can take a while
+    return str(path), given
+
+
+def _resume_run(output: str | None, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    folder = RunFolder(output or newest_run())
+    stored = folder.read_options()
     folder.require_same({name: stored.get(name) for name in given}, given)
-    return folder, _Job.from_options(stored)
+    return str(folder.path), stored
 
 
 def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from vitsd_runtime.types import AnyArray
 _log = logging.getLogger(__name__)
 _SCORES = ("val_balanced_accuracy", "val_top1", "epoch")
 """What the best epoch has most of: the first that is measured."""
+NO_SCORE = -1.0
+"""Lower than that of any epoch."""
 Logs = dict[str, Any] | None
 """Metrics by name, as Keras hands them to callbacks."""
 
@@ -69,12 +71,12 @@ class MetricsLog(keras.callbacks.Callback):
     """Add a row to ``history`` after every epoch, and write ``metrics.csv`` anew.
 
     Args:
-        path: of the file.
+        path: of the file; None: nothing is written.
         images_per_epoch: training images.
         history: rows of earlier epochs; it grows.
     """
 
-    def __init__(self, path: Path, images_per_epoch: int, history: list[Row]) -> None:
+    def __init__(self, path: Path | None, images_per_epoch: int, history: list[Row]) -> None:
         super().__init__()
         self._path, self._images, self._history = path, images_per_epoch, history
         self._start = 0.0
@@ -106,7 +108,8 @@ class MetricsLog(keras.callbacks.Callback):
             "images_per_second": round(self._images / seconds, 2),
         }
         self._history.append(row)
-        write_history(self._path, self._history)
+        if self._path is not None:
+            write_history(self._path, self._history)
         if not math.isfinite(loss):
             raise VitsdError(
                 f"The loss became {loss} in epoch {epoch + 1}. Try a lower `learning_rate`, "
@@ -133,8 +136,25 @@ class LastCheckpoint(keras.callbacks.Callback):
         _write_arrays(self._path, *map(keras.ops.convert_to_numpy, _state(self.model)))
 
 
-def restore_checkpoint(path: Path, model: keras.Model) -> None:
+def read_checkpoint(path: Path) -> bytes:
+    """The content of what :class:`LastCheckpoint` saved.
+
+    Raises:
+        VitsdError: it can't be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def restore_checkpoint(content: bytes, path: Path, model: keras.Model) -> None:
     """Give a compiled model the weights and optimizer state that :class:`LastCheckpoint` saved.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+        model: its weights and those of its optimizer are assigned.
 
     Raises:
         VitsdError: the file is damaged, or of another model.
@@ -142,17 +162,21 @@ def restore_checkpoint(path: Path, model: keras.Model) -> None:
     model.optimizer.build(model.trainable_variables)
     state = _state(model)
     try:
-        stored = _read_arrays(path)
+        stored = _read_arrays(content)
         arrays = [stored[f"arr_{i}"] for i in range(len(stored))]
         if [array.shape for array in arrays] != [tuple(variable.shape) for variable in state]:
             raise ValueError("it is of another model")
     except _DAMAGED as error:
-        raise VitsdError(
-            f"The checkpoint {printable(path)} can't be read ({first_line(error)}); delete the run "
-            "and start anew."
-        ) from error
+        raise _unreadable(path, error) from error
     for variable, array in zip(state, arrays, strict=True):
         variable.assign(array)
+
+
+def _unreadable(path: Path, error: Exception) -> VitsdError:
+    return VitsdError(
+        f"The checkpoint {printable(path)} can't be read ({first_line(error)}); delete the run "
+        "and start anew."
+    )
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
@@ -169,12 +193,13 @@ def _write_arrays(path: Path, *arrays: AnyArray, **named: float) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
-def _read_arrays(path: Path) -> dict[str, AnyArray]:
+def _read_arrays(content: bytes) -> dict[str, AnyArray]:
     """What :func:`_write_arrays` wrote; raises one of :data:`_DAMAGED` for anything else."""
-    with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > len(content):
             raise ValueError("its arrays are packed")  # maybe to gigabytes
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(file, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
@@ -195,16 +220,21 @@ class BestWeights(keras.callbacks.Callback):
     epochs the checkpoint for resuming would hold averages instead of weights.
 
     Args:
-        path: of an ``.npz`` file with the weights, the epoch and its score; one that is there
-            counts as the best so far.
+        path: of an ``.npz`` file with the weights, the epoch and its score; None: nothing is
+            written.
         swap: Keras' callback that swaps in the moving average of the weights, if the average is
             what is evaluated and kept.
+        best: the best score so far.
     """
 
-    def __init__(self, path: Path, swap: keras.callbacks.SwapEMAWeights | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        swap: keras.callbacks.SwapEMAWeights | None = None,
+        best: float = NO_SCORE,
+    ) -> None:
         super().__init__()
-        self._path, self._swap = path, swap
-        self._best = read_best(path)[1] if path.exists() else -1.0
+        self._path, self._swap, self._best = path, swap, best
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Save the weights, if no epoch was better."""
@@ -215,7 +245,8 @@ class BestWeights(keras.callbacks.Callback):
         self._best = score
         if self._swap is not None:
             self._swap.on_test_begin()
-        _write_arrays(self._path, *self.model.get_weights(), epoch=epoch + 1, score=score)
+        if self._path is not None:
+            _write_arrays(self._path, *self.model.get_weights(), epoch=epoch + 1, score=score)
         if self._swap is not None:
             self._swap.on_test_end()
 
@@ -227,7 +258,7 @@ def read_best(path: Path) -> tuple[int, float, list[AnyArray]]:
         VitsdError: the file is damaged or missing.
     """
     try:
-        stored = _read_arrays(path)
+        stored = _read_arrays(path.read_bytes())
         weights = [stored[f"arr_{i}"] for i in range(len(stored) - 2)]
         return int(stored["epoch"]), float(stored["score"]), weights
     except _DAMAGED as error:

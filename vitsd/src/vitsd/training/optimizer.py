@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from vitsd.recipe import TrainingRecipe
@@ -41,8 +43,8 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
         optimizer,
         loss,
         metrics=[
-            keras.metrics.CategoricalAccuracy(name="top1"),
-            keras.metrics.TopKCategoricalAccuracy(5, name="top5"),
+            _Top1(name="top1"),
+            _TopK(5, name="top5"),
         ],
         weighted_metrics=[keras.metrics.CategoricalAccuracy(name="balanced_accuracy")]
         if balanced
@@ -50,6 +52,30 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
         # On the CPU, XLA is a quarter slower here than TensorFlow's own kernels; JAX requires it.
         jit_compile=keras.backend.backend() == "jax",
     )
+
+
+class _Top1(keras.metrics.CategoricalAccuracy):
+    """Of the images alone."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch."""
+        super().update_state(y_true, y_pred, _is_image(y_true))
+
+
+class _TopK(keras.metrics.TopKCategoricalAccuracy):
+    """Of the images alone."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch."""
+        super().update_state(y_true, y_pred, _is_image(y_true))
+
+
+def _is_image(y_true: Any) -> Any:
+    """False for rows without a label, which only fill up a batch, see :class:`ImageSequence`.
+
+    (Keras counts them in the mean of the loss over an epoch, where they hardly matter.)
+    """
+    return keras.ops.any(y_true > 0, axis=-1)
 
 
 def learning_rate_schedule(

@@ -99,11 +99,11 @@ class RunFolder:
 
     def require_same(self, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
         """Raise UsageError if a run was started with other options than are requested now."""
-        if differing := list(_differences(stored, requested)):
+        if found := list(differences(stored, requested))[:_NAMED]:
+            differing = "; ".join(f"{name} was {old}, now {new}" for name, old, new in found)
             raise UsageError(
-                f"{self} was started differently, so it can't be resumed: "
-                f"{'; '.join(differing[:_NAMED])}. Leave the options out when resuming (they are "
-                "remembered), or start a new run."
+                f"{self} was started differently, so it can't be resumed: {differing}. Leave the "
+                "options out when resuming (they are remembered), or start a new run."
             )
 
     def read(self) -> dict[str, Any]:
@@ -210,15 +210,16 @@ def _options(run: Mapping[str, Any]) -> Any:
     return run.get("origin", {}).get("options", {})
 
 
-def _differences(
-    stored: Mapping[str, Any], requested: Mapping[str, Any], prefix: str = ""
-) -> Iterator[str]:
-    for key in sorted(stored.keys() | requested.keys()):
-        old, new = stored.get(key), requested.get(key)
+def differences(
+    first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """Where two descriptions differ: the name, and what each has there; short, safe to show."""
+    for key in sorted(first.keys() | second.keys()):
+        old, new = first.get(key), second.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, f"{prefix}{key}.")
+            yield from differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            yield f"{printable(prefix + key, 80)} was {_short(old)}, now {_short(new)}"
+            yield printable(prefix + key, 80), _short(old), _short(new)
 
 
 def _short(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import logging
@@ -31,6 +32,7 @@ from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks as cb
 from vitsd.training.augmentation import BatchAugmentation, augmentation_ranges, model_augmentation
 from vitsd.training.class_balance import balanced_weights, describe_imbalance
+from vitsd.training.distribution import ProcessGroup, joined
 from vitsd.training.fine_tuning import PretrainedStart
 from vitsd.training.history import Row, read_history
 from vitsd.training.optimizer import compile_model
@@ -63,6 +65,10 @@ def train(
 
     Python's random generator is left as it was found.
 
+    Processes that have joined others (:meth:`vitsd.training.distribution.ProcessGroup.join`) train
+    one model together, if all call this with the same arguments. They part at the end. Only the
+    first uses ``output``.
+
     Args:
         config: the architecture; its input size and classes are taken from the dataset.
         recipe: how to train.
@@ -78,27 +84,30 @@ def train(
     Returns:
         The contents of ``results.json``: the path of the model, the epoch whose weights it has
         (from 1), and the report of :func:`vitsd.evaluation.metrics.accuracy_report` on the test
-        images.
+        images. Nothing in other processes than the first.
 
     Raises:
-        UsageError: the folder holds another run, or ``resume`` finds none or a different one.
-        VitsdError: the loss became NaN, or a checkpoint is damaged.
+        UsageError: the folder holds another run, or ``resume`` finds none or a different one; or
+            the processes were started differently, or can't share a batch.
+        VitsdError: the loss became NaN, a checkpoint is damaged, or another process was lost.
     """
     folder = output if isinstance(output, RunFolder) else RunFolder(output)
     # All that can be wrong with the request should come out before hours of training.
-    run = _Run.plan(config, recipe, dataset, folder, origin or {}, pretrained)
+    group = joined()
+    group.require_divisible(recipe.batch_size)
+    run = _Run.plan(config, recipe, dataset, folder, origin or {}, pretrained, group)
     if tensorboard:
         _require_tensorboard()
-    if resume:
-        folder.resume(run.description())
-    else:
-        folder.start(run.description())
-    if resume and folder.is_finished:
+    start = folder.resume if resume else folder.start
+    group.value_from_first(lambda: start(run.description()))
+    if resume and group.value_from_first(lambda: folder.is_finished):
         _log.info("%s is finished already; nothing is left to train.", folder)
-        return folder.read_results()
+        group.leave()
+        return folder.read_results() if group.is_first else {}
     with _python_seed(recipe.seed):
         history = _fit(run, resume, tensorboard)
-        return _finish(run, history)
+        group.leave()
+        return _finish(run, history) if group.is_first else {}
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,7 @@ class _Run:
     spec: ModelSpec
     pretrained: PretrainedStart | None
     origin: Mapping[str, Any]
+    group: ProcessGroup
 
     @classmethod
     def plan(
@@ -122,16 +132,19 @@ class _Run:
         folder: RunFolder,
         origin: Mapping[str, Any],
         pretrained: PretrainedStart | None,
+        group: ProcessGroup,
     ) -> _Run:
         """Cut off the validation images, and make the spec."""
-        dataset = dataset.with_validation(recipe.validation_fraction)
+        dataset = group.together(lambda: dataset.with_validation(recipe.validation_fraction))
+        group.require_same(_origins(dataset))
         for split, count in dataset.repeats().items():
             total = len(getattr(dataset, split))
             say_flattered(
                 f"{count} of {total} {split} images are training images too", count / total
             )
         config = config.for_data(dataset.image_shape, dataset.num_classes)
-        counts = pixel_counts(dataset.train.images)
+        images = dataset.train.images
+        counts = group.total(lambda: pixel_counts(images[group.share(len(images))]))
         # The weights of a trained model fit pixels normalized as in its training.
         mean, variance = (
             pretrained.statistics(config) if pretrained is not None else moments(counts)
@@ -150,9 +163,11 @@ class _Run:
         )
         if unknown := sorted(set(origin) - set(_ORIGIN)):
             raise UsageError(f"`origin` knows {', '.join(_ORIGIN)}; got {', '.join(unknown)}.")
-        run = cls(config, recipe, dataset, folder, spec, pretrained, origin)
+        run = cls(config, recipe, dataset, folder, spec, pretrained, origin, group)
         run.provenance()  # checks the types
-        run.warn(counts)
+        group.require_same({**run.description(), "origin": None, "versions": _versions()})
+        if group.is_first:
+            run.warn(counts)
         return run
 
     def warn(self, counts: Counts) -> None:
@@ -220,6 +235,7 @@ class _Run:
             recipe.seed,
             BatchAugmentation(recipe),
             self._class_weights(self.dataset.train),
+            self.group,
         )
 
     def validation_images(self) -> ImageSequence | None:
@@ -232,6 +248,7 @@ class _Run:
             self.config.num_classes,
             self.recipe.batch_size,
             class_weights=self._class_weights(val),
+            group=self.group,
         )
 
     def _class_weights(self, split: Split) -> Float32Array | None:
@@ -257,6 +274,12 @@ def _python_seed(seed: int) -> Iterator[None]:
 
 def _fit(run: _Run, resume: bool, tensorboard: bool) -> list[Row]:
     """Train for the epochs that are left; returns the rows of ``metrics.csv``."""
+    images = run.training_images()  # its layers work on a whole batch in each process
+    with run.group.scope():
+        return _fit_in_scope(run, images, resume, tensorboard)
+
+
+def _fit_in_scope(run: _Run, images: ImageSequence, resume: bool, tensorboard: bool) -> list[Row]:
     recipe, folder = run.recipe, run.folder
     model = build_vit(
         run.config,
@@ -267,11 +290,11 @@ def _fit(run: _Run, resume: bool, tensorboard: bool) -> list[Row]:
     )
     if run.pretrained is not None:
         run.pretrained.apply(model)
-    images = run.training_images()
     compile_model(model, recipe, steps_per_epoch=len(images))
     history: list[Row] = []
+    best = cb.NO_SCORE
     if resume:
-        history = _restore(model, folder)
+        history, best = _restore(model, folder, run.group)
         _log.info("Resuming %s after epoch %d of %d.", folder, len(history), recipe.epochs)
     if len(history) == recipe.epochs:
         return history
@@ -284,37 +307,54 @@ def _fit(run: _Run, resume: bool, tensorboard: bool) -> list[Row]:
         # The sequence shuffles by the seed; Keras would do it differently in a resumed run.
         shuffle=False,
         verbose=0,
-        callbacks=_callbacks(run, images, history, tensorboard),
+        callbacks=_callbacks(run, images, history, best)
+        + (_first_callbacks(run, images, tensorboard) if run.group.is_first else []),
     )
     return history
 
 
 def _callbacks(
-    run: _Run, images: ImageSequence, history: list[Row], tensorboard: bool
+    run: _Run, images: ImageSequence, history: list[Row], best: float
 ) -> list[keras.callbacks.Callback]:
-    recipe, folder = run.recipe, run.folder
+    """Those of every process: they change the model, or end the training."""
+    recipe, folder, writes = run.recipe, run.folder, run.group.is_first
     # Validates with the averaged weights.
     swap = keras.callbacks.SwapEMAWeights() if recipe.ema_momentum else None
     chain = [
         cb.Interruptible(),
         cb.EpochSeeds(images, recipe.seed),
-        cb.MetricsLog(folder.metrics, len(run.dataset.train), history),
+        cb.MetricsLog(folder.metrics if writes else None, len(run.dataset.train), history),
         swap,
-        cb.BestWeights(folder.best, swap),
-        # After all that save: if killed earlier, the epoch is repeated and yields the same files.
-        cb.LastCheckpoint(folder.checkpoint),
-        cb.Progress(len(images), recipe.batch_size),
-        keras.callbacks.TensorBoard(folder.tensorboard, profile_batch=0) if tensorboard else None,
+        cb.BestWeights(folder.best if writes else None, swap, best),
     ]
     return [callback for callback in chain if callback is not None]
 
 
-def _restore(model: keras.Model, folder: RunFolder) -> list[Row]:
-    """Load weights and optimizer state; returns the rows of the epochs that they stand for."""
-    history = read_history(folder.metrics)
-    if not folder.checkpoint.exists() and len(history) < 2:
-        return []  # killed before it was first written
-    cb.restore_checkpoint(folder.checkpoint, model)
+def _first_callbacks(
+    run: _Run, images: ImageSequence, tensorboard: bool
+) -> list[keras.callbacks.Callback]:
+    """Those of the first process: they write, and say what happens."""
+    chain = [
+        # After all that save: if killed earlier, the epoch is repeated and yields the same files.
+        cb.LastCheckpoint(run.folder.checkpoint),
+        cb.Progress(len(images), run.recipe.batch_size),
+    ]
+    if tensorboard:
+        chain.append(keras.callbacks.TensorBoard(run.folder.tensorboard, profile_batch=0))
+    return chain
+
+
+def _restore(model: keras.Model, folder: RunFolder, group: ProcessGroup) -> tuple[list[Row], float]:
+    """Load weights and optimizer state that the first process reads.
+
+    Returns:
+        The rows of the epochs that they stand for, and the best epoch's score.
+    """
+    history, best = group.value_from_first(lambda: _read_progress(folder))
+    if not history:
+        return [], best
+    content = group.from_first(lambda: cb.read_checkpoint(folder.checkpoint))
+    cb.restore_checkpoint(content, folder.checkpoint, model)
     # A run killed between the two writes has a row more than its checkpoint. (Steps don't tell the
     # epoch: mixed_float16 skips some.)
     step = int(model.optimizer.iterations)
@@ -323,7 +363,15 @@ def _restore(model: keras.Model, folder: RunFolder) -> list[Row]:
         raise VitsdError(
             f"{folder.metrics} does not fit the checkpoint; delete the run and start anew."
         )
-    return history
+    return history, best
+
+
+def _read_progress(folder: RunFolder) -> tuple[list[Row] | None, float]:
+    """The rows of ``metrics.csv``, None without a checkpoint; and the best epoch's score."""
+    history = read_history(folder.metrics)
+    best = cb.read_best(folder.best)[1] if folder.best.exists() else cb.NO_SCORE
+    killed_early = not folder.checkpoint.exists() and len(history) < 2  # before its first one
+    return None if killed_early else history, best
 
 
 def _finish(run: _Run, history: list[Row]) -> dict[str, Any]:
@@ -378,6 +426,18 @@ def _require_tensorboard() -> None:
             "TensorBoard logs need tensorboard and tensorflow: "
             'pip install "vitsd[tensorboard,tensorflow]".'
         )
+
+
+def _origins(dataset: Dataset) -> dict[str, str]:
+    """What tells whether two processes have the same images, in the same order."""
+    splits = {name: getattr(dataset, name) for name in SPLITS}
+    return {
+        f"{dataset.name}.{name}": hashlib.sha256(
+            split.identities.tobytes() + split.labels.tobytes()
+        ).hexdigest()
+        for name, split in splits.items()
+        if split is not None
+    }
 
 
 def _versions() -> dict[str, str]:

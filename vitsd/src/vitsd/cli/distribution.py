@@ -1,0 +1,111 @@
+"""Options of a training that is distributed over processes, and how each of these ends."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from typing import ClassVar
+
+from vitsd.training.distribution import ALONE, ProcessGroup
+from vitsd_runtime.cli.options import flag_of, positive_int, type_of
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.validation import Option
+
+_ADDRESSING = ("coordinator", "num_processes", "process_id")
+_INDEX = Option("from 0, of this process", int, at_least=0)
+_WATCHER = "import sys; sys.stdin.buffer.read(1) or print(sys.argv[1], file=sys.stderr)"
+_ABRUPT_END = (
+    "vitsd-train: error: process {} was ended: by JAX if another one was lost, else from outside. "
+    "See what the others say, and start all of them again with --resume."
+)
+
+
+class _Ending:
+    """The child that says so if this process is ended without Python; None: not distributed."""
+
+    watcher: ClassVar[subprocess.Popen[bytes] | None] = None
+
+
+def add_distribution_options(parser: argparse.ArgumentParser) -> None:
+    """``--distribute``, and where the processes are."""
+    group = parser.add_argument_group(
+        "several processes",
+        "Start the same command in all of them. Without further options they are found in Keras' "
+        "or JAX' environment variables, or from Slurm, Open MPI or Kubernetes.",
+    )
+    group.add_argument(
+        "--distribute",
+        action="store_true",
+        help="share each batch among the devices of several processes, on JAX",
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0, where a port must be free"
+    )
+    group.add_argument(
+        "--num-processes",
+        type=positive_int,
+        metavar="N",
+        help="how many there are; 1: all devices of this machine",
+    )
+    group.add_argument(
+        "--process-id",
+        type=type_of(_INDEX),
+        metavar="I",
+        help="from 0, of this one; process 0 writes all files",
+    )
+
+
+def join(arguments: argparse.Namespace) -> ProcessGroup:
+    """The processes that train together; chooses JAX, and silences all processes but the first.
+
+    Raises:
+        UsageError: options don't fit each other, or the processes can't be found.
+        VitsdError: they did not come together.
+    """
+    if not arguments.distribute:
+        for name in _ADDRESSING:
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"{flag_of(name)} is for `distribute`.")
+        return ALONE
+    if os.environ.setdefault("KERAS_BACKEND", "jax") != "jax":
+        raise UsageError(
+            f"`distribute` works on JAX alone, not on {os.environ['KERAS_BACKEND']!r:.80}: "
+            "`backend=jax`."
+        )
+    group = ProcessGroup.join(*(getattr(arguments, name) for name in _ADDRESSING))
+    if group.size > 1:
+        _Ending.watcher = _watch(group.index)
+    if not group.is_first:
+        for name in ("vitsd", "vitsd_runtime"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    return group
+
+
+def end(code: int) -> None:
+    """End this process now if it is one of several and failed: JAX would wait for lost ones.
+
+    To be called last.
+    """
+    if _Ending.watcher is None:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _Ending.watcher.communicate(b".")
+    if code:
+        os._exit(code)
+
+
+def _watch(index: int) -> subprocess.Popen[bytes]:
+    """Have it said on stderr if this process is ended without :func:`end`.
+
+    JAX aborts a process that has lost another one, which runs no Python.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WATCHER, _ABRUPT_END.format(index)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
