@@ -195,6 +195,7 @@ def command_here(capsys, monkeypatch):
         "vitsd-predict": "vitsd_runtime.cli.predict",
         "vitsd-serve": "vitsd_runtime.cli.serve",
         "vitsd-train": "vitsd.cli.train",
+        "vitsd-data": "vitsd.cli.data",
         "vitsd-evaluate": "vitsd.cli.evaluate",
         "vitsd-explain": "vitsd.cli.explain",
         "vitsd-export": "vitsd_export.cli.export",

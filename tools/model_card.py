@@ -118,7 +118,7 @@ def measure(
         agreement=agreement(quantized_logits, float_logits),
         top1_change=change,
         disturbed={
-            name: _top1(models, disturb(test.images, disturbance), test)
+            name: _top1(models, disturb(test.images[:], disturbance), test)
             for name, disturbance in DISTURBANCES.items()
         },
         strangers={

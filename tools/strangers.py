@@ -163,7 +163,7 @@ def _main(arguments: argparse.Namespace) -> None:
     model = locate_any(arguments.model)
     spec = require_spec(model)
     known = labeled_images(load_matching(arguments.data, spec), spec, "test", arguments.limit)
-    logits = _scaled_logits(model, spec, known.images)
+    logits = _scaled_logits(model, spec, known.images[:])
     figures = {}
     for source in arguments.strangers:
         images = (

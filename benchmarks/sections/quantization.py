@@ -63,7 +63,7 @@ def run(request: Request) -> Results:
         raise ValueError("this section needs the images that the model was trained on")
     dataset = load_matching(data, spec)
     calibration = preprocess(
-        labeled_images(dataset, spec, "train", CALIBRATION_IMAGES).images, spec
+        labeled_images(dataset, spec, "train", CALIBRATION_IMAGES).images[:], spec
     )
     files = {
         **_PlainFiles(model, spec, request.scratch).write(calibration),

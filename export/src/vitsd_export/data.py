@@ -52,7 +52,7 @@ class ParityData:
         overlap = trained_on(test, spec, "test")
         logits = predict_logits(model, test.images)
         known = overlap.images if overlap else None
-        return cls(dataset.name, test.images, test.labels, logits, known)
+        return cls(dataset.name, test.images[:], test.labels, logits, known)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class ValidationData:
             nothing = np.zeros((0, *spec.input_size), np.uint8)
             return cls(dataset.name, nothing, np.zeros(0, np.int64))
         overlap = trained_on(val, spec, "validation")
-        return cls(dataset.name, val.images, val.labels, overlap.images if overlap else 0)
+        known = overlap.images if overlap else 0
+        return cls(dataset.name, val.images[:], val.labels, known)
 
     @property
     def unfit(self) -> str | None:
@@ -140,7 +141,7 @@ def load_held_out(
         _log.info("%s, so no budget can be checked: all layers become dynamic.", shortage)
         return None
     reference = predict_logits(model, validation.images)
-    return HeldOutData(calibration.images, validation.images, validation.labels, reference)
+    return HeldOutData(calibration.images[:], validation.images, validation.labels, reference)
 
 
 def _shortage(name: str, calibration: AnyArray, validation: AnyArray) -> str | None:

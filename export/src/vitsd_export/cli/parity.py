@@ -87,10 +87,11 @@ def _check_same_task(models: Sequence[Path], specs: Sequence[ModelSpec]) -> None
 def _compare_all(
     models: Sequence[Path], specs: Sequence[ModelSpec], images: Split, data: str
 ) -> list[Comparison]:
-    reference = model_logits(models[0], images.images)
-    logits = [reference, *(model_logits(model, images.images) for model in models[1:])]
+    pixels = images.images[:]
+    reference = model_logits(models[0], pixels)
+    logits = [reference, *(model_logits(model, pixels) for model in models[1:])]
     return [
-        compare(model, spec, images.images, images.labels, reference, own, data)
+        compare(model, spec, pixels, images.labels, reference, own, data)
         for model, spec, own in zip(models, specs, logits, strict=True)
     ]
 

@@ -229,7 +229,7 @@ def _comparison_images(spec: ModelSpec, dataset: Dataset | None) -> UInt8Array:
     random = np.random.default_rng(0)
     if dataset is None:
         return random.integers(0, 256, (IMAGES, *spec.input_size), dtype=np.uint8)
-    images: UInt8Array = dataset.split("test").sample(IMAGES).images
+    images: UInt8Array = dataset.split("test").sample(IMAGES).images[:]
     # On flat patches, such as a drawing's background, the tokenization's norm amplifies rounding
     # errors of both models about 1000x. Noise of one gray level avoids flat patches.
     noise = random.integers(0, 2, images.shape, dtype=np.uint8)

@@ -19,7 +19,8 @@ from vitsd.cli.class_balance import balance_lines
 from vitsd.cli.options import add_field_options, value_range
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
-from vitsd.data.sources import BUILT_IN, load_dataset
+from vitsd.data.packed import is_packed
+from vitsd.data.sources import BUILT_IN, is_folder, load_dataset
 from vitsd.presets import Preset, get_preset, list_presets
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.run import RunFolder, newest_run
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--data",
         metavar="SOURCE",
         help=f"{', '.join(BUILT_IN)}, a folder of class folders (with or without train/, val/, "
-        "test/), or an .npz file",
+        "test/), a folder made by `vitsd-data pack`, or an .npz file",
     )
     parser.add_argument(
         "--pretrained",
@@ -266,7 +267,7 @@ class _Job:
             VitsdError: a file is unreadable, or a download failed.
         """
         source = self.options["data"]
-        if not Path(source).is_dir():
+        if not is_folder(source):
             for name in ("input_size", "resize_mode"):
                 if name in self.options:
                     raise UsageError(
@@ -277,7 +278,8 @@ class _Job:
         if self.pretrained is not None:
             spec = self.pretrained.spec
             side, resize_mode = spec.input_size[0], spec.resize_mode
-            values = None if source in BUILT_IN else spec.value_range
+            fixed = source in BUILT_IN or is_packed(source)
+            values = None if fixed else spec.value_range
         side = self.options.get("input_size", side)
         return load_dataset(
             source,

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from vitsd.data.cuts import cut_by_content, cut_by_position
 from vitsd.data.identity import Identities, pixel_identities
+from vitsd.data.stored import Images, choose
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.text import first_few, printable
-from vitsd_runtime.types import AnyArray, ResizeMode, SplitRule, UInt8Array, ValueRange
+from vitsd_runtime.types import AnyArray, ResizeMode, SplitRule, ValueRange
 
 SPLITS = ("train", "val", "test")
 ALL = "all"
@@ -31,8 +32,8 @@ Labels = npt.NDArray[np.int64]
 class Split:
     """Images and their labels."""
 
-    images: UInt8Array
-    """``(n, height, width, channels)``, 0-255."""
+    images: Images
+    """``(n, height, width, channels)``, 0-255; those of a packed dataset stay in their file."""
     labels: Labels
     """``(n,)``, indices into the dataset's class names."""
     origins: Identities | None = None
@@ -49,7 +50,7 @@ class Split:
     def take(self, indices: AnyArray) -> Split:
         """The images at these indices, in their order."""
         origins = None if self.origins is None else self.origins[indices]
-        return Split(self.images[indices], self.labels[indices], origins)
+        return Split(choose(self.images, indices), self.labels[indices], origins)
 
     def sample(self, limit: int | None, seed: int = 0) -> Split:
         """At most ``limit`` images, chosen at random; a seed always chooses the same ones."""
@@ -160,7 +161,7 @@ def join(splits: Sequence[Split]) -> Split:
     """All images of several splits, in their order."""
     origins = [split.origins for split in splits if split.origins is not None]
     return Split(
-        np.concatenate([split.images for split in splits]),
+        np.concatenate([split.images[:] for split in splits]),
         np.concatenate([split.labels for split in splits]),
         np.concatenate(origins) if origins else None,
     )

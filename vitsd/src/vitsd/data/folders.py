@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.files import ImageScan
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.system.text import first_few, first_line, printable
-from vitsd_runtime.types import ResizeMode, SplitRule, ValueRange
+from vitsd_runtime.types import ResizeMode, SplitRule, UInt8Array, ValueRange
 
 _TEST_FRACTION = 0.2
 _NAMED = 10
@@ -48,24 +48,46 @@ def load_folder(
         UsageError: there are no class folders, or the splits have different classes.
         VitsdError: no image of a class is readable, or memory is too small.
     """
-    splits = find_splits(root)
-    train = splits["train"]
-    check_classes(train)
-    for split in splits.values():
-        _check_same_classes(split, train)
-    reader = _Reader(list(train.classes), (*input_size, 3), resize_mode, value_range)
+    splits = find_training_splits(root)
+    class_names = list(splits["train"].classes)
+    reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range)
     read = {name: reader.read(split, complete=True) for name, split in splits.items()}
-    if "test" not in read:
-        read["train"], read["test"] = hold_out(read["train"], _TEST_FRACTION, "test", split_rule)
+    read = with_test(read, split_rule)
     return Dataset(
-        name=_name(root),
-        class_names=tuple(train.classes),
+        name=dataset_name(root),
+        class_names=tuple(class_names),
         train=read["train"],
         test=read["test"],
         val=read.get("val"),
         resize_mode=resize_mode,
         split_rule=split_rule,
     )
+
+
+def find_training_splits(root: Path) -> dict[str, ClassFolders]:
+    """The class folders of each split, which all have the same classes, with images in each.
+
+    Raises:
+        UsageError: there are no class folders, or the splits have different classes.
+    """
+    splits = find_splits(root)
+    train = splits["train"]
+    check_classes(train)
+    for split in splits.values():
+        _check_same_classes(split, train)
+    return splits
+
+
+def with_test(splits: Mapping[str, Split], split_rule: SplitRule) -> dict[str, Split]:
+    """About a fifth of the training images held out for testing, unless some are set apart.
+
+    Raises:
+        UsageError: they are too few.
+    """
+    if "test" in splits:
+        return dict(splits)
+    train, test = hold_out(splits["train"], _TEST_FRACTION, "test", split_rule)
+    return {**splits, "train": train, "test": test}
 
 
 def load_whole_folder(
@@ -82,15 +104,15 @@ def load_whole_folder(
     class_names = sorted({name for split in splits for name in split.with_images})
     if not class_names:
         raise UsageError(f"No images in class folders: expected {printable(root)}/CLASS/*.png.")
-    reader = _Reader(class_names, (*input_size, 3), resize_mode, value_range)
+    reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range)
     images = join([reader.read(split) for split in splits])
     if len(images) == 0:
         raise VitsdError(f"{printable(root)} has no readable images.")
-    return LabeledImages(_name(root), tuple(class_names), images)
+    return LabeledImages(dataset_name(root), tuple(class_names), images)
 
 
-def _name(root: Path) -> str:
-    """Of the dataset."""
+def dataset_name(root: Path) -> str:
+    """What the dataset in a folder is called."""
     return printable(root.resolve().name)
 
 
@@ -103,8 +125,15 @@ def _check_same_classes(split: ClassFolders, train: ClassFolders) -> None:
     require_images(split, train.classes)
 
 
-class _Reader:
-    """Reads the images of splits that number their classes alike."""
+class FolderReader:
+    """Reads the images of splits that number their classes alike.
+
+    Args:
+        class_names: of all splits.
+        input_size: height, width and channels that images are brought to.
+        resize_mode: how.
+        value_range: the values that become 0 and 255; None: those of their type.
+    """
 
     def __init__(
         self,
@@ -113,41 +142,63 @@ class _Reader:
         resize_mode: ResizeMode,
         value_range: ValueRange | None,
     ) -> None:
-        self._class_names, self._input_size = class_names, input_size
+        self.input_size = input_size
+        self._class_names = class_names
         self._resize_mode, self._value_range = resize_mode, value_range
 
+    def count(self, split: ClassFolders) -> int:
+        """Number of the image files of a split; not all may be readable."""
+        return sum(1 for _ in self._files(split))
+
     def read(self, split: ClassFolders, *, complete: bool = False) -> Split:
-        """The images of a split, class by class.
+        """The images of a split, class by class; arguments and errors as for :meth:`each`."""
+        total = self.count(split)
+        check_memory(str(split), total * int(np.prod(self.input_size)))
+        images = np.empty((total, *self.input_size), np.uint8)
+        identities = np.empty(total, np.uint64)
+        labels = np.empty(total, np.int64)
+        count = 0
+        for image, identity, label in self.each(split, complete=complete):
+            images[count], identities[count], labels[count] = image, identity, label
+            count += 1
+        return Split(images[:count], labels[:count], identities[:count])
+
+    def each(
+        self, split: ClassFolders, *, complete: bool = False
+    ) -> Iterator[tuple[UInt8Array, int, int]]:
+        """Image, identity and label of each readable image of a split, class by class.
+
+        What is odd about them is logged as warnings.
 
         Args:
             split: where they are.
             complete: whether there must be a readable image of every class.
+
+        Raises:
+            VitsdError: there is none of a class; after the last image.
         """
         _warn_of_left_out(split)
         files = list(self._files(split))
-        check_memory(str(split), len(files) * int(np.prod(self._input_size)))
-        images = np.empty((len(files), *self._input_size), np.uint8)
-        identities = np.empty(len(files), np.uint64)
+        identities: list[int] = []
         labels: list[int] = []
         unreadable: list[str] = []
         for path, label in tqdm(files, str(split), leave=False, disable=None):
             try:
-                images[len(labels)] = load_image(
-                    path, self._input_size, self._resize_mode, self._value_range
-                )
-                identities[len(labels)] = file_identity(path)
-                labels.append(label)
+                image = load_image(path, self.input_size, self._resize_mode, self._value_range)
+                identity = file_identity(path)
             except VitsdError as error:
                 unreadable.append(str(error))
             except OSError as error:  # it was removed, or a network's folder is gone
                 unreadable.append(first_line(error))
+            else:
+                identities.append(identity)
+                labels.append(label)
+                yield image, identity, label
         _warn_of_unreadable(unreadable, len(files), split)
         if complete and len(there := set(labels)) < len(self._class_names):
             missing = [name for i, name in enumerate(self._class_names) if i not in there]
             raise VitsdError(f"{split} has no readable images of {first_few(missing)}.")
-        count = len(labels)
-        _warn_of_contradictions(identities[:count], labels, split)
-        return Split(images[:count], np.array(labels, np.int64), identities[:count])
+        _warn_of_contradictions(np.array(identities, np.uint64), labels, split)
 
     def _files(self, split: ClassFolders) -> Iterator[tuple[Path, int]]:
         for label, name in enumerate(self._class_names):

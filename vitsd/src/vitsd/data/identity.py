@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vitsd.data.stored import Images
 from vitsd_runtime.formats.archive import digest_file
-from vitsd_runtime.types import UInt8Array
 
 Identities = npt.NDArray[np.uint64]
 """``(n,)``, the first 64 bits of SHA-256 of each image's content."""
@@ -25,7 +25,7 @@ def file_identity(path: Path) -> int:
     return _first_64_bits(bytes.fromhex(digest))
 
 
-def pixel_identities(images: UInt8Array) -> Identities:
+def pixel_identities(images: Images) -> Identities:
     """Of images in an array ``(n, height, width, channels)``: of their pixels."""
     digests = (hashlib.sha256(image.tobytes()).digest() for image in images)
     return np.fromiter(map(_first_64_bits, digests), np.uint64, len(images))

@@ -12,6 +12,7 @@ import numpy as np
 
 from vitsd.data.dataset import Dataset, Labels, Split
 from vitsd.data.memory import check_memory
+from vitsd.data.npy import read_header
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec.limits import MAX_CLASSES
@@ -25,8 +26,6 @@ _READ = ", ".join((*_ARRAYS, *_VALIDATION, _NAMES))
 _log = logging.getLogger(__name__)
 _MAX_NAMES_BYTES = 64 * 2**20
 """Each name takes as much as the longest."""
-_npy: Any = np.lib.format  # its functions have no types
-_HEADER_READERS = {(1, 0): _npy.read_array_header_1_0, (2, 0): _npy.read_array_header_2_0}
 
 
 def load_npz(path: Path, value_range: ValueRange | None = None) -> Dataset:
@@ -84,9 +83,6 @@ def _check_archive(path: Path) -> None:
 def _check_header(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     """Compare what an array claims to be with what is there, before NumPy takes memory for it."""
     with archive.open(member) as file:
-        read_header = _HEADER_READERS.get(_npy.read_magic(file))
-        if read_header is None:
-            raise ValueError(f"{name} is in a version of NumPy's format that numbers don't need")
         shape, _, dtype = read_header(file)
         held = member.file_size - file.tell()
     count = math.prod(shape)

@@ -23,6 +23,7 @@ from vitsd.data.dataset import (
 )
 from vitsd.data.folders import load_folder, load_whole_folder
 from vitsd.data.npz import load_npz
+from vitsd.data.packed import is_packed, load_packed
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule, ValueRange
@@ -58,8 +59,9 @@ def load_dataset(
     Args:
         source: ``digits`` (scikit-learn's), ``fashion-mnist`` (Debian's package if installed, else
             Keras' download), ``cifar10``, ``cifar100`` (downloads); a folder ``train/CLASS/*.png``
-            with optional ``val/`` and ``test/``, or just ``CLASS/*.png``; or an ``.npz`` file with
-            x_train, y_train, x_test, y_test and optionally x_val, y_val and class_names.
+            with optional ``val/`` and ``test/``, or just ``CLASS/*.png``; such a folder packed by
+            ``vitsd-data pack``; or an ``.npz`` file with x_train, y_train, x_test, y_test and
+            optionally x_val, y_val and class_names.
         input_size: height and width that images in a folder are brought to; needed for folders.
         resize_mode: how, and how a device is to do it with photos of any size.
         split_rule: what decides which images are held out where the source does not say it. By
@@ -77,12 +79,15 @@ def load_dataset(
     """
     if value_range is not None:
         value_range = check_value_range(value_range)
-    dataset = dataclasses.replace(
-        _load(str(source), input_size, resize_mode, split_rule, value_range),
-        resize_mode=resize_mode,
-        split_rule=split_rule,
-        value_range=value_range,
-    )
+    if is_packed(source):
+        dataset = _load_packed(Path(source), split_rule, value_range)
+    else:
+        dataset = dataclasses.replace(
+            _load(str(source), input_size, resize_mode, split_rule, value_range),
+            resize_mode=resize_mode,
+            split_rule=split_rule,
+            value_range=value_range,
+        )
     check_dataset(dataset)
     return dataset
 
@@ -133,8 +138,18 @@ def _load(
 
 
 def is_folder(name: str) -> bool:
-    """Whether a source is a folder; an unset variable in a shell is not the current one."""
-    return name not in ("", *_BUILT_IN) and Path(name).is_dir()
+    """Whether a source is a folder of images; an unset variable is not the current folder."""
+    return name not in ("", *_BUILT_IN) and Path(name).is_dir() and not is_packed(name)
+
+
+def _load_packed(path: Path, split_rule: SplitRule, value_range: ValueRange | None) -> Dataset:
+    dataset = load_packed(path, split_rule)
+    if value_range not in (None, dataset.value_range):
+        raise UsageError(
+            f"{printable(path)} was packed with its own `value_range`: leave it out, or pack the "
+            "folder again with the other one."
+        )
+    return dataset
 
 
 def _required(input_size: tuple[int, int] | None) -> tuple[int, int]:

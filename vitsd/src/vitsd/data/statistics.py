@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from vitsd.data.stored import Images
 from vitsd_runtime.types import UInt8Array
 
 Statistics = npt.NDArray[np.float64]
@@ -24,7 +25,7 @@ _MANY_TIMES = 6.0
 """Ratio of the standard deviations of two sets of images that no other light explains."""
 
 
-def pixel_statistics(images: UInt8Array) -> tuple[Statistics, Statistics]:
+def pixel_statistics(images: Images) -> tuple[Statistics, Statistics]:
     """Mean and variance of the pixels per channel.
 
     What ``keras.layers.Normalization(axis=-1).adapt`` computes, but exact and without a float copy
@@ -39,7 +40,7 @@ def pixel_statistics(images: UInt8Array) -> tuple[Statistics, Statistics]:
     return moments(pixel_counts(images))
 
 
-def pixel_counts(images: UInt8Array) -> Counts:
+def pixel_counts(images: Images) -> Counts:
     """How often each value occurs in each channel: ``(channels, 256)``.
 
     Args:
@@ -59,7 +60,7 @@ def moments(counts: Counts) -> tuple[Statistics, Statistics]:
     return mean, (counts * (_LEVELS - mean[:, None]) ** 2).sum(axis=1) / total
 
 
-def odd_values(images: UInt8Array, counts: Counts) -> Iterator[str]:
+def odd_values(images: Images, counts: Counts) -> Iterator[str]:
     """What is to be said of images from which little can be learned; nothing of usual ones.
 
     Equal images, images of one color, channels without variance, and values that fill less than a
@@ -89,9 +90,7 @@ def odd_values(images: UInt8Array, counts: Counts) -> Iterator[str]:
         )
 
 
-def unlike_training(
-    images: UInt8Array, mean: Sequence[float], variance: Sequence[float]
-) -> str | None:
+def unlike_training(images: Images, mean: Sequence[float], variance: Sequence[float]) -> str | None:
     """What is to be said of images whose values are scaled unlike a model's training images.
 
     Args:
@@ -112,7 +111,7 @@ def unlike_training(
     )
 
 
-def _chunks(images: UInt8Array) -> Iterator[UInt8Array]:
+def _chunks(images: Images) -> Iterator[UInt8Array]:
     for start in range(0, len(images), _CHUNK):
         yield images[start : start + _CHUNK]
 

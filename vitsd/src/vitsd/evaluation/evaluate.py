@@ -13,6 +13,7 @@ from vitsd.data.dataset import ALL, Dataset, Labels, Split, align_labels, say_fl
 from vitsd.data.fingerprint import Fingerprint, Overlap
 from vitsd.data.sources import load_dataset, load_labeled_images
 from vitsd.data.statistics import unlike_training
+from vitsd.data.stored import Images
 from vitsd.evaluation.metrics import accuracy_report
 from vitsd.evaluation.predict import model_logits
 from vitsd.evaluation.strangers import load_strangers, strangers_report
@@ -23,7 +24,7 @@ from vitsd_runtime.formats import require_spec
 from vitsd_runtime.images.loading import load_image
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import AnyArray, PathLike, UInt8Array
+from vitsd_runtime.types import AnyArray, PathLike
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def _for_model(split: Split, spec: ModelSpec, numbers: Labels) -> Split:
     return Split(images, numbers[split.labels], split.identities)
 
 
-def _to_input_size(images: UInt8Array, spec: ModelSpec) -> UInt8Array:
+def _to_input_size(images: Images, spec: ModelSpec) -> Images:
     """Images of any size, brought to the model's input size exactly as the runtime does.
 
     Their values are in 0-255 already, whatever the model's ``value_range`` is.

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from vitsd.data.stored import Images
 from vitsd_runtime import Classifier
 from vitsd_runtime.formats import detect_format
 from vitsd_runtime.system.cores import usable_cores
-from vitsd_runtime.types import AnyArray, Float32Array, PathLike, UInt8Array
+from vitsd_runtime.types import Float32Array, PathLike, UInt8Array
 
 if TYPE_CHECKING:
     import keras
 
 _BATCHES_AT_ONCE = 4
 """Between two steps of the progress bar."""
+_PREDICTED_AT_ONCE = 16
+"""Batches in memory, of images that are in a file."""
 
 
-def predict_logits(model: keras.Model, images: AnyArray, batch_size: int = 256) -> Float32Array:
+def predict_logits(model: keras.Model, images: Images, batch_size: int = 256) -> Float32Array:
     """Logits of a Keras model.
 
     Args:
@@ -32,10 +35,13 @@ def predict_logits(model: keras.Model, images: AnyArray, batch_size: int = 256) 
     Returns:
         float32 ``(n, classes)``.
     """
-    return np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float32)
+    step = _PREDICTED_AT_ONCE * batch_size
+    parts = (images[start : start + step] for start in range(0, len(images), step))
+    logits = [model.predict(part, batch_size=batch_size, verbose=0) for part in parts]
+    return np.asarray(np.concatenate(logits), np.float32)
 
 
-def model_logits(model: PathLike, images: UInt8Array, batch_size: int = 64) -> Float32Array:
+def model_logits(model: PathLike, images: Images, batch_size: int = 64) -> Float32Array:
     """Logits of a model in a file: Keras runs a trained one, the runtime an exported one.
 
     Args:
