@@ -12,6 +12,7 @@ from typing import ClassVar
 from vitsd.training.distribution import ALONE, ProcessGroup
 from vitsd_runtime.cli.options import flag_of, positive_int, type_of
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.system.signals import catch_signals
 from vitsd_runtime.validation import Option
 
 _ADDRESSING = ("coordinator", "num_processes", "process_id")
@@ -77,6 +78,7 @@ def join(arguments: argparse.Namespace) -> ProcessGroup:
         )
     group = ProcessGroup.join(*(getattr(arguments, name) for name in _ADDRESSING))
     if group.size > 1:
+        catch_signals()  # once more: JAX has taken SIGTERM, and does nothing about it
         _Ending.watcher = _watch(group.index)
     if not group.is_first:
         for name in ("vitsd", "vitsd_runtime"):

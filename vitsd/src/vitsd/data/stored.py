@@ -109,7 +109,7 @@ class StoredImages:
                 self._stored.read_into(images[start:stop], int(rows.ravel()[start]))
         return images.reshape(rows.shape + images.shape[1:])
 
-    def choose(self, indices: AnyArray) -> StoredImages:
+    def choose(self, indices: slice | AnyArray) -> StoredImages:
         """The images at these indices, still in the file."""
         return StoredImages(self._stored, self._rows[indices])
 
@@ -118,6 +118,6 @@ Images = UInt8Array | StoredImages
 """``(n, height, width, channels)``, 0-255, in memory or in a file."""
 
 
-def choose(images: Images, indices: AnyArray) -> Images:
+def choose(images: Images, indices: slice | AnyArray) -> Images:
     """The images at these indices, in their order, where they are."""
     return images.choose(indices) if isinstance(images, StoredImages) else images[indices]

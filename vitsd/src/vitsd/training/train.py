@@ -22,6 +22,7 @@ from vitsd.config import VitConfig
 from vitsd.data.dataset import SPLITS, Dataset, Split, say_flattered
 from vitsd.data.fingerprint import Fingerprint
 from vitsd.data.statistics import Counts, moments, odd_values, pixel_counts
+from vitsd.data.stored import choose
 from vitsd.evaluation.confidence import FEWEST_IMAGES, fit_confidence
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.evaluation.predict import predict_logits
@@ -144,7 +145,7 @@ class _Run:
             )
         config = config.for_data(dataset.image_shape, dataset.num_classes)
         images = dataset.train.images
-        counts = group.total(lambda: pixel_counts(images[group.share(len(images))]))
+        counts = group.total(lambda: pixel_counts(choose(images, group.share(len(images)))))
         # The weights of a trained model fit pixels normalized as in its training.
         mean, variance = (
             pretrained.statistics(config) if pretrained is not None else moments(counts)
