@@ -28,8 +28,9 @@ test-fast: $(VENV)/.installed-tests  ## what is not marked slow, for the inner l
 test-lowest: $(VENV)/.installed  ## with the lowest versions that we allow; LOWEST_ARGS="--only litert --python python3.10"
 	$(RUN) tools/lowest.py $(LOWEST_ARGS)
 
-test-cluster: $(VENV)-cluster/.installed test-servers  ## with real Ray and Spark (Java 17) on this machine; CLUSTER_ARGS="-k spark"
+test-cluster: $(VENV)-cluster/.installed $(VENV)/.installed-tests test-servers  ## with real Ray and Spark (Java 17), and JAX in several processes, on this machine; CLUSTER_ARGS="-k spark"
 	$(VENV)-cluster/bin/python -m pytest -m cluster $(CLUSTER_ARGS)
+	$(RUN) -m pytest -m cluster tests/vitsd/training $(CLUSTER_ARGS)
 
 test-servers: $(VENV)/.installed-tests $(VENV)-servers/.installed  ## exported models in other model servers, and their schemas
 	VITSD_TEST_SERVERS=$(VENV)-servers $(BIN)/python -m pytest -m cluster tests/export/layouts

@@ -22,6 +22,17 @@ from vitsd_runtime import UsageError
 EPOCHS = 8
 
 
+def trains(test):
+    """Mark a test that does so in several processes: that takes minutes, most of it to compile."""
+    asked_for = "'cluster' not in config.option.markexpr"
+    for mark in (
+        *(pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)),
+        pytest.mark.skipif(asked_for, reason="make test-cluster runs it"),
+    ):
+        test = mark(test)
+    return test
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """An .npz file; 393 images remain for training, no multiple of the batch size."""
@@ -33,6 +44,9 @@ def data(tmp_path_factory):
     parts = {"train": slice(0, 440), "test": slice(440, None)}
     np.savez(path, **{f"{a}_{p}": arrays[a][rows] for a in arrays for p, rows in parts.items()})
     return path
+
+
+_COMPILE_FAST = "--xla_backend_optimization_level=0"
 
 
 def start(data, folder, *options, index=None, coordinator=None, size=2):
@@ -50,7 +64,7 @@ def start(data, folder, *options, index=None, coordinator=None, size=2):
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**os.environ, "KERAS_BACKEND": "jax", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": _COMPILE_FAST},
     )
 
 
@@ -72,7 +86,7 @@ def start_two(data, folder, *options, others=()):
     )
 
 
-def finish(process, timeout=240):
+def finish(process, timeout=600):
     stdout, stderr = process.communicate(timeout=timeout)
     return SimpleNamespace(returncode=process.returncode, stdout=stdout, stderr=stderr)
 
@@ -101,7 +115,7 @@ def alone(data, tmp_path_factory):
     return rows(folder / "run")
 
 
-@pytest.mark.slow
+@trains
 def test_two_processes_train_as_one_and_only_the_first_writes(data, alone, tmp_path):
     first, second = map(finish, start_two(data, tmp_path))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
@@ -111,7 +125,7 @@ def test_two_processes_train_as_one_and_only_the_first_writes(data, alone, tmp_p
     assert_same_curves(rows(tmp_path / "0/run"), alone)
 
 
-@pytest.mark.slow
+@trains
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_all_and_one_alone_goes_on(data, alone, tmp_path, lost):
     processes = start_two(data, tmp_path)
@@ -119,7 +133,7 @@ def test_a_lost_process_ends_all_and_one_alone_goes_on(data, alone, tmp_path, lo
         time.sleep(0.01)
         assert processes[0].poll() is None
     processes[lost].kill()
-    other = finish(processes[1 - lost], timeout=120)
+    other = finish(processes[1 - lost])
     finish(processes[lost])
     assert other.returncode not in (0, None)
     last = other.stderr.splitlines()[-1]
