@@ -20,6 +20,7 @@ PAGES = sorted(
 GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it names what was renamed
 COMMANDS = {
     "vitsd-train": "vitsd.cli.train",
+    "vitsd-data": "vitsd.cli.data",
     "vitsd-evaluate": "vitsd.cli.evaluate",
     "vitsd-explain": "vitsd.cli.explain",
     "vitsd-export": "vitsd_export.cli.export",
