@@ -37,7 +37,8 @@ class ProcessGroup:
     """The processes that train one model together; by default there is one, with one device.
 
     What is documented to be called by all processes must be called by all, in the same order: each
-    call waits for the others.
+    call waits for the others. Where these raise an error in all processes, they part before, so
+    that the end of the first is no loss to the others.
     """
 
     index: int = 0
@@ -93,6 +94,7 @@ class ProcessGroup:
         group = cls(jax.process_index(), jax.process_count(), jax.device_count())
         local = {int(count) for count in group._gather(str(jax.local_device_count()).encode())}
         if len(local) > 1:
+            group.leave()
             raise UsageError(
                 f"The processes have different numbers of devices, {min(local)} to {max(local)}: "
                 "give all the same number."
@@ -150,7 +152,9 @@ class ProcessGroup:
             result = make()
         except (VitsdError, OSError, MemoryError) as error:
             failure = error
-        said = self._gather(b"" if failure is None else first_line(failure).encode())
+        said = self._gather(b"" if failure is None else _said(failure).encode())
+        if any(said):
+            self.leave()
         if failure is not None:
             raise failure
         for index, text in enumerate(said):
@@ -176,6 +180,7 @@ class ProcessGroup:
         failure, length = map(int, self._broadcast(np.array([failure, len(content)])))
         received = self._broadcast(np.frombuffer(content.ljust(length), np.uint8)).tobytes()
         if failure:
+            self.leave()
             raise _FAILURES.get(failure, VitsdError)(received.decode())
         return received
 
@@ -208,6 +213,7 @@ class ProcessGroup:
         first, *others = map(json.loads, self._gather(json.dumps(description).encode()))
         for index, other in enumerate(others, 1):
             if found := list(differences(first, other)):
+                self.leave()
                 what = "; ".join(f"{key} is {old} in process 0, {new}" for key, old, new in found)
                 raise UsageError(
                     f"Process {index} was started differently, or has other files: {what}."
@@ -314,6 +320,11 @@ def _initialize(coordinator: str | None, num_processes: int | None, process_id: 
         raise VitsdError(
             f"The {num_processes or ''} processes did not come together: {first_line(error)}"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """A line that is never empty."""
+    return first_line(error) or type(error).__name__
 
 
 def _is_address(text: str) -> bool:
