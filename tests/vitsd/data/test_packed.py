@@ -167,7 +167,7 @@ def header(shape, dtype="|u1", fortran=False, version=b"\x01\x00"):
 )
 def test_files_that_are_no_images_are_refused_before_memory_is_taken(packed, content):
     (packed / "train.images.npy").write_bytes(content)
-    with pytest.raises(VitsdError, match=r"train\.(images|labels)\.npy"):
+    with pytest.raises(VitsdError, match=r"train\.images\.npy"):
         load_dataset(packed)
 
 
