@@ -122,7 +122,8 @@ def load_packed(folder: Path, split_rule: SplitRule = "content") -> Dataset:
 def _load_split(folder: Path, name: str) -> Split:
     images = StoredArray(_file(folder, name, "images"), np.uint8)
     count, *size = (*images.shape, 0, 0, 0)[:4]
-    if len(images.shape) != 4 or size[2] not in (1, 3) or not 0 < max(size[:2]) <= MAX_SIDE:
+    sides_fit = all(1 <= side <= MAX_SIDE for side in size[:2])
+    if len(images.shape) != 4 or size[2] not in (1, 3) or not sides_fit:
         raise VitsdError(
             f"{printable(images.path)} must hold (n, height, width, 1 or 3) with sides of at most "
             f"{MAX_SIDE} pixels; got {printable(images.shape, 80)}."
