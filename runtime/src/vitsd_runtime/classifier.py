@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from vitsd_runtime.engines import Engine, load_engine
-from vitsd_runtime.engines.load import load_fastest_engine
+from vitsd_runtime.engines import Engine
+from vitsd_runtime.engines.travel import ModelSource, Opened
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats import detect_format, read_spec
+from vitsd_runtime.formats import detect_format, model_identity, read_spec
 from vitsd_runtime.images.loading import is_single_image, load_for_model
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.images.tta import Tta, Views, make_views
@@ -73,6 +73,11 @@ class Classifier:
 
     Threads: calls from several threads at once are safe. Under TFLite they wait for each other;
     for parallel work load one classifier per thread.
+
+    Processes: a loaded classifier may be used after a fork, and be pickled. It travels as the
+    model's path, SHA-256, spec and options, and opens the model at its first use where it comes to:
+    the same path must hold the same model there (the bundled model is found by itself), else that
+    use raises VitsdError. All that come to a process with the same model share one engine.
     """
 
     def __init__(
@@ -83,10 +88,12 @@ class Classifier:
         num_threads: int,
         batch_size: int,
         min_confidence: float | None = None,
+        source: ModelSource | None = None,
     ) -> None:
-        self.engine, self.spec, self.path = engine, spec, path
-        self.num_threads, self.batch_size = num_threads, batch_size
+        self.spec, self.path, self.batch_size = spec, path, batch_size
         self.min_confidence = spec.threshold if min_confidence is None else min_confidence
+        self._opened: Opened | None = Opened(engine, num_threads)
+        self._source = source
 
     @classmethod
     def load(
@@ -131,17 +138,66 @@ class Classifier:
         if min_confidence is not None:
             min_confidence = MIN_CONFIDENCE.check("min_confidence", min_confidence)
         format = _exported_format(path)
+        identity = model_identity(path)
         spec = spec or _carried_spec(path, verify)
         if spec.export is not None and not spec.export.batch_invariant:
             batch_size = 1  # other images of a batch would change the answer
-        model = path.read_bytes() if in_memory and format != "saved_model" else path
-        if num_threads is None:
-            loaded = load_fastest_engine(model, format, batch_size, allow_any_operation)
-            engine, num_threads = loaded
-        else:
-            engine = load_engine(model, format, num_threads, batch_size, allow_any_operation)
+        source = ModelSource(
+            path=None if path == bundled_model() else path.absolute(),
+            format=format,
+            num_threads=num_threads,
+            batch_size=batch_size,
+            allow_any_operation=allow_any_operation,
+            in_memory=in_memory,
+            identity=identity,
+        )
+        engine, num_threads = source.open()
         _check_engine_fits_spec(engine, spec, path)
-        return cls(engine, spec, path, num_threads, batch_size, min_confidence)
+        return cls(engine, spec, path, num_threads, batch_size, min_confidence, source)
+
+    @property
+    def engine(self) -> Engine:
+        """The inference engine, with the model loaded."""
+        return self._open().engine
+
+    @property
+    def num_threads(self) -> int:
+        """Of the engine."""
+        return self._open().num_threads
+
+    @property
+    def sha256(self) -> str:
+        """Of the model's file; of a SavedModel, that of the names and SHA-256s of its files.
+
+        Raises:
+            VitsdError: it was changed or removed since it was loaded.
+        """
+        return str(self._travelling().sha256)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: no engine.
+
+        Raises:
+            UsageError: it was not made by :meth:`load`.
+            VitsdError: the model was changed or removed since it was loaded.
+        """
+        return {**self.__dict__, "_source": self._travelling(), "_opened": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled; the model is opened at its first use."""
+        self.__dict__.update(state)
+        self.path = self._travelling().find()
+
+    def _travelling(self) -> ModelSource:
+        if self._source is None:
+            raise UsageError("This classifier was not made by Classifier.load: it can't be sent.")
+        self._source = self._source.with_digest()
+        return self._source
+
+    def _open(self) -> Opened:
+        if self._opened is None:
+            self._opened = self._travelling().reopen()
+        return self._opened
 
     def predict(
         self,

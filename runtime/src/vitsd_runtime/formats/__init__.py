@@ -17,12 +17,20 @@ other files or members; and its own.
 """
 
 from vitsd_runtime.formats.detect import SUFFIXES, detect_format, model_bytes
-from vitsd_runtime.formats.spec_io import read_spec, require_spec, write_spec
+from vitsd_runtime.formats.spec_io import (
+    digest_model,
+    model_identity,
+    read_spec,
+    require_spec,
+    write_spec,
+)
 
 __all__ = [
     "SUFFIXES",
     "detect_format",
+    "digest_model",
     "model_bytes",
+    "model_identity",
     "read_spec",
     "require_spec",
     "write_spec",

@@ -34,6 +34,11 @@ def find_saved_model(path: PathLike) -> Path:
     return max(versions, key=lambda child: int(child.name))
 
 
+def find_graph(path: PathLike) -> Path:
+    """``saved_model.pb`` of the version that :func:`find_saved_model` finds."""
+    return find_saved_model(path) / _GRAPH
+
+
 def is_saved_model(path: PathLike) -> bool:
     """Whether a folder holds a SavedModel, itself or in a version folder."""
     try:

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import keras, onnx, saved_model, tflite
-from vitsd_runtime.formats.archive import FoundSpec
+from vitsd_runtime.formats.archive import FoundSpec, digest_file
 from vitsd_runtime.formats.detect import detect_format
 from vitsd_runtime.spec import Integrity, ModelSpec
+from vitsd_runtime.system.files import identify
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Format, PathLike
 
@@ -57,6 +58,21 @@ def read_spec(path: PathLike, verify: bool = True) -> ModelSpec | None:
     if verify:
         _verify(path, store, found, spec.integrity)
     return spec
+
+
+def digest_model(path: Path) -> str:
+    """SHA-256 of a model's file; of a SavedModel, that of the names and SHA-256s of its files."""
+    if not path.is_dir():
+        return digest_file(path)[1]
+    folder = saved_model.find_saved_model(path)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    lines = (f"{digest_file(file)[1]}  {file.relative_to(folder).as_posix()}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def model_identity(path: Path) -> tuple[int, ...]:
+    """:func:`identify` of a model's file; of a SavedModel's graph."""
+    return identify(saved_model.find_graph(path) if path.is_dir() else path)
 
 
 def _parse(path: Path, found: FoundSpec) -> ModelSpec:
