@@ -55,7 +55,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli/", "serving/"),
         ("release/",),
         ("benchmark", "verification", "accuracy"),
-        ("classifier", "live/", "sharding"),
+        ("classifier", "live/", "sharding", "batch/"),
         ("engines/",),
         ("formats/", "images/", "models/", "structure/"),
         ("spec/", "system/"),

@@ -16,6 +16,8 @@ ResizeMode = Literal["stretch", "crop"]
 """How a photo of any size becomes the model's input size: the whole image, or its center."""
 SplitRule = Literal["content", "position"]
 """What decides which images are held out of training, where the data have no such split."""
+ClusterEngine = Literal["ray", "spark"]
+"""What answers many images on several machines: the modules of :mod:`vitsd_runtime.batch`."""
 
 ValueRange = tuple[float, float]
 """The values of an image that become 0 and 255."""
@@ -23,6 +25,7 @@ ValueRange = tuple[float, float]
 FORMATS: tuple[Format, ...] = get_args(Format)
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
+CLUSTER_ENGINES: tuple[ClusterEngine, ...] = get_args(ClusterEngine)
 SPLIT_RULES: tuple[SplitRule, ...] = get_args(SplitRule)
 
 PathLike = Union[str, "os.PathLike[str]"]

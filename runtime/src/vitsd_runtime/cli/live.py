@@ -43,10 +43,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        metavar="FILE",
+        metavar="FILE|DIR",
         help="with --watch: append the answers to FILE, as JSON lines, each exactly once however "
         "the command ends (default: print them, and remember in DIR what was answered); with "
-        "--shard: JSON lines of all its images, once they are complete",
+        "--shard: JSON lines of all its images, once they are complete; with --engine: the folder "
+        "of the answers",
     )
 
 
@@ -61,7 +62,7 @@ def is_asked_for(arguments: argparse.Namespace) -> bool:
         raise UsageError("`every` belongs to `camera` and `watch`.")
     sharded = arguments.shard is not None
     if arguments.output is not None and not (watch or sharded):
-        raise UsageError("`output` belongs to `watch` and `shard`.")
+        raise UsageError("`output` belongs to `watch`, `shard` and `engine`.")
     if sharded and (watch or camera):
         raise UsageError("`shard` is for images that are named, not for `camera` and `watch`.")
     if arguments.watch == "":  # pathlib takes it for the current folder

@@ -19,7 +19,7 @@ from vitsd_runtime.classifier import (
     Classifier,
     Prediction,
 )
-from vitsd_runtime.cli import app, live, options, output, shard
+from vitsd_runtime.cli import app, cluster, live, options, output, shard
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
@@ -46,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] [MODEL] IMAGE|DIR ...\n"
         "       %(prog)s [options] [MODEL] --camera [N|URL|FILE]\n"
         "       %(prog)s [options] [MODEL] --watch DIR\n"
-        "       %(prog)s [options] [MODEL] IMAGE|DIR ... --shard I/N --output FILE",
+        "       %(prog)s [options] [MODEL] IMAGE|DIR ... --shard I/N --output FILE\n"
+        "       %(prog)s [options] [MODEL] SOURCE ... --engine ray|spark --output DIR",
         description="Classify images with an exported model.",
     )
     parser.add_argument(
@@ -103,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="classify the I-th of N shares of the images, on one of N machines; needs --output",
     )
+    cluster.add_options(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per image and line")
     form.add_argument("--csv", action="store_true", help=f"CSV: {', '.join(output.CSV_COLUMNS)}")
@@ -115,6 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    if cluster.is_asked_for(arguments):
+        _answer_on_cluster(arguments)
+        return 0
     if live.is_asked_for(arguments):
         live.run(_load(_model_alone(arguments.model, arguments.images), arguments), arguments)
         return 0
@@ -155,6 +160,13 @@ def _show_answers(
     if failed:
         print(f"vitsd-predict: {failed} of {count} images failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _answer_on_cluster(arguments: argparse.Namespace) -> None:
+    model, sources = _take_model(arguments.model, arguments.images)
+    arguments.num_threads = arguments.num_threads or 1  # workers are many
+    classifier = _load(_bundled() if model is None else Path(model), arguments)
+    cluster.run(classifier, sources, arguments)
 
 
 def _load(model: Path, arguments: argparse.Namespace) -> Classifier:

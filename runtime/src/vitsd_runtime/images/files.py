@@ -155,12 +155,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_image(path: Path) -> bool:
-    ending = path.suffix.lower()
+def is_image_name(name: str) -> bool | None:
+    """Whether a file of this name is taken for an image; None: its first bytes say so."""
+    ending = Path(name).suffix.lower()
     if ending in ENDINGS:
         return True
-    if ending in _NOT_OPENED or path.name.endswith("~"):
-        return False
+    return False if ending in _NOT_OPENED or name.endswith("~") else None
+
+
+def _is_image(path: Path) -> bool:
+    by_name = is_image_name(path.name)
+    if by_name is not None:
+        return by_name
     with open(path, "rb") as file:
         return image_kind(file.read(HEAD_BYTES)) is not None
 

@@ -1,0 +1,124 @@
+"""What a worker does at once: some images, and where they are."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Union
+
+from vitsd_runtime.batch.storage import explained, is_remote, locate, need_pyarrow, open_remote
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.images.reading import is_url, read_encoded
+from vitsd_runtime.system.text import first_line, printable
+
+Content = Union[str, bytes, VitsdError]
+"""Of an image: its path, its bytes, or why it can't be read."""
+
+_READERS = 8
+"""Images of an object store that are read at once: each takes long, and little work."""
+_ROWS = 16
+"""Of a table that are read at once: images may be large."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images that are answered together, and become one part of the result."""
+
+    names: tuple[str, ...]
+    """What the result calls them: paths and URLs, or what a table says."""
+    folder: str = ""
+    """Path or URL from which relative names lead to the images."""
+    table: str = ""
+    """Path or URL of the Parquet file that holds the images themselves; "": they are files."""
+    column: str = ""
+    row_group: int = 0
+    rows: tuple[int, ...] = ()
+    """Of the row group, one for each name."""
+
+    def to_json(self) -> str:
+        """ASCII: names of files need not be valid text."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Chunk:
+        """What :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        return cls(**{**fields, "names": tuple(fields["names"]), "rows": tuple(fields["rows"])})
+
+    def part(self) -> str:
+        """The name of its part of the result: the same for the same images."""
+        return f"part-{hashlib.sha256(self.to_json().encode()).hexdigest()[:32]}.parquet"
+
+    def images(self) -> Iterator[tuple[str, Content]]:
+        """Each name with its image, in order; memory does not grow with their number.
+
+        Raises:
+            VitsdError: the table can't be read.
+        """
+        if self.table:
+            return zip(self.names, self._from_table())
+        places = ((name, self._place(name)) for name in self.names)
+        if any(is_remote(self._place(name)) for name in self.names):
+            return _read_remote(places)
+        return places
+
+    def _place(self, name: str) -> str:
+        return name if not self.folder or is_url(name) else os.path.join(self.folder, name)
+
+    def _from_table(self) -> Iterator[Content]:
+        wanted, first = iter((*self.rows, -1)), 0
+        row = next(wanted)
+        with open_table(self.table) as table:
+            for batch in table.iter_batches(
+                _ROWS, row_groups=[self.row_group], columns=[self.column], use_threads=False
+            ):
+                values = need_pyarrow().Table.from_batches([batch]).flatten().column(0)
+                while first <= row < first + len(values):
+                    content = values[row - first].as_py()
+                    yield content or VitsdError("The table holds no image here.")
+                    row = next(wanted)
+                first += len(values)
+
+
+@contextlib.contextmanager
+def open_table(name: str) -> Iterator[Any]:
+    """A ``pyarrow.parquet.ParquetFile``, open.
+
+    Raises:
+        VitsdError: it can't be read.
+    """
+    place = locate(name)
+    arrow = need_pyarrow()
+    with explained(name):
+        try:
+            with arrow.parquet.ParquetFile(place.path, filesystem=place.system) as table:
+                yield table
+        except arrow.ArrowException as error:
+            raise VitsdError(
+                f"{printable(name)} can't be read as a Parquet file: {first_line(error)}"
+            ) from error
+
+
+def _read_remote(places: Iterator[tuple[str, str]]) -> Iterator[tuple[str, Content]]:
+    with ThreadPoolExecutor(_READERS) as readers:
+        while some := list(itertools.islice(places, _READERS)):
+            yield from zip(
+                [name for name, _ in some], readers.map(_content, [place for _, place in some])
+            )
+
+
+def _content(place: str) -> Content:
+    if not is_remote(place):
+        return place
+    try:
+        with open_remote(place) as file:
+            return read_encoded(file)
+    except VitsdError as error:
+        return error

@@ -1,0 +1,222 @@
+"""Which images are meant, and how they are divided into chunks: the same way each time."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vitsd_runtime.batch.answers import as_text
+from vitsd_runtime.batch.chunks import Chunk, open_table
+from vitsd_runtime.batch.storage import Place, explained, is_on_web, locate, need_pyarrow
+from vitsd_runtime.errors import UsageError
+from vitsd_runtime.images.files import find_images, is_hidden, is_image_name, scan_images
+from vitsd_runtime.images.kinds import HEAD_BYTES, image_kind
+from vitsd_runtime.system.text import first_few, printable
+
+_TABLE = ".parquet"
+_MIN_CHUNK, _MAX_CHUNK = 16, 1024
+"""Images: fewer are not worth a file, and more are much to do again where a worker is lost."""
+_CHUNKS = 256
+"""That there should be, so that many workers have something to do until the end."""
+_MAX_VALUES = 10**6
+"""Classes of all images of a chunk, which are in memory together: some 100 MB."""
+
+_log = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """What is to be done."""
+
+    chunks: list[Chunk]
+    images: int
+    """In the chunks."""
+    done: int
+    """Images that were in the result already."""
+    repeated: int
+    """Names that came once more; each is answered once."""
+
+
+def make_plan(sources: Sequence[str], done: set[str], top_k: int) -> Plan:
+    """Divide the images that are not done yet into chunks.
+
+    Args:
+        sources: paths and URLs of images, of folders of them and of Parquet files, and patterns.
+        done: names in the result.
+        top_k: classes of each answer.
+
+    Raises:
+        UsageError: there is nothing at one of them, or no image.
+        VitsdError: something can't be read.
+    """
+    found = list(_groups(sources))
+    seen: set[str] = set()
+    groups = [_without(group, seen) for group in found]
+    total = len(seen)
+    size = min(max(-(-total // _CHUNKS), _MIN_CHUNK), _MAX_CHUNK, max(_MAX_VALUES // top_k, 1))
+    cut = [_select(group, range(i, i + size)) for group in groups for i in _starts(group, size)]
+    chunks = [chunk for chunk in (_not_done(chunk, done) for chunk in cut) if chunk.names]
+    images = sum(len(chunk.names) for chunk in chunks)
+    repeated = sum(len(group.names) for group in found) - total
+    return Plan(chunks, images, total - images, repeated)
+
+
+def _without(group: Chunk, seen: set[str]) -> Chunk:
+    """The images whose names were not seen before; they are from now on."""
+    new = []
+    for i, name in enumerate(group.names):
+        if name not in seen:
+            seen.add(name)
+            new.append(i)
+    if group.table and len(new) < len(group.names):
+        raise UsageError(
+            f"The names of images in {printable(group.table)} are not all different: its column "
+            "`path` must hold another one for each, or be left out."
+        )
+    return _select(group, new)
+
+
+def _not_done(chunk: Chunk, done: set[str]) -> Chunk:
+    return _select(chunk, [i for i, name in enumerate(chunk.names) if as_text(name) not in done])
+
+
+def _select(chunk: Chunk, places: Sequence[int]) -> Chunk:
+    places = [i for i in places if i < len(chunk.names)]
+    rows = tuple(chunk.rows[i] for i in places) if chunk.rows else ()
+    return replace(chunk, names=tuple(chunk.names[i] for i in places), rows=rows)
+
+
+def _starts(group: Chunk, size: int) -> range:
+    return range(0, len(group.names), size)
+
+
+def _groups(sources: Sequence[str]) -> Iterator[Chunk]:
+    """All images: those of files together, those of each row group of a table."""
+    files: list[str] = []
+    for source in sources:
+        for name in _expand(source):
+            if name.lower().endswith(_TABLE):
+                yield from _table_groups(name)
+            else:
+                files.append(name)
+    yield Chunk(tuple(files))
+
+
+def _expand(source: str) -> list[str]:
+    """The images and tables that are meant: absolute paths and URLs."""
+    if is_on_web(source):
+        return [source]
+    place = locate(source)
+    if place.system is None:
+        return _expand_local(place.path)
+    return [f"{place.prefix}{path}" for path in _expand_remote(source, place)]
+
+
+def _expand_local(path: str) -> list[str]:
+    if os.path.isdir(path):
+        return _in_folder(path)
+    if os.path.lexists(path):
+        return [path]
+    matches = sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise _nothing_at(path)
+    found = (_in_folder(match) if os.path.isdir(match) else [match] for match in matches)
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
+def _in_folder(path: str) -> list[str]:
+    scan = scan_images(path)
+    if not scan.files:
+        tables = sorted(map(str, Path(path).rglob(f"*{_TABLE}")))
+        return tables or list(map(str, find_images(path).files))  # which says what there is
+    if left_out := scan.describe():
+        _log.info("%s: %s", printable(path), left_out)
+    return list(map(str, scan.files))
+
+
+def _expand_remote(source: str, place: Place) -> list[str]:
+    system, path, _ = place
+    fs = need_pyarrow().fs
+    folder = path
+    with explained(source):
+        (info,) = system.get_file_info([path])
+        if info.is_file:
+            return [path]
+        if info.type == fs.FileType.NotFound:
+            folder = re.split(r"/[^/]*[*?[]", path)[0]
+            if folder == path:
+                raise _nothing_at(source)
+        below = system.get_file_info(fs.FileSelector(folder, recursive=True))
+    files = sorted(info.path for info in below if info.is_file)
+    if folder != path:
+        chosen = [file for file in files if re.fullmatch(_pattern(path), file)]
+    else:
+        inside = [file for file in files if not any(map(is_hidden, file[len(path) :].split("/")))]
+        chosen = [file for file in inside if _is_remote_image(file, system)]
+        chosen = chosen or [file for file in inside if file.endswith(_TABLE)]
+    if not chosen:
+        raise _nothing_at(source)
+    return chosen
+
+
+def _is_remote_image(path: str, system: Any) -> bool:
+    by_name = is_image_name(path.rsplit("/", 1)[-1])
+    if by_name is not None or path.endswith(_TABLE):
+        return bool(by_name)
+    with explained(path), system.open_input_stream(path) as file:
+        return image_kind(file.read(HEAD_BYTES)) is not None
+
+
+def _pattern(path: str) -> str:
+    """What a shell means by ``**/``, ``*`` and ``?``, as a regular expression."""
+    words = {"**/": "(.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", path)
+    return "".join(words.get(part, re.escape(part)) for part in parts)
+
+
+def _nothing_at(source: str) -> UsageError:
+    return UsageError(f"There is no image, folder or table at {printable(source)}.")
+
+
+def _table_groups(table: str) -> Iterator[Chunk]:
+    with open_table(table) as opened:
+        names, images = _columns(opened.schema_arrow, table)
+        before = 0
+        for i in range(opened.num_row_groups):
+            count = opened.metadata.row_group(i).num_rows
+            given = [None] * count
+            if names is not None:
+                read = opened.read_row_group(i, columns=[names]).flatten()
+                given = read.column(0).to_pylist()
+            numbered = tuple(name or f"{table}#{before + k}" for k, name in enumerate(given))
+            if images is None:
+                yield Chunk(numbered, folder=table.rpartition("/")[0])
+            else:
+                rows = tuple(range(count))
+                yield Chunk(numbered, table=table, column=images, row_group=i, rows=rows)
+            before += count
+
+
+def _columns(schema: Any, table: str) -> tuple[str | None, str | None]:
+    """The columns with names and with the content of images, if there are such."""
+    types = need_pyarrow().types
+    flat = {}
+    for field in schema:
+        inner = field.type if types.is_struct(field.type) else ()
+        flat.update({f"{field.name}.{child.name}": child.type for child in inner})
+        flat[field.name] = field.type
+    binary = [n for n, t in flat.items() if types.is_binary(t) or types.is_large_binary(t)]
+    strings = [n for n, t in flat.items() if types.is_string(t) or types.is_large_string(t)]
+    names = [name for name in strings if name.split(".")[-1] == "path"]
+    if len(binary) > 1 or not (binary or names):
+        raise UsageError(
+            f"{printable(table)} must have one column of images as bytes, or one of strings that "
+            f"is called path; it has {first_few(list(flat))}."
+        )
+    return next(iter(names), None), next(iter(binary), None)
