@@ -145,6 +145,10 @@ def test_rows_are_the_answers_and_bad_images_are_rows_too(classifier, photos):
         (["x.png", "--engine", "ray", "--output", "r", "--csv"], "--csv is for answers that are"),
         (["--watch", "d", "--engine", "ray", "--output", "r"], "--watch and --engine exclude"),
         (["--camera", "--engine", "spark", "--output", "r"], "--camera and --engine exclude"),
+        (
+            ["x", "--shard", "1/2", "--engine", "ray", "--output", "r"],
+            "--shard and --engine exclude",
+        ),
         (["--engine", "ray", "--output", "r"], "There is nothing to classify"),
         (["-", "--engine", "ray", "--output", "r"], "named by paths and URLs"),
         (["x.png", "--engine", "dask", "--output", "r"], "invalid choice"),

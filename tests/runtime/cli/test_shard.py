@@ -191,7 +191,7 @@ def test_a_file_of_something_else_is_left_alone(run, tmp_path, content):
         (("--shard", "1/2\n", "--output", "o"), "must be I/N"),
         (("--shard", "\u0661/\u0662", "--output", "o"), "must be I/N"),
         (("--shard", "1/99999999", "--output", "o"), "must be I/N"),
-        (("--output", "o"), "--output belongs to --watch and --shard"),
+        (("--output", "o"), "--output belongs to --watch, --shard and --engine"),
     ],
 )
 def test_misuse_is_told_and_writes_nothing(run, tmp_path, words, said):
