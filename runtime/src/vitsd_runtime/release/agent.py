@@ -16,11 +16,20 @@ from typing import cast
 import vitsd_runtime
 from vitsd_runtime.engines.load import installed_package, packages_of
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.formats.archive import digest_file
 from vitsd_runtime.release import envelope
 from vitsd_runtime.release.download import Host
 from vitsd_runtime.release.rollout import choose
-from vitsd_runtime.release.statements import ENDINGS, Index, Release, ReleasedFile, read_index
-from vitsd_runtime.release.store import Installed, Store, digest
+from vitsd_runtime.release.statements import (
+    ENDINGS,
+    FILES,
+    INDEX,
+    Index,
+    Release,
+    ReleasedFile,
+    read_index,
+)
+from vitsd_runtime.release.store import Installed, Store
 from vitsd_runtime.release.trial import try_model
 from vitsd_runtime.spec.model_spec import SCHEMA_VERSION
 from vitsd_runtime.system.json_files import parse_json
@@ -28,10 +37,6 @@ from vitsd_runtime.system.text import printable, why
 from vitsd_runtime.types import Format
 
 _log = logging.getLogger(__name__)
-INDEX = "index.json"
-"""In a host's folder."""
-FILES = "files"
-"""In a host's folder: files that are named after their SHA-256."""
 _CHECK_SECONDS = 120
 _BEHIND = 86400
 """Seconds by which a clock may be behind the publisher's without a word."""
@@ -236,7 +241,7 @@ def _fetch(host: Host, store: Store, release: Release, file: ReleasedFile) -> In
                 os.unlink(part)  # the device needs its disk
             error.filename = str(store.folder)
             raise
-        if digest(part) == (file.size, file.sha256):
+        if digest_file(part) == (file.size, file.sha256):
             return store.add(release, file, part)
         os.unlink(part)  # and again from its beginning, which was from before a power cut
     raise VitsdError(

@@ -13,12 +13,14 @@ from typing import Any
 from vitsd_runtime.engines.load import packages_of
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import detect_format, require_spec
+from vitsd_runtime.formats.archive import digest_file
 from vitsd_runtime.release import envelope
-from vitsd_runtime.release.agent import FILES, INDEX
 from vitsd_runtime.release.keys import encode, public_of
 from vitsd_runtime.release.statements import (
     CHANNEL,
     ENDINGS,
+    FILES,
+    INDEX,
     Index,
     Release,
     ReleasedFile,
@@ -27,7 +29,6 @@ from vitsd_runtime.release.statements import (
     read_release,
     to_dict,
 )
-from vitsd_runtime.release.store import digest
 from vitsd_runtime.system.files import atomic_write, write_text
 from vitsd_runtime.system.json_files import read_json
 from vitsd_runtime.system.text import printable
@@ -218,7 +219,7 @@ def _describe(path: Path) -> ReleasedFile:
     old = format == "tflite" and not target.startswith("tflite-runtime")
     engines = [name for name in packages_of(format) if not (old and name == _NOT_OLD)]
     schema = spec.to_dict()["schema_version"]
-    size, sha256 = digest(path)
+    size, sha256 = digest_file(path)
     return ReleasedFile(path.name, size, sha256, format, tuple(engines), schema)
 
 
@@ -230,7 +231,7 @@ def _beside(path: PathLike, release: Release) -> Iterator[tuple[Path, ReleasedFi
 def _compare(path: Path, file: ReleasedFile) -> None:
     if not path.is_file():
         raise VitsdError(f"There is no {printable(path)}, which is in the release.")
-    if digest(path) != (file.size, file.sha256):
+    if digest_file(path) != (file.size, file.sha256):
         raise VitsdError(f"{printable(path)} is not the file that was signed.")
 
 

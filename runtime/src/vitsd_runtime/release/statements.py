@@ -29,6 +29,10 @@ _FILE_NAME = re.compile(r"[^\W_][\w.-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RUNTIME = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 _PACKAGE = re.compile(r"[A-Za-z]\w{0,99}")
+INDEX = "index.json"
+"""In a host's folder."""
+FILES = "files"
+"""In a host's folder: files that are named after their SHA-256."""
 ENDINGS = {"tflite": ".tflite", "onnx": ".onnx"}
 """Of the formats that can be released: those of one file."""
 

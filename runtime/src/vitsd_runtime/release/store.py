@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.formats.archive import digest_file
 from vitsd_runtime.release.statements import ENDINGS, MAX_VERSION, Release, ReleasedFile
 from vitsd_runtime.system.files import atomic_write, locked, remove, sync_folder, write_text
 from vitsd_runtime.system.json_files import read_json
@@ -84,7 +84,7 @@ class Installed:
     def intact(self) -> bool:
         """Whether the file is what was installed."""
         with contextlib.suppress(OSError):
-            return digest(self.path) == (self.size, self.sha256)
+            return digest_file(self.path) == (self.size, self.sha256)
         return False
 
 
@@ -279,16 +279,6 @@ class Store:
         for folder in self._versions.iterdir():
             if folder.name.isdecimal() and folder.name.isascii():
                 yield int(folder.name)
-
-
-def digest(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file."""
-    sha256, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            sha256.update(piece)
-            size += len(piece)
-    return size, sha256.hexdigest()
 
 
 def _state_of(content: Any) -> State:

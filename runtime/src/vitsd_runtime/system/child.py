@@ -10,8 +10,8 @@ from importlib import import_module
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.text import printable
 
-MAX_SECONDS = 60
-MAX_BYTES = 4 << 30
+_MAX_SECONDS = 60
+_MAX_BYTES = 4 << 30
 """Of address space, of which engines reserve much and use little."""
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[3:]; "
@@ -20,7 +20,7 @@ _CHILD = (
 
 
 def run_in_child(
-    module: str, argument: str, content: bytes = b"", seconds: float = MAX_SECONDS
+    module: str, argument: str, content: bytes = b"", seconds: float = _MAX_SECONDS
 ) -> str | None:
     """Call ``main(argument)`` of a module in a new process.
 
@@ -53,7 +53,7 @@ def main(module: str, argument: str) -> None:
     with contextlib.suppress(ImportError):  # not on Windows
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         work(argument)
