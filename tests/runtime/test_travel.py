@@ -13,6 +13,7 @@ import pytest
 
 from vitsd_runtime import Classifier, UsageError, VitsdError
 from vitsd_runtime.engines import travel
+from vitsd_runtime.formats import write_spec
 
 MODELS = Path(__file__).parent / "data" / "schema1"
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
@@ -124,6 +125,20 @@ def test_all_that_come_to_a_process_share_one_engine(classifier):
         thread.join()
     assert len(set(map(id, engines))) == 1
     assert classifier.engine is not engines[0]
+
+
+def test_a_fingerprint_is_that_of_all_that_answers_depend_on(classifier, model, tmp_path):
+    other = Path(shutil.copy(model, tmp_path / "other.tflite"))
+    write_spec(other, classifier.spec.replace(name="other"))
+    spec = classifier.spec.replace(class_names=tuple("abcdefghij"))
+    found = [
+        classifier,
+        Classifier.load(model, num_threads=1),
+        Classifier.load(model, num_threads=1, min_confidence=0.25, spec=spec),
+        Classifier.load(other, num_threads=1, min_confidence=0.25, spec=classifier.spec),
+    ]
+    assert len({str(each.fingerprint()) for each in found}) == 4
+    assert pickle.loads(pickle.dumps(classifier)).fingerprint() == classifier.fingerprint()
 
 
 def test_what_was_made_by_hand_is_not_sent(classifier):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,6 +174,19 @@ class Classifier:
             VitsdError: it was changed or removed since it was loaded.
         """
         return str(self._travelling().sha256)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What answers depend on, beside the options of a call; can be JSON.
+
+        Raises:
+            VitsdError: the model was changed or removed since it was loaded.
+        """
+        spec = hashlib.sha256(self.spec.to_json().encode()).hexdigest()
+        return {
+            "model_sha256": self.sha256,
+            "spec_sha256": spec,  # not always the model's own
+            "min_confidence": self.min_confidence,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: no engine.

@@ -81,11 +81,7 @@ def classify(
     """
     need_package(engine, *_MODULES[engine])
     options = options or Options()
-    made_with = {
-        **dataclasses.asdict(options),
-        "min_confidence": classifier.min_confidence,
-        "model_sha256": classifier.sha256,
-    }
+    made_with = {**dataclasses.asdict(options), **classifier.fingerprint()}
     results = Results(output, made_with)
     plan = make_plan(sources, results.done(), options.top_k)
     if plan.repeated:

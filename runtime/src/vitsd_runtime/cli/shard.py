@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import shutil
 import sys
@@ -15,7 +14,6 @@ from typing import Any, Union
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.cli import output
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.formats.archive import digest_file
 from vitsd_runtime.live.answers import DEADLY, MAX_TRIES, Answers, open_to_append
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.json_files import read_json
@@ -160,16 +158,8 @@ def _answer(
 
 def _describe_job(classifier: Classifier, arguments: argparse.Namespace) -> dict[str, Any]:
     """What answers depend on; those of another job are not continued."""
-    model = hashlib.sha256(classifier.spec.to_json().encode())
-    if classifier.path.is_file():
-        model.update(digest_file(classifier.path)[1].encode())
     options = {name: getattr(arguments, name) for name in ("top_k", "tta", "resize_mode")}
-    return {
-        "shard": str(arguments.shard),
-        "model": model.hexdigest(),
-        "min_confidence": classifier.min_confidence,
-        **options,
-    }
+    return {"shard": str(arguments.shard), **classifier.fingerprint(), **options}
 
 
 def _check_job(path: Path, job: Mapping[str, Any], begun: bool) -> None:
