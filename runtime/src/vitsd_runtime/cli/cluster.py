@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.cli import options, output
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _WORKERS = Option("workers", int, at_least=1, at_most=100_000)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of work on a cluster."""
-    parser.add_argument(
+def add_options(parser: argparse.ArgumentParser, modes: Any) -> None:
+    """The options of work on a cluster; those that exclude other modes go to ``modes``."""
+    modes.add_argument(
         "--engine",
         choices=CLUSTER_ENGINES,
         help="answer many images on Ray or Spark, into Parquet files in the folder of --output; "
@@ -50,13 +50,7 @@ def is_asked_for(arguments: argparse.Namespace) -> bool:
         UsageError: options that do not belong together.
     """
     if arguments.engine is None:
-        for name in ("address", "workers"):
-            if getattr(arguments, name) is not None:
-                raise UsageError(f"`{name}` belongs to `engine`.")
         return False
-    for name in ("camera", "watch", "every", "shard"):
-        if getattr(arguments, name) is not None:
-            raise UsageError(f"`{name}` and `engine` exclude each other.")
     if arguments.csv:
         raise UsageError("`csv` is for answers that are printed: with `engine` they are Parquet.")
     if not arguments.output:

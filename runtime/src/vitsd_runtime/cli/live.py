@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.cli import options
@@ -21,17 +22,16 @@ from vitsd_runtime.validation import Option
 _EVERY = Option("seconds", float, at_least=0, at_most=86_400)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of what comes by and by."""
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
+def add_options(parser: argparse.ArgumentParser, modes: Any) -> None:
+    """The options of what comes by and by; those that exclude other modes go to ``modes``."""
+    modes.add_argument(
         "--camera",
         nargs="?",
         const="0",
         metavar="N|URL|FILE",
         help="classify what a camera shows (default: 0), a stream, or every frame of a video file",
     )
-    source.add_argument(
+    modes.add_argument(
         "--watch", metavar="DIR", help="classify the images of a folder, and new ones as they come"
     )
     parser.add_argument(
@@ -40,14 +40,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="with --camera: between two answers (default: as many as can be); with --watch: "
         "between two looks into the folder (default: 1)",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE|DIR",
-        help="with --watch: append the answers to FILE, as JSON lines, each exactly once however "
-        "the command ends (default: print them, and remember in DIR what was answered); with "
-        "--shard: JSON lines of all its images, once they are complete; with --engine: the folder "
-        "of the answers",
     )
 
 
@@ -58,13 +50,6 @@ def is_asked_for(arguments: argparse.Namespace) -> bool:
         UsageError: options that do not belong together.
     """
     watch, camera = arguments.watch is not None, arguments.camera is not None
-    if arguments.every is not None and not (watch or camera):
-        raise UsageError("`every` belongs to `camera` and `watch`.")
-    sharded = arguments.shard is not None
-    if arguments.output is not None and not (watch or sharded):
-        raise UsageError("`output` belongs to `watch`, `shard` and `engine`.")
-    if sharded and (watch or camera):
-        raise UsageError("`shard` is for images that are named, not for `camera` and `watch`.")
     if arguments.watch == "":  # pathlib takes it for the current folder
         raise UsageError("`watch` is empty: is it that of an unset variable?")
     if arguments.csv and (watch or camera):

@@ -35,6 +35,13 @@ from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, UInt8Array
 
 _RENAMED = {**options.RENAMED, "--fit": "--resize-mode"}
+_BELONGS_TO = {
+    "every": ("camera", "watch"),
+    "output": ("watch", "shard", "engine"),
+    "address": ("engine",),
+    "workers": ("engine",),
+}
+"""Options that mean nothing without one of these."""
 _LEVELS_OF_12_BITS = 16
 """That are left when values of 12 bits are taken for 16 and brought to 8."""
 
@@ -97,14 +104,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options.add_num_threads_option(parser)
     options.add_model_options(parser)
-    live.add_options(parser)
-    parser.add_argument(
+    modes = parser.add_mutually_exclusive_group()
+    live.add_options(parser, modes)
+    modes.add_argument(
         "--shard",
         type=_shard,
         metavar="I/N",
         help="classify the I-th of N shares of the images, on one of N machines; needs --output",
     )
-    cluster.add_options(parser)
+    cluster.add_options(parser, modes)
+    parser.add_argument(
+        "--output",
+        metavar="FILE|DIR",
+        help="with --watch: append the answers to FILE, as JSON lines, each exactly once however "
+        "the command ends (default: print them, and remember in DIR what was answered); with "
+        "--shard: JSON lines of all its images, once they are complete; with --engine: the folder "
+        "of the answers",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per image and line")
     form.add_argument("--csv", action="store_true", help=f"CSV: {', '.join(output.CSV_COLUMNS)}")
@@ -117,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    _check_together(arguments)
     if cluster.is_asked_for(arguments):
         _answer_on_cluster(arguments)
         return 0
@@ -142,6 +159,16 @@ def _main(arguments: argparse.Namespace) -> int:
         return _show_answers(answer_all(sources, load), len(sources), arguments)
     shard.answer_shard(classifier, sources, arguments, load, answer_all)
     return 0
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for an option without one of those that it belongs to."""
+    for name, owners in _BELONGS_TO.items():
+        alone = all(getattr(arguments, each) is None for each in owners)
+        if alone and getattr(arguments, name) is not None:
+            *others, last = (f"`{owner}`" for owner in owners)
+            listed = f"{', '.join(others)} and {last}" if others else last
+            raise UsageError(f"`{name}` belongs to {listed}.")
 
 
 def _show_answers(
