@@ -11,10 +11,10 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 PROJECTS := pyproject.toml runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-lowest test-cluster test-servers fuzz soak format lint typecheck docs bench arm64 dist clean
+.PHONY: help demo test test-fast test-lowest test-cluster test-batch test-distributed test-servers fuzz soak format lint typecheck docs bench arm64 dist clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed  ## train on handwritten digits, export, check, predict
 	$(RUN) tools/demo.py
@@ -28,11 +28,15 @@ test-fast: $(VENV)/.installed-tests  ## what is not marked slow, for the inner l
 test-lowest: $(VENV)/.installed  ## with the lowest versions that we allow; LOWEST_ARGS="--only litert --python python3.10"
 	$(RUN) tools/lowest.py $(LOWEST_ARGS)
 
-test-cluster: $(VENV)-cluster/.installed $(VENV)/.installed-tests test-servers  ## with real Ray and Spark (Java 17), and JAX in several processes, on this machine; CLUSTER_ARGS="-k spark"
-	$(VENV)-cluster/bin/python -m pytest -m cluster $(CLUSTER_ARGS)
-	$(RUN) -m pytest -m cluster tests/vitsd/training $(CLUSTER_ARGS)
+test-cluster: test-batch test-distributed test-servers  ## what is marked cluster: the next three targets
 
-test-servers: $(VENV)/.installed-tests $(VENV)-servers/.installed  ## exported models in other model servers, and their schemas
+test-batch: $(VENV)-cluster/.installed  ## batches on real Ray and Spark, which needs Java 17; BATCH_ARGS="-k spark"
+	$(VENV)-cluster/bin/python -m pytest -m cluster tests/runtime/batch $(BATCH_ARGS)
+
+test-distributed: $(VENV)/.installed-tests  ## training in several processes
+	$(RUN) -m pytest -m cluster tests/vitsd/training
+
+test-servers: $(VENV)/.installed-tests $(VENV)-servers/.installed  ## exported folders with other model servers, and their schemas
 	VITSD_TEST_SERVERS=$(VENV)-servers $(BIN)/python -m pytest -m cluster tests/export/layouts
 
 fuzz: $(VENV)/.installed  ## hostile inputs of every kind; FUZZ_ARGS="--inputs 20000 --seconds 3600 --only tflite,onnx"
