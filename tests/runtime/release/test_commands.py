@@ -109,7 +109,7 @@ def test_keys_that_the_first_key_names_sign(host, command_here):
     for name in ("builder", "online"):
         command_here("vitsd-release", "keygen", host / name)
     statement = host / "keys.json"
-    words = ["--release-version", 1, "--key", host / "key", "--output", statement]
+    words = ["--keys-version", 1, "--key", host / "key", "--output", statement]
     words += ["--release-key", host / "builder.pub", "--index-key", host / "online.pub"]
     assert command_here("vitsd-release", "delegate", *words).returncode == 0
     release = host / "new.release.json"

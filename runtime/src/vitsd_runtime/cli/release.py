@@ -58,7 +58,7 @@ def _add_sign(parser: argparse.ArgumentParser) -> None:
     )
     _add_key(parser)
     parser.add_argument("--channel", required=True, metavar="NAME", help="the devices' channel")
-    _add_version_number(parser)
+    _add_version_number(parser, "release")
     parser.add_argument(
         "--needs-runtime",
         default="0",
@@ -88,7 +88,7 @@ def _sign(arguments: argparse.Namespace) -> None:
 
 def _add_delegate(parser: argparse.ArgumentParser) -> None:
     _add_key(parser, "the private key that the devices know")
-    _add_version_number(parser)
+    _add_version_number(parser, "keys")
     for what in ("release", "index"):
         parser.add_argument(
             f"--{what}-key",
@@ -103,7 +103,7 @@ def _add_delegate(parser: argparse.ArgumentParser) -> None:
 
 def _delegate(arguments: argparse.Namespace) -> None:
     sealed = publish.sign_keys(
-        arguments.release_version,
+        arguments.keys_version,
         keys.read_public(arguments.release_key),
         keys.read_public(arguments.index_key),
         arguments.days,
@@ -190,9 +190,9 @@ def _add_trusted(parser: argparse.ArgumentParser, required: bool) -> None:
     )
 
 
-def _add_version_number(parser: argparse.ArgumentParser) -> None:
+def _add_version_number(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
-        "--release-version",
+        f"--{what}-version",
         type=_VERSION,
         required=True,
         metavar="N",

@@ -96,7 +96,7 @@ def sign_release(
 
 
 def sign_keys(
-    release_version: int,
+    keys_version: int,
     release: Collection[bytes],
     index: Collection[bytes],
     days: float,
@@ -105,7 +105,7 @@ def sign_keys(
     """Say, with a key that the devices know, which keys may sign from now on.
 
     Args:
-        release_version: above those of all earlier statements.
+        keys_version: above those of all earlier statements.
         release: public keys that may sign releases.
         index: public keys that may sign indexes.
         days: until it expires.
@@ -115,7 +115,7 @@ def sign_keys(
         The envelope, of JSON's types.
     """
     content = {
-        "version": release_version,
+        "version": keys_version,
         "expires": int(time.time() + days * _DAY),
         "release": list(map(encode, release)),
         "index": list(map(encode, index)),
