@@ -7,15 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 
-from vitsd.cli.options import value_range
+from vitsd.cli.options import SIDE, value_range
 from vitsd_runtime.cli import app
 from vitsd_runtime.cli.options import type_of
-from vitsd_runtime.spec import MAX_SIDE
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES
-from vitsd_runtime.validation import Option
-
-_SIDE = Option("of images, in pixels", int, at_least=1, at_most=MAX_SIDE)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input-size",
         required=True,
-        type=type_of(_SIDE),
+        type=type_of(SIDE),
         metavar="N",
         help="side that images are brought to; vitsd-train takes that of its preset by default",
     )

@@ -10,7 +10,10 @@ from vitsd.data.dataset import ALL, SPLITS
 from vitsd.data.sources import BUILT_IN
 from vitsd_runtime.cli.options import flag_of, positive_int, type_of
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.validation import check_value_range, options
+from vitsd_runtime.spec import MAX_SIDE
+from vitsd_runtime.validation import Option, check_value_range, options
+
+SIDE = Option("of images, in pixels", int, at_least=1, at_most=MAX_SIDE)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

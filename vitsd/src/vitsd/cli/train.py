@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vitsd.backend import load_keras
 from vitsd.cli import distribution
 from vitsd.cli.class_balance import balance_lines
-from vitsd.cli.options import add_field_options, value_range
+from vitsd.cli.options import SIDE, add_field_options, value_range
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
 from vitsd.data.packed import is_packed
@@ -28,17 +28,14 @@ from vitsd_runtime.cli import app
 from vitsd_runtime.cli.options import flag_of, type_of
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED
-from vitsd_runtime.spec import MAX_SIDE
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES
-from vitsd_runtime.validation import Option
 
 if TYPE_CHECKING:
     from vitsd.training.distribution import ProcessGroup
     from vitsd.training.fine_tuning import PretrainedStart
 
 _DEFAULT_PRESET = "vit-small-ds"
-_SIDE = Option("of images, in pixels", int, at_least=1, at_most=MAX_SIDE)
 _NOT_ARCHITECTURE = ("input_size", "num_classes", "activation", "layer_norm_epsilon")
 """Given by the data, or no choice that anyone has asked for."""
 _NOT_REMEMBERED = (
@@ -119,7 +116,7 @@ def _add_architecture_options(parser: argparse.ArgumentParser) -> None:
     add_field_options(group, VitConfig, _NOT_ARCHITECTURE)
     group.add_argument(
         "--input-size",
-        type=type_of(_SIDE),
+        type=type_of(SIDE),
         metavar="N",
         help="side that images of a folder are brought to before training (default: the image "
         "size)",
