@@ -18,7 +18,6 @@ def run(name, halt=0.01, devices=500):
     return simulate(SCENARIOS[name], Fleet(devices, 3600, random), publisher, random)
 
 
-@pytest.mark.slow
 def test_what_does_harm_is_halted_and_mended():
     figures, _ = run("harmful")
     assert figures["halted_after_hours"] is not None
@@ -29,7 +28,6 @@ def test_what_does_harm_is_halted_and_mended():
     assert again == figures
 
 
-@pytest.mark.slow
 def test_without_a_halt_all_devices_try_it():
     figures, table = run("harmful", halt=2.0)
     assert figures["halted_after_hours"] is None
@@ -37,7 +35,6 @@ def test_without_a_halt_all_devices_try_it():
     assert table[-1, 1] > 0.9
 
 
-@pytest.mark.slow
 def test_devices_decide_by_the_agents_rule(monkeypatch):
     monkeypatch.setattr("vitsd_runtime.release.rollout.takes_part", lambda *_: False)
     figures, _ = run("good")

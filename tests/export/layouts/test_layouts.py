@@ -1,6 +1,7 @@
 """Folders for model servers, read with the servers' own schemas where those are installed."""
 
 import struct
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import get_args
 
@@ -216,20 +217,25 @@ def test_requests_to_warm_up_with_are_answered(repositories):
     assert sizes == [1] * 8 + [32]
 
 
-@pytest.fixture(params=[(row, format) for row in LAYOUTS.values() for format in row.formats])
-def folder(request, served, tmp_path):
-    """A folder as an export leaves it, with a stand-in for the model, and its layout."""
-    row, format = request.param
-    folder = tmp_path / served.name
-    model = folder / row.model_path(served.name, format)
+def fill(folder, row, format, served):
+    """Fill a folder as an export does, with a stand-in for the model; returns the model's path."""
+    model = folder / row.model_path(folder.name, format)
     if format == "saved_model":
         model /= "1/saved_model.pb"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"model")
-    for name, content in row.files(served, format).items():
+    for name, content in row.files(replace(served, name=folder.name), format).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    return SimpleNamespace(path=folder, layout=row, model=model)
+    return model
+
+
+@pytest.fixture(params=[(row, format) for row in LAYOUTS.values() for format in row.formats])
+def folder(request, served, tmp_path):
+    """A folder as an export leaves it, and its layout."""
+    row, format = request.param
+    model = fill(tmp_path / "cats", row, format, served)
+    return SimpleNamespace(path=tmp_path / "cats", layout=row, model=model)
 
 
 def test_an_earlier_export_is_ours(folder):
@@ -270,12 +276,13 @@ def test_other_folders_are_not_replaced(trained, tmp_path):
     assert (tmp_path / "digits/notes.md").read_text() == "somebody's"
 
 
-def test_the_command_knows_the_format_and_replaces_what_is_ours(trained, tmp_path, command_here):
+def test_the_command_knows_the_format_and_replaces_what_is_ours(
+    trained, served, tmp_path, command_here
+):
+    model = fill(tmp_path / "digits", LAYOUTS["kserve"], "onnx", served)
     words = (trained / "model.keras", "--layout", "kserve", "--output", tmp_path)
-    for more in ((), ("--overwrite",)):
-        assert command_here("vitsd-export", *words, *more).returncode == 0
+    assert command_here("vitsd-export", *words, "--overwrite").returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
-    model = tmp_path / "digits/storage/digits/1/model.onnx"
     assert read_spec(model).preprocessing_embedded
     refused = command_here("vitsd-export", *words, "--overwrite", "--deploy", tmp_path / "d")
     assert refused.returncode == 2

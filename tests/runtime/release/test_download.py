@@ -45,7 +45,8 @@ def test_a_whole_file_from_a_static_host(serve, send, publisher, device):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_connection_is_taken_up_where_it_broke(serve, send, part, ranges):
+def test_a_cut_connection_is_taken_up_where_it_broke(serve, send, part, ranges, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE", 0.01)
     asked = []
 
     def answer(request):

@@ -22,13 +22,17 @@ from vitsd_runtime import UsageError
 EPOCHS = 8
 
 
+ON_DEMAND = (
+    *(pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)),
+    pytest.mark.skipif(
+        "'cluster' not in config.option.markexpr", reason="make test-distributed runs it"
+    ),
+)
+
+
 def trains(test):
     """Mark a test that does so in several processes: that takes minutes, most of it to compile."""
-    asked_for = "'cluster' not in config.option.markexpr"
-    for mark in (
-        *(pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)),
-        pytest.mark.skipif(asked_for, reason="make test-cluster runs it"),
-    ):
+    for mark in ON_DEMAND:
         test = mark(test)
     return test
 
@@ -145,23 +149,25 @@ def test_a_lost_process_ends_all_and_one_alone_goes_on(data, alone, tmp_path, lo
 
 
 @pytest.mark.slow
-def test_other_options_or_other_images_are_refused_by_all(data, tmp_path):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        pytest.param("options", "learning_rate is null in process 0", marks=ON_DEMAND),
+        ("data", "blocks."),
+    ],
+)
+def test_other_options_or_other_images_are_refused_by_all(data, tmp_path, other, message):
     with np.load(data) as stored:
         arrays = dict(stored)
     arrays["x_train"][0] ^= 1
     (tmp_path / "other").mkdir()
     np.savez(tmp_path / "other" / data.name, **arrays)
-    cases = {
-        "options": ({"options": ["--learning-rate", "0.5"]}, "learning_rate is null in process 0"),
-        "images": ({"data": tmp_path / "other" / data.name}, "blocks."),
-    }
-    for name, (others, message) in cases.items():
-        (tmp_path / name).mkdir()
-        for done in map(finish, start_two(data, tmp_path / name, others=others)):
-            assert done.returncode == 2, done.stderr
-            assert "Process 1 was started differently, or has other files" in done.stderr
-            assert message in done.stderr
-        assert not (tmp_path / name / "0/run").exists()
+    others = {"options": ["--learning-rate", "0.5"], "data": tmp_path / "other" / data.name}
+    for done in map(finish, start_two(data, tmp_path, others={other: others[other]})):
+        assert done.returncode == 2, done.stderr
+        assert "Process 1 was started differently, or has other files" in done.stderr
+        assert message in done.stderr
+    assert not (tmp_path / "0/run").exists()
 
 
 @pytest.mark.slow
