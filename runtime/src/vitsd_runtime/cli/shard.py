@@ -14,8 +14,8 @@ from typing import Any, Union
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.cli import output
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.live.answers import DEADLY, MAX_TRIES, Answers, open_to_append
-from vitsd_runtime.system.files import write_text
+from vitsd_runtime.live.answers import DEADLY, MAX_TRIES, Answers
+from vitsd_runtime.system.files import open_regular, write_text
 from vitsd_runtime.system.json_files import read_json
 from vitsd_runtime.system.signals import hold_signals
 from vitsd_runtime.system.text import printable
@@ -49,7 +49,7 @@ class _ShardAnswers(Answers):
     def learn(self, path: Path) -> None:
         """Take the answers of another file for known."""
         with self._explained():
-            file = open_to_append(path)
+            file = open_regular(path)
             with open(file, "rb"):
                 self._read(file)
 

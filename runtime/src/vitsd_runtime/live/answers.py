@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.system.files import open_regular
 from vitsd_runtime.system.json_files import parse_json
 from vitsd_runtime.system.streams import write_whole
 from vitsd_runtime.system.text import printable, why
@@ -112,9 +112,9 @@ class Answers:
 
     def _open(self) -> None:
         with self._explained(), contextlib.ExitStack() as undo:
-            file = open_to_append(self._path)
+            file = open_regular(self._path, os.O_APPEND)
             undo.callback(os.close, file)
-            lock = open_to_append(self._lock_path)
+            lock = open_regular(self._lock_path, os.O_APPEND)
             undo.callback(os.close, lock)
             self._take_lock(lock)
             self._read(file)
@@ -193,22 +193,6 @@ def _text(value: Any) -> str:
 def answer_line(name: str, content: Mapping[str, Any]) -> bytes:
     """The line of an image."""
     return json.dumps({"image": name, **content}).encode() + b"\n"
-
-
-def open_to_append(path: Path) -> int:
-    """Open a file to append to and to read, made if missing; no link: others may write beside it.
-
-    Raises:
-        OSError: it can't be, or it is no regular file.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for somebody
-    file = os.open(path, flags, 0o644)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError("it is no regular file")
-    return file
 
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:

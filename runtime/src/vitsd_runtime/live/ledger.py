@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitsd_runtime.live.answers import Answers, answer_line, is_at, open_to_append
-from vitsd_runtime.system.files import temporary_folder
+from vitsd_runtime.live.answers import Answers, answer_line, is_at
+from vitsd_runtime.system.files import open_regular, temporary_folder
 from vitsd_runtime.system.streams import write_whole
 
 _SPARE_LINES = 1000
@@ -95,7 +95,7 @@ class Ledger(Answers):
         """Bring the file to what is known, in one step."""
         lines = (answer_line(name, _content(stamp, {})) for name, stamp in self.known.items())
         with self._explained(), temporary_folder(self._path.parent) as folder:
-            file = open_to_append(folder / self._path.name)
+            file = open_regular(folder / self._path.name, os.O_APPEND)
             try:
                 write_whole(file, b"".join(lines))
                 os.replace(folder / self._path.name, self._path)

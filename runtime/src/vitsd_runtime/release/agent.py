@@ -78,7 +78,7 @@ def pull(host: Host, store: Store, policy: Policy) -> str:
     """
     with _noted(store):
         store.state.device = policy.device_id or store.state.device
-        settle(store, policy)
+        _settle(store, policy)
         index = _read_index(host, store, policy)
         found = _choose(index, store, policy)
         if isinstance(found, str):
@@ -94,7 +94,7 @@ def pull(host: Host, store: Store, policy: Policy) -> str:
         return f"{release.channel}: version {release.version} is in use now{before}."
 
 
-def settle(store: Store, policy: Policy) -> None:
+def _settle(store: Store, policy: Policy) -> None:
     """Confirm the version in use, or go back to the one before.
 
     Also after a power cut between the switch and its confirmation.

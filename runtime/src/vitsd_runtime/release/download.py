@@ -20,6 +20,7 @@ from types import FrameType
 from typing import IO, Any, BinaryIO
 
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.system.files import open_regular
 from vitsd_runtime.system.text import printable, why
 
 _log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Host:
             OSError: the disk is full.
         """
         url, idle = self._url + name, 0
-        with self._limited(), _open_part(target) as file:
+        with self._limited(), open(open_regular(target), "r+b") as file:
             for _ in range(_TRIES):
                 before = file.seek(0, os.SEEK_END)
                 if before > size:
@@ -270,14 +271,6 @@ def _open_file(url: str, start: int) -> Iterator[_FileAnswer]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise VitsdError(f"{printable(path)} is no file.")
         yield _FileAnswer(file, start)
-
-
-@contextlib.contextmanager
-def _open_part(path: Path) -> Iterator[BinaryIO]:
-    """A file to read and write, made if missing; no link."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(os.open(path, flags, 0o644), "r+b") as file:
-        yield file
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,25 @@ def _sync(path: Path) -> None:
         elif file.is_file():
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
+
+
+def open_regular(path: Path, flags: int = 0) -> int:
+    """Open a file to read and write, made if missing; no link: others may write beside it.
+
+    Args:
+        path: of the file.
+        flags: more of those of :func:`os.open`.
+
+    Raises:
+        OSError: it can't be, or it is no regular file.
+    """
+    flags |= os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for somebody
+    file = os.open(path, flags, 0o644)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError("it is no regular file")
+    return file
 
 
 def sync_folder(path: Path) -> None:
