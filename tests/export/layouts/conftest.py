@@ -1,4 +1,4 @@
-"""Other model servers, and their schemas, in an environment of their own: ``make test-cluster``."""
+"""Other model servers, and their schemas, in an environment of their own: ``make test-servers``."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Batches on real Ray and Spark: ``make test-cluster``."""
+"""Batches on real Ray and Spark: ``make test-batch``."""
 
 import importlib.util
 import json

@@ -63,4 +63,3 @@ def test_after_a_power_cut_anywhere_one_version_is_whole_and_the_next_pull_works
     for name, result in found.items():
         assert result["wrong"] == [], name
         assert result["steps"] > 10, name
-    print({name: result["steps"] for name, result in found.items()})
