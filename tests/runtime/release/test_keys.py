@@ -1,5 +1,6 @@
 """Keys and signatures: OpenSSL's files, the standard's vectors."""
 
+import base64
 import os
 import shutil
 import subprocess
@@ -50,6 +51,18 @@ def test_keys_are_not_overwritten(tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl")
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_key_needs_a_name(name):
+    with pytest.raises(UsageError, match="no name of a file"):
+        keys.generate(name)
+
+
+def test_no_half_of_a_pair_is_left(tmp_path):
+    with pytest.raises(OSError, match="too long"):
+        keys.generate(tmp_path / ("k" * 253))  # .pub is one character too many
+    assert not list(tmp_path.iterdir())
+
+
 def test_openssl_reads_our_keys_and_we_read_its(tmp_path):
     ours, its = tmp_path / "ours", tmp_path / "its"
     public = keys.generate(ours)
@@ -99,6 +112,28 @@ def test_a_changed_envelope_is_refused(change):
     change(sealed)
     with pytest.raises(VitsdError):
         envelope.unseal(sealed, "release", [key])
+
+
+def url_safe(envelope):
+    for part, name in ((envelope, "payload"), (envelope["signatures"][0], "sig")):
+        part[name] = base64.urlsafe_b64encode(base64.b64decode(part[name])).decode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        url_safe,
+        lambda e: e["signatures"][0].pop("keyid"),
+        lambda e: e["signatures"][0].update(keyid=""),
+        lambda e: e["signatures"].insert(0, {"sig": "AAAA"}),
+    ],
+)
+def test_envelopes_of_other_programs_are_read(change):
+    seed = os.urandom(32)
+    content = {"text": "\u07ff???>>>" * 9}
+    sealed = envelope.seal("release", content, seed)
+    change(sealed)
+    assert envelope.unseal(sealed, "release", [os.urandom(32), keys.public_of(seed)]) == content
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 5, {}])

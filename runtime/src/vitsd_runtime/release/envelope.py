@@ -63,7 +63,7 @@ def unseal(envelope: Any, kind: str, keys: Collection[bytes]) -> dict[str, Any]:
             raise ValueError(f"its type is not {type_}")
         payload = decode_base64(envelope["payload"])
         signatures = [
-            (decode_base64(signature["sig"]), str(signature.get("keyid")))
+            (decode_base64(signature["sig"]), signature.get("keyid"))
             for signature in envelope["signatures"][:_MAX_SIGNATURES]
         ]
     except (TypeError, KeyError, AttributeError, ValueError) as error:
@@ -72,8 +72,9 @@ def unseal(envelope: Any, kind: str, keys: Collection[bytes]) -> dict[str, Any]:
     known = {key_id(key): key for key in keys}
     message = encoding(type_, payload)
     if not any(
-        name in known and is_signed(known[name], message, signature)
-        for signature, name in signatures
+        hint in (None, "", name) and is_signed(key, message, signature)
+        for signature, hint in signatures
+        for name, key in known.items()
     ):
         names = ", ".join(sorted(known))
         raise VitsdError(f"The {kind} is not signed by a key that is trusted for it ({names}).")

@@ -33,10 +33,12 @@ def generate(path: PathLike) -> Path:
     """Make a key pair: the private key at ``path``, for its owner alone; returns the public one's.
 
     Raises:
-        UsageError: one of the files is there already.
+        UsageError: one of the files is there already, or ``path`` is no name of a file.
         VitsdError: PyNaCl is not installed.
     """
     private = Path(path)
+    if not private.name:
+        raise UsageError(f"{printable(path)!r} is no name of a file.")
     public = private.with_name(f"{private.name}.pub")
     for file in (private, public):
         if os.path.lexists(file):
@@ -44,10 +46,14 @@ def generate(path: PathLike) -> Path:
     seed = os.urandom(_KEY_BYTES)
     public_key = public_of(seed)
     with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write(_pem("PRIVATE KEY", seed))
-        opened.flush()
-        os.fsync(opened.fileno())
-    write_text(public, _pem("PUBLIC KEY", public_key))
+        try:
+            opened.write(_pem("PRIVATE KEY", seed))
+            opened.flush()
+            os.fsync(opened.fileno())
+            write_text(public, _pem("PUBLIC KEY", public_key))
+        except BaseException:
+            os.unlink(private)  # half a pair would be in the way
+            raise
     return public
 
 
@@ -105,7 +111,7 @@ def decode(text: Any) -> bytes:
 
 
 def decode_base64(text: Any) -> bytes:
-    """Bytes of base64.
+    """Bytes of base64, in either alphabet, as DSSE has it.
 
     Raises:
         ValueError: it is something else.
@@ -113,7 +119,7 @@ def decode_base64(text: Any) -> bytes:
     if not isinstance(text, str):
         raise ValueError("base64 must be text")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
     except binascii.Error as error:
         raise ValueError("there is something else than base64") from error
 
