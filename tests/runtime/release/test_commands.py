@@ -58,7 +58,8 @@ def test_from_a_key_to_a_model_in_use_and_back(host, offer, agent, command_here)
     assert agent("pull").returncode == 0
     assert offer(second, first, "--rollout", 0).returncode == 0
     assert "version 1 is up to date" in agent("pull").stdout
-    assert "to 100 %: cats version 2" in offer().stdout  # those that are there, to all now
+    assert "to 0 %: cats version 2" in offer().stdout  # to sign it anew changes nothing else
+    assert "to 100 %: cats version 2" in offer("--rollout", 100).stdout
     done = agent("pull", "--json")
     assert json.loads(done.stdout)["version"] == 2
     model = host / "device" / "current" / "model.tflite"
@@ -103,6 +104,48 @@ def test_nothing_is_published_that_devices_would_refuse(host, offer, command_her
     assert done.returncode == 1
     assert "not signed by a key that is trusted" in done.stderr
     assert not (host / "host").exists()
+
+
+def test_what_is_no_statement_is_not_overwritten(host, command_here):
+    words = ["--key", host / "key", "--release-version", 1, "--output"]
+    model, key = host / "one.tflite", host / "key"
+    before = model.read_bytes(), key.read_bytes()
+    done = command_here("vitsd-release", "sign", model, "--channel", "c", *words, model)
+    assert (done.returncode, "choose another --output" in done.stderr) == (2, True)
+    keys = ["--release-key", host / "key.pub", "--index-key", host / "key.pub"]
+    done = command_here("vitsd-release", "delegate", *keys, *words, key)
+    assert (done.returncode, "choose another --output" in done.stderr) == (2, True)
+    assert (model.read_bytes(), key.read_bytes()) == before
+    for _ in range(2):  # but a statement is
+        done = command_here("vitsd-release", "delegate", *keys, *words, host / "keys.json")
+        assert done.returncode == 0
+
+
+def test_an_index_that_devices_would_refuse_after_the_last_is_misuse(host, offer, command_here):
+    release = host / "cats-1.release.json"
+    assert offer(release, "--serial", 5).returncode == 0
+    before = (host / "host" / "index.json").read_text()
+    for serial in (4, 5):
+        done = offer("--serial", serial)
+        assert (done.returncode, "have seen --serial 5" in done.stderr) == (2, True), done.stderr
+    words = [host / "two.tflite", "--channel", "cats", "--release-version", 1]
+    command_here("vitsd-release", "sign", *words, "--key", host / "key", "--output", release)
+    done = offer(release)
+    assert (done.returncode, "published already, with other files" in done.stderr) == (2, True)
+    assert (host / "host" / "index.json").read_text() == before
+    command_here("vitsd-release", "sign", host / "one.tflite", *words, "--key", host / "key")
+    assert offer(release).returncode == 0  # one more file is no other content
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "0", "x"])
+def test_something_else_in_the_place_of_an_index_stays(host, offer, content):
+    (host / "host").mkdir()
+    (host / "host" / "index.json").write_text(content)
+    done = offer(host / "cats-1.release.json")
+    assert done.returncode in (1, 2)
+    assert "index" in done.stderr
+    assert "nobody foresaw" not in done.stderr
+    assert (host / "host" / "index.json").read_text() == content
 
 
 def test_keys_that_the_first_key_names_sign(host, command_here):
@@ -159,9 +202,14 @@ def test_what_can_not_be_released_is_misuse(host, command_here, trained_without_
     ):
         done = command_here("vitsd-release", "sign", model, *words)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
-    words[3] = "a/b"
-    done = command_here("vitsd-release", "sign", host / "one.tflite", *words)
-    assert (done.returncode, "--channel must be" in done.stderr) == (2, True), done.stderr
+    shutil.copyfile(host / "one.tflite", host / "my model.tflite")
+    for model, option, message in (
+        ("my model.tflite", ["--channel", "cats"], "my model.tflite must be renamed"),
+        ("one.tflite", ["--channel", "a/b"], "--channel must be"),
+        ("one.tflite", ["--needs-runtime", "new"], "--needs-runtime must be numbers"),
+    ):
+        done = command_here("vitsd-release", "sign", host / model, *words, *option)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from vitsd_runtime.cli.actions import Action
 from vitsd_runtime.cli.options import type_of
 from vitsd_runtime.release import keys, publish
 from vitsd_runtime.release.statements import MAX_VERSION, Index, Release, to_dict
-from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.validation import Option
 
@@ -82,7 +81,7 @@ def _sign(arguments: argparse.Namespace) -> None:
     )
     name = f"{arguments.channel}-{arguments.release_version}{publish.ENDING}"
     path = arguments.output or Path(arguments.models[0]).parent / name
-    write_text(path, json.dumps(sealed, indent=1) + "\n")
+    publish.write_statement(path, sealed)
     _say(arguments, {"release": str(path)}, f"{printable(path)} is signed.")
 
 
@@ -109,7 +108,7 @@ def _delegate(arguments: argparse.Namespace) -> None:
         arguments.days,
         keys.read_private(arguments.key),
     )
-    write_text(arguments.output, json.dumps(sealed, indent=1) + "\n")
+    publish.write_statement(arguments.output, sealed)
     _say(
         arguments,
         {"keys": arguments.output},
@@ -130,9 +129,9 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rollout",
         type=_PERCENT,
-        default=100.0,
         metavar="PERCENT",
-        help="of the devices that are to take the newest release (default: 100); 0 halts it",
+        help="of the devices that are to take the newest release; 0 halts it (default: as in the "
+        "index in DIR; 100 for a new release)",
     )
     _add_days(parser, 30)
     parser.add_argument(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from vitsd_runtime.release.keys import encode, public_of
 from vitsd_runtime.release.statements import (
     CHANNEL,
     ENDINGS,
+    FILE_NAME,
     FILES,
     INDEX,
+    RUNTIME,
     Index,
     Release,
     ReleasedFile,
@@ -45,8 +48,9 @@ _NOT_OLD = "tflite_runtime"
 class Publication:
     """How releases are offered."""
 
-    rollout: float = 100.0
-    """Percent of the devices that are to take the newest release; all take the others."""
+    rollout: float | None = None
+    """Percent of the devices that are to take the newest release; all take the others. None: that
+    of the index that is there, or 100 for a release that is not in it."""
     days: float = 30.0
     """Until the index expires."""
     serial: int | None = None
@@ -87,6 +91,16 @@ def sign_release(
     paths = list(map(Path, models))
     if len({path.name for path in paths}) < len(paths):
         raise UsageError("Two of the models have the same name.")
+    for path in paths:
+        if not FILE_NAME.fullmatch(path.name):
+            raise UsageError(
+                f"{printable(path)} must be renamed: to letters, digits, '.', '_' and '-', the "
+                "first a letter or digit."
+            )
+    if not RUNTIME.fullmatch(needs_runtime):
+        raise UsageError(
+            f"`needs_runtime` must be numbers and dots, as 1.2.0; got {printable(needs_runtime)!r}."
+        )
     release = Release(
         channel, release_version, int(time.time()), tuple(map(_describe, paths)), needs_runtime
     )
@@ -144,8 +158,9 @@ def publish(
         VitsdError: a device would refuse it, or a file is not the one that was signed.
     """
     folder, trusted = Path(folder), publication.trusted or [public_of(seed)]
-    there = _read(folder / INDEX) if (folder / INDEX).exists() else {}
-    old = read_index(there, trusted, now=0) if there else None
+    indexed = (folder / INDEX).exists()
+    there = _read(folder / INDEX) if indexed else {}
+    old = read_index(there, trusted, now=0) if indexed else None
     keys = _read(publication.keys) if publication.keys else there.get("keys")
     signers = read_keys(keys, trusted).release if keys else trusted
     offered = {path: _read(path) for path in releases}
@@ -162,19 +177,39 @@ def publish(
         "created": now,
         "expires": int(now + publication.days * _DAY),
         "offers": [
-            {"rollout": 100 if place else publication.rollout, "release": each}
-            for place, (_, each) in enumerate(found)
+            {"rollout": 100 if place else _rollout(publication, release, old), "release": each}
+            for place, (release, each) in enumerate(found)
         ],
     }
     new = envelope.seal("index", content, seed)
     if keys:
         new["keys"] = keys
     index = read_index(new, trusted, now)  # what no device would take is not published
+    if old:
+        _check_follows(index, old)
     for path, each in offered.items():
         for source, file in _beside(path, read_release(each, signers)):
             _copy(source, file, folder / FILES / file.sha256)
     write_text(folder / INDEX, json.dumps(new, indent=1) + "\n")
     return index
+
+
+def write_statement(path: PathLike, sealed: Mapping[str, Any]) -> None:
+    """Write a signed statement, which may take the place of another one.
+
+    Raises:
+        UsageError: something else is there, as a model or a key.
+    """
+    if os.path.isfile(path):
+        try:
+            there = _read(path)
+        except VitsdError:
+            there = None
+        if not isinstance(there, dict) or "payloadType" not in there:
+            raise UsageError(
+                f"{printable(path)} is no signed statement, and stays: choose another `output`."
+            )
+    write_text(path, json.dumps(sealed, indent=1) + "\n")
 
 
 def verify_release(path: PathLike, keys: Collection[bytes]) -> Release:
@@ -201,6 +236,34 @@ def verify_folder(folder: PathLike, keys: Collection[bytes]) -> Index:
         for file in offer.release.files:
             _compare(folder / FILES / file.sha256, file)
     return index
+
+
+def _rollout(publication: Publication, newest: Release, old: Index | None) -> float:
+    if publication.rollout is not None:
+        return publication.rollout
+    offers = old.offers if old else ()
+    return next((o.rollout for o in offers if o.release.version == newest.version), 100.0)
+
+
+def _check_follows(new: Index, old: Index) -> None:
+    """Raise UsageError for what devices would refuse that have seen the old index."""
+    if (new.keys_version, new.serial) <= (old.keys_version, old.serial):
+        raise UsageError(
+            f"Devices that have seen `serial={old.serial}` (keys {old.keys_version}) would refuse "
+            f"{new.serial} (keys {new.keys_version}) as an old one."
+        )
+    published = {offer.release.version: offer.release for offer in old.offers}
+    for offer in new.offers:
+        release = published.get(offer.release.version)
+        if release and not _sums(release) <= _sums(offer.release):
+            raise UsageError(
+                f"Version {release.version} is published already, with other files: sign these as "
+                "a new version."
+            )
+
+
+def _sums(release: Release) -> set[str]:
+    return {file.sha256 for file in release.files}
 
 
 def _describe(path: Path) -> ReleasedFile:

@@ -25,9 +25,11 @@ _MAX_TIME = 10**11
 _MAX_LISTED = 16
 CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """Names of channels."""
-_FILE_NAME = re.compile(r"[^\W_][\w.-]{0,199}")
+FILE_NAME = re.compile(r"[^\W_][\w.-]{0,199}")
+"""Names of models in a release."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_RUNTIME = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
+RUNTIME = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
+"""Versions of vitsd-runtime."""
 _PACKAGE = re.compile(r"[A-Za-z]\w{0,99}")
 INDEX = "index.json"
 """In a host's folder."""
@@ -192,7 +194,7 @@ def _release(content: dict[str, Any]) -> Release:
         _whole(content, "version", 1, MAX_VERSION),
         _whole(content, "created", 0, _MAX_TIME),
         tuple(map(_file, _listed(content, "files"))),
-        _text(content, "runtime", _RUNTIME),
+        _text(content, "runtime", RUNTIME),
     )
 
 
@@ -202,7 +204,7 @@ def _file(content: dict[str, Any]) -> ReleasedFile:
     if not isinstance(engines, (list, tuple)) or not 0 < len(engines) <= _MAX_LISTED:
         raise ValueError("engines must be a list of packages")
     return ReleasedFile(
-        _text(content, "name", _FILE_NAME),
+        _text(content, "name", FILE_NAME),
         _whole(content, "size", 1, MAX_MODEL_BYTES),
         _text(content, "sha256", _SHA256),
         _text(content, "format", _PACKAGE),
