@@ -210,6 +210,11 @@ def test_a_redirect_is_followed(serve, send):
         "http://host/a b",
         "http://host/\x1b",
         "data:,x",
+        "file:x",
+        "file://x/y",
+        "file:///x?",
+        "https://host/x?",
+        "https://host/x#",
     ],
 )
 def test_other_urls_are_misuse_and_passwords_are_not_shown(url):
@@ -217,6 +222,12 @@ def test_other_urls_are_misuse_and_passwords_are_not_shown(url):
         Host(url, 20)
     assert "secret" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ["FILE://", "file://localhost", "file:"])
+def test_files_have_several_urls(tmp_path, start):
+    (tmp_path / "x").write_text("content")
+    assert Host(f"{start}{tmp_path}", 20).read("x", 100) == b"content"
 
 
 def test_a_page_to_log_in_is_no_index(serve, send, publisher, device):

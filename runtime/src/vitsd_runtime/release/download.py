@@ -138,7 +138,7 @@ class Host:
     @contextlib.contextmanager
     def _open(self, url: str, start: int = 0) -> Iterator[Any]:
         """The answer, from a byte on: ``status`` (206: it begins there), ``length``, ``read1``."""
-        if url.startswith("file:"):
+        if urllib.parse.urlsplit(url).scheme == "file":
             with _open_file(url, start) as answer:
                 yield answer
             return
@@ -184,14 +184,16 @@ def check_url(url: str, schemes: tuple[str, ...] = ("http", "https", "file")) ->
     """Raise UsageError for what is no URL of these kinds, or holds a password."""
     try:
         parts = urllib.parse.urlsplit(url)
-        good = parts.scheme in schemes and bool(parts.hostname or parts.scheme == "file")
+        here = parts.netloc in ("", "localhost") and parts.path.startswith("/")
+        good = parts.scheme in schemes and (here if parts.scheme == "file" else parts.hostname)
         good = good and url.isascii() and url.isprintable() and " " not in url and parts.port != 0
     except ValueError:  # a port that is no number
         good = False
     if not good:
-        raise UsageError(f"{printable(url)} is no URL of {', '.join(schemes)}.")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise UsageError("The URL must be that of a folder, without a password, '?' and '#'.")
+        files = " (file:///FOLDER)" if "file" in schemes else ""
+        raise UsageError(f"{printable(url)} is no URL of {', '.join(schemes)}{files}.")
+    if "@" in parts.netloc or "?" in url or "#" in url:
+        raise UsageError("A URL must have no password, '?' and '#'.")
 
 
 class _Pace:
