@@ -69,11 +69,37 @@ def test_the_check_of_the_programs_brings_the_old_one_back(publisher, device):
     assert "nothing here is for this device (version 2: `check` failed" in device.pull()
 
 
-@pytest.mark.parametrize("check", ["no-such-program-here", "'", ""])
-def test_a_check_that_can_not_run_fails(publisher, device, check):
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"check": "no-such-program-here"}, "`check` is no program here: 'no-such-program-here'"),
+        ({"check": "'"}, "`check` is no program"),
+        ({"check": ""}, "`check` is no program"),
+        ({"channel": ""}, "`channel`"),
+        ({"channel": "a b"}, "`channel` is the name of none: 'a b'"),
+        ({"device_id": ""}, "`device_id`"),
+        ({"device_id": "\udcff"}, "`device_id`"),
+        ({"device_id": "x" * 201}, "`device_id`"),
+    ],
+)
+def test_what_can_not_work_is_misuse_and_no_fault_of_the_release(
+    publisher, device, policy, message
+):
     publisher.index((1, b"one"))
-    with pytest.raises(VitsdError, match="`check` failed"):
-        device.pull(check=check)
+    with pytest.raises(UsageError, match=message):
+        device.pull(**policy)
+    assert device.in_use() is None
+    assert message.split("`")[1] in device.state()["last_error"]
+    device.pull()
+    assert device.in_use() == b"one"
+
+
+def test_a_check_that_can_not_be_started_fails(publisher, device, tmp_path):
+    publisher.index((1, b"one"))
+    (tmp_path / "check").write_text("#!/no/such/shell\n")
+    (tmp_path / "check").chmod(0o755)
+    with pytest.raises(VitsdError, match="`check` failed: No such file"):
+        device.pull(check=str(tmp_path / "check"))
     assert device.in_use() is None
 
 
@@ -374,9 +400,47 @@ def test_links_in_the_place_of_downloads_are_not_followed(publisher, device, tmp
     (tmp_path / "precious").write_text("precious")
     (device.folder / "downloads").mkdir(parents=True)
     (device.folder / "downloads" / sha256).symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="Too many levels of symbolic links"):
-        device.pull()
+    device.pull()
     assert (tmp_path / "precious").read_text() == "precious"
+    assert device.in_use() == b"one"
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_something_else_in_the_place_of_a_download_is_removed(publisher, device, make):
+    publisher.index((1, b"one"))
+    (device.folder / "downloads").mkdir(parents=True)
+    make(device.folder / "downloads" / os.listdir(publisher.folder / agent.FILES)[0])
+    device.pull()
+    assert device.in_use() == b"one"
+
+
+@pytest.mark.parametrize("name", ["versions", "downloads", "state.json", "version"])
+def test_something_else_in_the_place_of_what_an_agent_keeps_is_refused(publisher, device, name):
+    publisher.index((1, b"one"))
+    device.folder.mkdir()
+    os.mkfifo(device.folder / name)
+    with pytest.raises(UsageError, match=f"{name} is not an agent's"):
+        device.pull()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": 5},
+        {"name": "../../../precious"},
+        {"size": "3"},
+        {"sha256": None},
+        {"previous": "../1"},
+    ],
+)
+def test_what_is_written_of_a_version_is_checked(publisher, device, values):
+    publisher.index((1, b"one"))
+    device.pull()
+    path = device.folder / "versions/1/installed.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    assert Store(device.folder).current() is None
+    device.pull()  # as if it were not there
+    assert device.in_use() == b"one"
 
 
 def test_a_folder_that_everybody_can_write_to_is_refused(publisher, device):
@@ -384,6 +448,16 @@ def test_a_folder_that_everybody_can_write_to_is_refused(publisher, device):
     device.folder.mkdir()
     device.folder.chmod(0o777)
     with pytest.raises(UsageError, match="Everybody can write"):
+        device.pull()
+    assert os.listdir(device.folder) == []
+
+
+@pytest.mark.parametrize("name", ["versions", "downloads"])
+def test_folders_inside_that_everybody_can_write_to_are_refused(publisher, device, name):
+    publisher.index((1, b"one"))
+    device.pull()
+    (device.folder / name).chmod(0o777)
+    with pytest.raises(UsageError, match=f"Everybody can write into .*{name}"):
         device.pull()
 
 
@@ -394,7 +468,9 @@ def test_a_folder_of_something_else_is_refused(publisher, device):
         device.pull()
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 300, b"[]", b'{"serial": "x", "refused": 7}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 300, b"[]", b'{"serial": "x", "refused": 7}', rb'{"device": "\ud800"}']
+)
 def test_a_lost_state_stops_nothing(publisher, device, content):
     publisher.index((2, b"two"))
     device.pull()

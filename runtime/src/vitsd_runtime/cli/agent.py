@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    os.umask(os.umask(0o022) | 0o022)  # nobody else is to write what it makes
     return actions.run("vitsd-agent", _DESCRIPTION, ACTIONS, argv)
 
 
@@ -92,13 +94,16 @@ def _pull(arguments: argparse.Namespace) -> None:
     with Store(arguments.dir) as store:
         try:
             done = agent.pull(host, store, policy)
-        finally:
-            if arguments.report is not None:
-                _report(arguments.report, store)
+        except (VitsdError, OSError):
+            _report(arguments.report, store)
+            raise
+        _report(arguments.report, store)
     _say(arguments, store, done)
 
 
-def _report(url: str, store: Store) -> None:
+def _report(url: str | None, store: Store) -> None:
+    if url is None:
+        return
     try:
         post(url, json.dumps(store.report()).encode())
     except VitsdError as error:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -21,6 +22,7 @@ from vitsd_runtime.release import envelope
 from vitsd_runtime.release.download import Host
 from vitsd_runtime.release.rollout import choose
 from vitsd_runtime.release.statements import (
+    CHANNEL,
     ENDINGS,
     FILES,
     INDEX,
@@ -38,6 +40,7 @@ from vitsd_runtime.types import Format
 
 _log = logging.getLogger(__name__)
 _CHECK_SECONDS = 120
+_MAX_NAME = 200
 _BEHIND = 86400
 """Seconds by which a clock may be behind the publisher's without a word."""
 
@@ -74,9 +77,11 @@ def pull(host: Host, store: Store, policy: Policy) -> str:
         What was done, in one line.
 
     Raises:
+        UsageError: the policy can't work.
         VitsdError: it failed; what was in use is in use, whole. The state says why.
     """
     with _noted(store):
+        _check_policy(policy)
         store.state.device = policy.device_id or store.state.device
         _settle(store, policy)
         index = _read_index(host, store, policy)
@@ -92,6 +97,22 @@ def pull(host: Host, store: Store, policy: Policy) -> str:
         _confirm(store, new, policy)
         before = f", instead of {current.version}" if current else ""
         return f"{release.channel}: version {release.version} is in use now{before}."
+
+
+def _check_policy(policy: Policy) -> None:
+    """Raise UsageError for what would else be noticed only after a switch, or never."""
+    if policy.channel is not None and not CHANNEL.fullmatch(policy.channel):
+        raise UsageError(f"`channel` is the name of none: {printable(policy.channel)!r}.")
+    device = policy.device_id
+    if device is not None and not (device.isprintable() and 0 < len(device) <= _MAX_NAME):
+        raise UsageError(f"`device_id` must be 1 to {_MAX_NAME} characters that can be printed.")
+    if policy.check is not None:
+        try:
+            program = shutil.which(shlex.split(policy.check)[0])
+        except (ValueError, IndexError):  # a quotation without an end; nothing
+            program = None
+        if program is None:
+            raise UsageError(f"`check` is no program here: {printable(policy.check)!r}.")
 
 
 def _settle(store: Store, policy: Policy) -> None:
@@ -280,7 +301,7 @@ def _check(command: str, installed: Installed) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"no end within {_CHECK_SECONDS} seconds"
-    except (OSError, ValueError, IndexError) as error:
+    except OSError as error:
         return why(error)
     return f"exit code {done.returncode}" if done.returncode else ""
 

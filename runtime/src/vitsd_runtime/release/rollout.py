@@ -14,7 +14,7 @@ def takes_part(device: str, channel: str, version: int, rollout: float) -> bool:
     It depends on nothing else: a larger percentage keeps those that were in, and every version
     begins with other devices, so nobody is always the first.
     """
-    digest = hashlib.sha256(f"{channel}\n{version}\n{device}".encode()).digest()
+    digest = hashlib.sha256(f"{channel}\n{version}\n{device}".encode(errors="replace")).digest()
     return int.from_bytes(digest[:8], "big") < rollout / 100 * 2**64
 
 

@@ -32,6 +32,7 @@ from vitsd_runtime.types import PathLike
 _log = logging.getLogger(__name__)
 _MAX_JSON = 2**18
 _LINK = re.compile(r"versions/([1-9]\d{0,12})")
+_NAMES = {format: f"model{ending}" for format, ending in ENDINGS.items()}
 _MAX_REFUSED = 16
 _SPARE_BYTES = 2**20
 """That are to stay free on the disk."""
@@ -114,11 +115,12 @@ class Store:
             VitsdError: another agent is at work in it.
         """
         try:
-            self._versions.mkdir(parents=True, exist_ok=True)
-            self._parts.mkdir(exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(f"{printable(self.folder)} can't be made a folder.") from error
         self._check()
+        self._versions.mkdir(exist_ok=True)
+        self._parts.mkdir(exist_ok=True)
         try:
             self._stack.enter_context(locked(self.folder))
         except BlockingIOError as error:
@@ -178,14 +180,15 @@ class Store:
         folder = self._versions / str(number)
         try:
             content = read_json(folder / "installed.json", "of an agent", _MAX_JSON)
-            return Installed(
-                **{name: content[name] for name in ("name", "size", "sha256", "previous")},
-                version=number,
-                folder=folder,
-                confirmed=(folder / "confirmed").exists(),
-            )
+            values = {name: content[name] for name in ("name", "size", "sha256", "previous")}
         except (VitsdError, TypeError, KeyError):
             return None
+        if [type(value) for value in values.values()] != [str, int, str, int]:
+            return None
+        if values["name"] not in _NAMES.values():
+            return None
+        confirmed = (folder / "confirmed").exists()
+        return Installed(**values, version=number, folder=folder, confirmed=confirmed)
 
     def part(self, file: ReleasedFile) -> Path:
         """Where a file is to be downloaded, after room was made for it.
@@ -197,7 +200,7 @@ class Store:
         """
         path = self._parts / file.sha256
         for other in self._parts.iterdir():
-            if other != path:
+            if other != path or other.is_symlink() or not other.is_file():
                 remove(other)
         here = path.stat().st_size if path.is_file() else 0
         free = shutil.disk_usage(self.folder).free
@@ -218,7 +221,7 @@ class Store:
         # In the place of a version that is damaged, its previous one stays the previous one.
         same = current is not None and current.version == release.version
         before = current and (current.previous if same else current.version)
-        name = f"model{ENDINGS[file.format]}"
+        name = _NAMES[file.format]
         content = {"name": name, "size": file.size, "sha256": file.sha256, "previous": before or 0}
         folder = self._versions / str(release.version)
         with atomic_write(folder) as temporary:
@@ -262,18 +265,22 @@ class Store:
                 remove(folder)
 
     def _check(self) -> None:
-        for path in (self._versions, self._parts, self._state, self._notice):
+        folders, files = (self._versions, self._parts), (self._state, self._notice)
+        for path in (*folders, *files):
             if path.is_symlink():
                 raise UsageError(f"{printable(path)} is a link, which an agent does not follow.")
+            if path.exists() and not (path.is_dir() if path in folders else path.is_file()):
+                raise UsageError(f"{printable(path)} is not an agent's: name another folder.")
         if os.path.lexists(self._link) and not self._link.is_symlink():
             raise UsageError(
                 f"{printable(self._link)} is not an agent's link: name another folder."
             )
-        if self.folder.stat().st_mode & 0o002:
-            raise UsageError(
-                f"Everybody can write into {printable(self.folder)}: chmod o-w it, or name another "
-                "folder."
-            )
+        for path in (self.folder, *folders):
+            if path.exists() and path.stat().st_mode & 0o002:
+                raise UsageError(
+                    f"Everybody can write into {printable(path)}: chmod o-w it, or name another "
+                    "folder."
+                )
 
     def _numbers(self) -> Iterator[int]:
         for folder in self._versions.iterdir():
