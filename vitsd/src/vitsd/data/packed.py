@@ -173,6 +173,10 @@ def pack(
     root, target = Path(folder), Path(output)
     if value_range is not None:
         value_range = check_value_range(value_range)
+    if not root.is_dir():
+        raise UsageError(f"There is no folder {printable(root)}.")
+    if is_packed(root):
+        raise UsageError(f"{printable(root)} is a packed dataset already.")
     if os.path.lexists(target):
         raise UsageError(
             f"{printable(target)} is there already: choose another `output`, or delete it."
