@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -185,6 +186,7 @@ def test_without_other_processes_it_is_said_how_they_are_found(command, data):
         ("--distribute --backend tensorflow", "works on JAX alone"),
         ("--distribute --coordinator here --num-processes 2 --process-id 0", "HOST:PORT"),
         ("--distribute --coordinator a:1 --num-processes 2 --process-id 2", "from 0 to 1"),
+        ("--distribute --num-processes 1 --process-id 1", "from 0 to 0"),
         ("--distribute --process-id -1", "--process-id"),
     ],
 )
@@ -193,6 +195,37 @@ def test_set_ups_that_can_not_work_are_misuse(command_here, monkeypatch, options
     done = command_here("vitsd-train", "--data", "digits", *options.split())
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", ""])
+def test_a_port_that_is_taken_is_said(command_here, monkeypatch, address):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with socket.create_server((address, 0)) as taken:
+        words = ["--coordinator", f"localhost:{taken.getsockname()[1]}", "--process-id", "0"]
+        options = ["--distribute", "--num-processes", "2", *words]
+        done = command_here("vitsd-train", "--data", "digits", *options)
+    assert done.returncode == 1
+    assert "of --coordinator can't be used here: Address already in use" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_processes_that_do_not_come_can_be_ended(data, number):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        words = ["--distribute", "--num-processes", "2", "--process-id", "1", "--data", str(data)]
+        words += ["--coordinator", f"127.0.0.1:{silent.getsockname()[1]}"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vitsd.cli.train", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "KERAS_BACKEND": "jax"},
+        )
+        silent.settimeout(100)
+        silent.accept()[0].close()
+        process.send_signal(number)
+        said = process.communicate(timeout=100)[1]
+    assert process.returncode == -number
+    assert "the processes did not come together" in said
 
 
 def test_a_variable_that_is_no_number_is_named(command_here, monkeypatch):

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import ClassVar
 
 from vitsd.training.distribution import ALONE, ProcessGroup
 from vitsd_runtime.cli.options import flag_of, positive_int, type_of
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.system.signals import catch_signals
 from vitsd_runtime.validation import Option
 
 _ADDRESSING = ("coordinator", "num_processes", "process_id")
 _INDEX = Option("from 0, of this process", int, at_least=0)
 _WATCHER = "import sys; sys.stdin.buffer.read(1) or print(sys.argv[1], file=sys.stderr)"
+_APART = (
+    "vitsd-train: error: the processes did not come together, and JAX, or somebody, ended this one "
+    "while it waited. Look whether all of them run, and reach the port of --coordinator."
+)
 _ABRUPT_END = (
     "vitsd-train: error: process {} was ended: by JAX if another one was lost, else from outside. "
     "See what the others say, and start all of them again with --resume."
@@ -76,14 +82,33 @@ def join(arguments: argparse.Namespace) -> ProcessGroup:
             f"`distribute` works on JAX alone, not on {os.environ['KERAS_BACKEND']!r:.80}: "
             "`backend=jax`."
         )
-    group = ProcessGroup.join(*(getattr(arguments, name) for name in _ADDRESSING))
+    with _waiting():
+        group = ProcessGroup.join(*(getattr(arguments, name) for name in _ADDRESSING))
     if group.size > 1:
-        catch_signals()  # once more: JAX has taken SIGTERM, and does nothing about it
-        _Ending.watcher = _watch(group.index)
+        _Ending.watcher = _watch(_ABRUPT_END.format(group.index))
     if not group.is_first:
         for name in ("vitsd", "vitsd_runtime"):
             logging.getLogger(name).setLevel(logging.ERROR)
     return group
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    """Let signals end the process at once: JAX waits for the others where Python handles none.
+
+    The handlers are back at the end. JAX has taken SIGTERM then, and does nothing about it.
+    """
+    child = _watch(_APART)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in caught:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+        child.communicate(b".")
 
 
 def end(code: int) -> None:
@@ -100,13 +125,13 @@ def end(code: int) -> None:
         os._exit(code)
 
 
-def _watch(index: int) -> subprocess.Popen[bytes]:
-    """Have it said on stderr if this process is ended without :func:`end`.
+def _watch(message: str) -> subprocess.Popen[bytes]:
+    """Have a message said on stderr if this process is ended before the child is told a byte.
 
-    JAX aborts a process that has lost another one, which runs no Python.
+    JAX aborts a process that has lost another one, or waited in vain, which runs no Python.
     """
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _WATCHER, _ABRUPT_END.format(index)],
+        [sys.executable, "-I", "-S", "-c", _WATCHER, message],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is not for it

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -82,6 +83,8 @@ class ProcessGroup:
         coordinator, num_processes, process_id = _from_environment(
             coordinator, num_processes, process_id
         )
+        if process_id is not None and num_processes is not None:
+            _check_index(process_id, num_processes)
         if num_processes != 1:
             _initialize(coordinator, num_processes, process_id)
         _Joined.group = cls._connected()
@@ -306,8 +309,8 @@ def _initialize(coordinator: str | None, num_processes: int | None, process_id: 
 
     if coordinator is not None and not _is_address(coordinator):
         raise UsageError(f"`coordinator` must be HOST:PORT; got {coordinator!r:.80}.")
-    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
-        raise UsageError(f"`process_id` must be from 0 to {num_processes - 1}; got {process_id}.")
+    if coordinator is not None and process_id == 0:
+        _check_port(int(coordinator.rpartition(":")[2]))
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, TypeError, KeyError) as error:
@@ -319,6 +322,22 @@ def _initialize(coordinator: str | None, num_processes: int | None, process_id: 
     except RuntimeError as error:
         raise VitsdError(
             f"The {num_processes or ''} processes did not come together: {first_line(error)}"
+        ) from error
+
+
+def _check_index(process_id: int, num_processes: int) -> None:
+    if not 0 <= process_id < num_processes:
+        raise UsageError(f"`process_id` must be from 0 to {num_processes - 1}; got {process_id}.")
+
+
+def _check_port(port: int) -> None:
+    """Raise VitsdError if the first process can't wait at a port: JAX would end with a crash."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise VitsdError(
+            f"The port {port} of `coordinator` can't be used here: "
+            f"{os.strerror(error.errno or 0)}. Choose another."
         ) from error
 
 
