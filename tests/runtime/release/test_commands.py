@@ -107,12 +107,14 @@ def test_nothing_is_published_that_devices_would_refuse(host, offer, command_her
 
 
 def test_what_is_no_statement_is_not_overwritten(host, command_here):
-    words = ["--key", host / "key", "--release-version", 1, "--output"]
+    words = ["--key", host / "key", "--output"]
     model, key = host / "one.tflite", host / "key"
+    version = ["--channel", "c", "--release-version", 1]
     before = model.read_bytes(), key.read_bytes()
-    done = command_here("vitsd-release", "sign", model, "--channel", "c", *words, model)
+    done = command_here("vitsd-release", "sign", model, *version, *words, model)
     assert (done.returncode, "choose another --output" in done.stderr) == (2, True)
     keys = ["--release-key", host / "key.pub", "--index-key", host / "key.pub"]
+    keys += ["--keys-version", 1]
     done = command_here("vitsd-release", "delegate", *keys, *words, key)
     assert (done.returncode, "choose another --output" in done.stderr) == (2, True)
     assert (model.read_bytes(), key.read_bytes()) == before
