@@ -80,6 +80,15 @@ def test_shards_are_together_what_the_whole_is(run, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == kept
 
 
+def test_an_image_that_is_named_in_several_ways_is_in_one_shard_once(run, tmp_path):
+    fill(tmp_path / "photos", 40)
+    ways = ("photos", "photos/sub", "photos/sub/../a0.png", "./photos", "photos/a0.png")
+    for i, path in enumerate(shards(tmp_path), 1):
+        run(*ways, "--shard", f"{i}/{SHARDS}", "--output", path)
+    whole = run("photos", "--json")
+    assert lines(*shards(tmp_path)) == sorted(whole.stdout.splitlines())
+
+
 def test_a_finished_shard_is_not_done_again(run, tmp_path):
     fill(tmp_path / "photos", 8)
     words = ("photos", "--shard", "1/1", "--output", tmp_path / "out.jsonl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -209,18 +210,32 @@ def _load(model: Path, arguments: argparse.Namespace) -> Classifier:
 
 
 def _sources(names: Sequence[str], shard: Shard | None) -> Iterator[str | Path]:
-    """The images that are meant, in order; folders stand for those in them."""
+    """The images that are meant, in order; folders stand for those in them.
+
+    In a shard, an image is meant once: in the share of the name by which it comes first.
+    """
+    seen: set[str] = set()
+    for source, name in _named(names):
+        if shard is not None:
+            place = os.path.abspath(source)
+            if place in seen:
+                continue
+            seen.add(place)
+        if shard is None or shard.holds(name):
+            yield source
+
+
+def _named(names: Sequence[str]) -> Iterator[tuple[str | Path, str]]:
+    """Each image, with its path in the folder that was named, or as it was named itself."""
     for name in names:
         if not Path(name).is_dir():
-            if shard is None or shard.holds(name):
-                yield name
+            yield name, name
             continue
         scan = _find_images(name)
         if left_out := scan.describe():
             output.note(f"{printable(name)}: {left_out}")
         for file in scan.files:
-            if shard is None or shard.holds(file.relative_to(name).as_posix()):
-                yield file
+            yield file, file.relative_to(name).as_posix()
 
 
 def _find_images(folder: str) -> ImageScan:
