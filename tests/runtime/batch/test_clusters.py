@@ -21,9 +21,12 @@ from vitsd_runtime.batch.answers import Options
 from vitsd_runtime.batch.chunks import Chunk
 from vitsd_runtime.batch.plan import make_plan
 from vitsd_runtime.batch.results import Results
+from vitsd_runtime.batch.run import classify
+from vitsd_runtime.batch.spark import Cluster
 from vitsd_runtime.batch.work import Work
 
 pytestmark = pytest.mark.cluster
+pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 COLUMNS = ["path", "label", "probability", "known", "top_k", "error", "model_sha256"]
@@ -330,8 +333,6 @@ def test_a_full_disk_ends_all_with_a_reason(classifier, photos, tmp_path, monkey
 
 
 def table(**columns):
-    import pyarrow
-
     return pyarrow.table(columns)
 
 
@@ -378,7 +379,7 @@ def test_tables_that_are_none_of_images_are_misuse(tmp_path):
     with pytest.raises(UsageError, match="one column of images as bytes"):
         make_plan([str(source)], set(), 5)
     parquet.write_table(table(a=[b"x", b"y"], path=["x", "x"]), source)
-    with pytest.raises(UsageError, match="not all different"):
+    with pytest.raises(UsageError, match="x is the name of two images, row 0 of"):
         make_plan([str(source)], set(), 5)
     source.write_bytes(b"nonsense")
     with pytest.raises(VitsdError, match="can't be read as a Parquet file"):
@@ -431,3 +432,109 @@ def test_an_object_store_holds_images_and_the_result(bucket, photos, classifier,
     expected = [p[0].label for p in classifier.predict(files)]
     assert [labels[f"s3://photos/in/sub/{file.name}"] for file in files] == expected
     assert labels["s3://photos/in/no-ending"] == expected[0]
+
+
+def test_tables_are_read_however_their_columns_are_stored(photos, classifier, tmp_path):
+    files = sorted(photos.glob("0*.png"))[:2]
+    ((first, *_), (second, *_)) = classifier.predict(files)
+    source = tmp_path / "t.parquet"
+    names = pyarrow.array(["a", "b"])
+    for text, content in [
+        (names.dictionary_encode(), pyarrow.binary()),
+        (names.cast(pyarrow.large_string()), pyarrow.large_binary()),
+        (names.cast(pyarrow.string_view()), pyarrow.binary_view()),
+    ]:
+        images = pyarrow.array([file.read_bytes() for file in files], content)
+        parquet.write_table(pyarrow.table({"path": text, "image": images}), source)
+        rows = answers_to(source, classifier, tmp_path / f"r{content}")
+        assert [(row["path"], row["label"]) for row in rows] == [
+            ("a", first.label),
+            ("b", second.label),
+        ]
+
+
+def test_tables_in_a_folder_are_its_visible_files_but_not_the_result(classifier, photos, tmp_path):
+    folder = tmp_path / "tables"
+    content = (photos / "00001.png").read_bytes()
+    for name in ("spark.parquet/part-0.parquet", ".hidden/t.parquet"):
+        (folder / name).parent.mkdir(parents=True)
+        parquet.write_table(table(image=[content]), folder / name)
+    result = folder / "result"
+    results = Results(str(result), {})
+    for images in (1, 0):
+        plan = make_plan([str(folder)], results.done(), 5, results.folder)
+        assert plan.images == images
+        for chunk in plan.chunks:
+            Work(classifier, Options(), results)(chunk.to_json())
+    with pytest.raises(UsageError, match="There is no image"):
+        make_plan([str(result)], set(), 5, results.folder)
+
+
+def test_a_name_means_one_image_in_all_tables(photos, tmp_path):
+    sources = [tmp_path / "a" / "t.parquet", tmp_path / "b" / "t.parquet"]
+    for source in sources:
+        source.parent.mkdir()
+        parquet.write_table(table(path=["0.png"]), source)
+    with pytest.raises(UsageError, match=r"0\.png is the name of two images, .*a/0.png and"):
+        make_plan([*map(str, sources)], set(), 5)
+    plan = make_plan([str(sources[0]), str(sources[0].parent)], set(), 5)
+    assert plan.images == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text")
+def test_folders_and_tables_may_have_names_that_are_no_text(classifier, photos, tmp_path):
+    folder = tmp_path / os.fsdecode(b"odd \xff")
+    folder.mkdir()
+    source = folder / "t.parquet"
+    with source.open("wb") as file:
+        parquet.write_table(table(image=[(photos / "00001.png").read_bytes()], path=["x"]), file)
+    work = work_on(classifier, folder / "result")
+    (chunk,) = make_plan([str(source)], set(), 5).chunks
+    assert work(chunk.to_json())["failure"] == ""
+    assert work.results.done() == {"x"}
+    with pytest.raises(UsageError, match=r"holds t\.parquet|is no part of a result"):
+        Results(str(folder), {}).done()
+
+
+def test_odd_addresses_in_a_table_are_errors_of_their_rows(classifier, photos, tmp_path):
+    good = (photos / "00001.png").as_uri()
+    odd = ["http://[bad", "file://[bad", "s3://[", "s3://", "data:image/png;base64,", "ftp://x/y"]
+    source = tmp_path / "t.parquet"
+    parquet.write_table(table(path=[good, good.replace("file", "FILE"), *odd]), source)
+    rows = answers_to(source, classifier, tmp_path / "r")
+    assert [row["error"] is None for row in rows] == [True] * 2 + [False] * len(odd)
+
+
+def test_a_folder_for_the_result_that_is_a_file_is_misuse(photos):
+    with pytest.raises(UsageError, match="is no folder"):
+        Results(str(photos / "00001.png"), {}).done()
+
+
+def test_a_cluster_that_the_program_uses_already_stays_its_own(
+    engine, photos, classifier, tmp_path
+):
+    if engine == "ray":
+        used = pytest.importorskip("ray")
+        used.init("local", num_cpus=1, log_to_driver=False)
+        stop, works = used.shutdown, used.is_initialized
+    else:
+        used = pytest.importorskip("pyspark").SparkContext("local[1]", "mine")
+        stop, works = used.stop, lambda: used.parallelize([1]).collect() == [1]
+    try:
+        assert classify(classifier, [str(photos)], str(tmp_path / "r"), engine).images == 102
+        assert works()
+    finally:
+        stop()
+
+
+@pytest.mark.parametrize("address", ["foo", "sc://h:1", "local[x]", "spark://h", "spark://h:x"])
+def test_addresses_of_no_spark_master_are_misuse(address):
+    need("spark")
+    with pytest.raises(UsageError, match="is no `address` of a Spark master"):
+        Cluster(address, None, 1)
+
+
+def test_a_spark_master_that_is_not_there_is_said_at_once():
+    need("spark")
+    with pytest.raises(VitsdError, match="Spark can't be reached at spark://"):
+        Cluster("spark://127.0.0.1:1", None, 1)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Union
 
-from vitsd_runtime.batch.storage import explained, is_remote, locate, need_pyarrow, open_remote
+from vitsd_runtime.batch.storage import is_remote, need_pyarrow, open_any, open_remote
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.reading import is_url, read_encoded
 from vitsd_runtime.system.text import first_line, printable
@@ -69,6 +69,12 @@ class Chunk:
             return _read_remote(places)
         return places
 
+    def place(self, i: int) -> str:
+        """Where one of the images is, for people and to compare."""
+        if self.table:
+            return f"row {self.rows[i]} of row group {self.row_group} of {self.table}"
+        return self._place(self.names[i])
+
     def _place(self, name: str) -> str:
         return name if not self.folder or is_url(name) else os.path.join(self.folder, name)
 
@@ -94,11 +100,10 @@ def open_table(name: str) -> Iterator[Any]:
     Raises:
         VitsdError: it can't be read.
     """
-    place = locate(name)
     arrow = need_pyarrow()
-    with explained(name):
+    with open_any(name) as file:
         try:
-            with arrow.parquet.ParquetFile(place.path, filesystem=place.system) as table:
+            with arrow.parquet.ParquetFile(file) as table:
                 yield table
         except arrow.ArrowException as error:
             raise VitsdError(

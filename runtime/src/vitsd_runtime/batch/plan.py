@@ -43,22 +43,27 @@ class Plan(NamedTuple):
     """Names that came once more; each is answered once."""
 
 
-def make_plan(sources: Sequence[str], done: set[str], top_k: int) -> Plan:
+def make_plan(
+    sources: Sequence[str], done: set[str], top_k: int, output: str | None = None
+) -> Plan:
     """Divide the images that are not done yet into chunks.
 
     Args:
         sources: paths and URLs of images, of folders of them and of Parquet files, and patterns.
         done: names in the result.
         top_k: classes of each answer.
+        output: absolute path or URL of the folder with the result, whose tables are no sources.
 
     Raises:
-        UsageError: there is nothing at one of them, or no image.
+        UsageError: there is nothing at one of them, or no image; or two have the same name.
         VitsdError: something can't be read.
     """
-    found = list(_groups(sources))
-    seen: set[str] = set()
+    found = list(_groups(sources, output))
+    seen: dict[str, str] = {}
     groups = [_without(group, seen) for group in found]
     total = len(seen)
+    if not total:
+        raise UsageError(f"There is no image in {first_few(list(map(printable, sources)))}.")
     size = min(max(-(-total // _CHUNKS), _MIN_CHUNK), _MAX_CHUNK, max(_MAX_VALUES // top_k, 1))
     cut = [_select(group, range(i, i + size)) for group in groups for i in _starts(group, size)]
     chunks = [chunk for chunk in (_not_done(chunk, done) for chunk in cut) if chunk.names]
@@ -67,18 +72,24 @@ def make_plan(sources: Sequence[str], done: set[str], top_k: int) -> Plan:
     return Plan(chunks, images, total - images, repeated)
 
 
-def _without(group: Chunk, seen: set[str]) -> Chunk:
-    """The images whose names were not seen before; they are from now on."""
+def _without(group: Chunk, seen: dict[str, str]) -> Chunk:
+    """The images whose names were not seen before; they are from now on.
+
+    Args:
+        group: some images.
+        seen: names, and where their images are.
+    """
     new = []
     for i, name in enumerate(group.names):
+        place = group.place(i)
         if name not in seen:
-            seen.add(name)
+            seen[name] = place
             new.append(i)
-    if group.table and len(new) < len(group.names):
-        raise UsageError(
-            f"The names of images in {printable(group.table)} are not all different: its column "
-            "`path` must hold another one for each, or be left out."
-        )
+        elif seen[name] != place:
+            raise UsageError(
+                f"{printable(name)} is the name of two images, {printable(seen[name])} and "
+                f"{printable(place)}: the column `path` of tables must hold another one for each."
+            )
     return _select(group, new)
 
 
@@ -96,15 +107,18 @@ def _starts(group: Chunk, size: int) -> range:
     return range(0, len(group.names), size)
 
 
-def _groups(sources: Sequence[str]) -> Iterator[Chunk]:
+def _groups(sources: Sequence[str], output: str | None) -> Iterator[Chunk]:
     """All images: those of files together, those of each row group of a table."""
     files: list[str] = []
+    tables: dict[str, None] = {}
     for source in sources:
         for name in _expand(source):
-            if name.lower().endswith(_TABLE):
-                yield from _table_groups(name)
-            else:
+            if not name.lower().endswith(_TABLE):
                 files.append(name)
+            elif not name.startswith(f"{output}/"):
+                tables[name] = None
+    for table in tables:
+        yield from _table_groups(table)
     yield Chunk(tuple(files))
 
 
@@ -133,11 +147,17 @@ def _expand_local(path: str) -> list[str]:
 def _in_folder(path: str) -> list[str]:
     scan = scan_images(path)
     if not scan.files:
-        tables = sorted(map(str, Path(path).rglob(f"*{_TABLE}")))
-        return tables or list(map(str, find_images(path).files))  # which says what there is
+        return _tables_in(path) or list(map(str, find_images(path).files))  # says what there is
     if left_out := scan.describe():
         _log.info("%s: %s", printable(path), left_out)
     return list(map(str, scan.files))
+
+
+def _tables_in(path: str) -> list[str]:
+    tables = (table for table in Path(path).rglob(f"*{_TABLE}") if table.is_file())
+    return sorted(
+        str(table) for table in tables if not any(map(is_hidden, table.relative_to(path).parts))
+    )
 
 
 def _expand_remote(source: str, place: Place) -> list[str]:
@@ -211,8 +231,9 @@ def _columns(schema: Any, table: str) -> tuple[str | None, str | None]:
         inner = field.type if types.is_struct(field.type) else ()
         flat.update({f"{field.name}.{child.name}": child.type for child in inner})
         flat[field.name] = field.type
-    binary = [n for n, t in flat.items() if types.is_binary(t) or types.is_large_binary(t)]
-    strings = [n for n, t in flat.items() if types.is_string(t) or types.is_large_string(t)]
+    kinds = {name: _kind(type) for name, type in flat.items()}
+    binary = [name for name, kind in kinds.items() if kind == "bytes"]
+    strings = [name for name, kind in kinds.items() if kind == "text"]
     names = [name for name in strings if name.split(".")[-1] == "path"]
     if len(binary) > 1 or not (binary or names):
         raise UsageError(
@@ -220,3 +241,13 @@ def _columns(schema: Any, table: str) -> tuple[str | None, str | None]:
             f"is called path; it has {first_few(list(flat))}."
         )
     return next(iter(names), None), next(iter(binary), None)
+
+
+def _kind(type: Any) -> str:
+    """What is in a column, in whatever way it is stored."""
+    types = need_pyarrow().types
+    if types.is_dictionary(type):  # pandas' categories
+        type = type.value_type
+    names = {"binary": "bytes", "large_binary": "bytes", "binary_view": "bytes"}
+    names.update({"string": "text", "large_string": "text", "string_view": "text"})
+    return names.get(str(type), "")

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vitsd_runtime.batch.storage import need_package
+from vitsd_runtime.batch.storage import check_reachable, need_package
 from vitsd_runtime.batch.work import Done, Work
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.stderr import quiet_stderr
-from vitsd_runtime.system.text import first_line, printable, why
+from vitsd_runtime.system.text import first_line, printable
 
 _MAX_BLOCKS = 10_000
 """Ray's driver keeps track of each; the chunks of one are done one after the other."""
-_CONNECT_SECONDS = 10
 
 
 class Cluster:
@@ -28,8 +26,8 @@ class Cluster:
     actors take all the CPUs, such tasks would wait for ever, and the actors for them.
 
     Args:
-        address: of the cluster; None: that of RAY_ADDRESS, the one that runs on this machine, or a
-            new one here.
+        address: of the cluster; None: the one that the program uses already, that of RAY_ADDRESS,
+            the one that runs on this machine, or a new one here.
         workers: at most so many; None: as many as there are CPUs.
         num_threads: CPUs of each.
 
@@ -41,13 +39,10 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         self._ray: Any = need_package("ray", "ray.data")
-        _check_reachable(address or "")
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        try:
-            with quiet_stderr():
-                self._ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
-        except (self._ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
-            raise VitsdError(f"Ray can't be reached: {first_line(error)}") from error
+        self._is_ours = address is not None or not self._ray.is_initialized()
+        if self._is_ours:
+            self._connect(address)
         self._num_threads = num_threads
         self._quiet = contextlib.redirect_stdout(sys.stderr)
         cpus = int(self._ray.cluster_resources().get("CPU", 0))
@@ -59,9 +54,18 @@ class Cluster:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Leave the cluster; one that was started here ends."""
-        self._ray.shutdown()
+        """Leave the cluster, unless the program used it before; one that was started here ends."""
+        if self._is_ours:
+            self._ray.shutdown()
         self._quiet.__exit__(None, None, None)
+
+    def _connect(self, address: str | None) -> None:
+        check_reachable("Ray", address or "")
+        try:
+            with quiet_stderr():
+                self._ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+        except (self._ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+            raise VitsdError(f"Ray can't be reached: {first_line(error)}") from error
 
     def map(self, work: Work, chunks: Sequence[str]) -> Iterator[Done]:
         """What became of each chunk, as they are done.
@@ -86,18 +90,6 @@ class Cluster:
             yield from answers.iter_rows()
         except self._ray.exceptions.RayError as error:
             raise VitsdError(f"Ray gave up: {printable(_cause(error))}") from error
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-        except (OSError, OverflowError) as error:
-            raise VitsdError(
-                f"Ray can't be reached at {printable(address)}: {why(error)}."
-            ) from error
 
 
 class _Actor:

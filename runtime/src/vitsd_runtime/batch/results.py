@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vitsd_runtime.batch.answers import Row
 from vitsd_runtime.batch.chunks import open_table
-from vitsd_runtime.batch.storage import explained, locate, need_pyarrow
+from vitsd_runtime.batch.storage import (
+    explained,
+    is_file,
+    locate,
+    names_in,
+    need_pyarrow,
+    open_any,
+    remove_folder,
+)
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.files import atomic_write
 from vitsd_runtime.system.text import printable
@@ -43,7 +50,7 @@ class Results:
 
     def counts(self, part: str) -> tuple[int, int] | None:
         """Images and errors in a part; None if it is not there."""
-        if not self._is_there(part):
+        if not is_file(self._path(part)):
             return None
         with open_table(self._path(part)) as table:
             errors = table.read(["error"]).column(0)
@@ -65,10 +72,10 @@ class Results:
 
     def tries(self, part: str) -> Any:
         """What :meth:`note_try` noted last; None if nothing."""
-        if not self._is_there(note := f"{_TRIES}/{part}.json"):
+        note = self._path(f"{_TRIES}/{part}.json")
+        if not is_file(note):
             return None
-        place = locate(self._path(note))
-        with explained(place.path), self._system().open_input_stream(place.path) as file:
+        with open_any(note) as file:
             return json.loads(file.read())
 
     def note_try(self, part: str, what: Mapping[str, Any]) -> None:
@@ -77,25 +84,18 @@ class Results:
 
     def forget_tries(self) -> None:
         """At the end of all work."""
-        with contextlib.suppress(OSError):
-            self._system().delete_dir(locate(self._path(_TRIES)).path)
+        remove_folder(self._path(_TRIES))
 
     def _parts(self) -> Iterator[str]:
-        arrow = need_pyarrow()
-        place = locate(self.folder)
-        with explained(self.folder):
-            found = self._system().get_file_info(
-                arrow.fs.FileSelector(place.path, allow_not_found=True)
-            )
-        for info in sorted(found, key=lambda info: info.path):
-            if info.base_name.startswith((".", "_")):
+        for name in names_in(self.folder):
+            if name.startswith((".", "_")):
                 continue
-            if not info.base_name.endswith(_ENDING):
+            if not name.endswith(_ENDING):
                 raise UsageError(
-                    f"{printable(self.folder)} holds {printable(info.base_name)}, which is no part "
-                    "of a result: name an empty folder with `output`."
+                    f"{printable(self.folder)} holds {printable(name)}, which is no part of a "
+                    "result: name an empty folder with `output`."
                 )
-            yield info.base_name
+            yield name
 
     def _names(self, part: str) -> list[str]:
         with open_table(self._path(part)) as table:
@@ -126,17 +126,8 @@ class Results:
             with place.system.open_output_stream(place.path) as file:
                 file.write(content)
 
-    def _is_there(self, name: str) -> bool:
-        place = locate(self._path(name))
-        with explained(self.folder):
-            (info,) = self._system().get_file_info([place.path])
-        return bool(info.is_file)
-
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}"
-
-    def _system(self) -> Any:
-        return locate(self.folder).system or need_pyarrow().fs.LocalFileSystem()
 
 
 def _schema() -> Any:

@@ -83,7 +83,7 @@ def classify(
     options = options or Options()
     made_with = {**dataclasses.asdict(options), **classifier.fingerprint()}
     results = Results(output, made_with)
-    plan = make_plan(sources, results.done(), options.top_k)
+    plan = make_plan(sources, results.done(), options.top_k, results.folder)
     if plan.repeated:
         _log.warning("%s names came more than once: each is answered once", f"{plan.repeated:,}")
     _log.info("%s images to do, %s done before", f"{plan.images:,}", f"{plan.done:,}")
