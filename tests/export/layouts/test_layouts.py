@@ -149,7 +149,14 @@ def test_kserve_gets_a_service_and_a_storage(served, format, runtime, protocol, 
 
 @pytest.mark.parametrize(
     ("name", "service"),
-    [("Cats_2.1", "cats-2-1"), ("9lives", "model-9lives"), ("x" * 80, "x" * 50), ("_", "model")],
+    [
+        ("Cats_2.1", "cats-2-1"),
+        ("9lives", "model-9lives"),
+        ("x" * 80, "x" * 50),
+        ("_", "model"),
+        ("no", "no"),  # which YAML takes for false
+        ("null", "null"),
+    ],
 )
 def test_kubernetes_takes_the_names_of_services(served, name, service):
     files = LAYOUTS["kserve"].files(Served(name, served.spec, served.golden), "onnx")

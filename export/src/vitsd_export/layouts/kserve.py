@@ -19,7 +19,7 @@ _SERVICE = """\
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
-  name: {service}
+  name: "{service}"
 spec:
   predictor:
     minReplicas: 1
@@ -29,7 +29,7 @@ spec:
         name: {format}
       runtime: {runtime}
       protocolVersion: {protocol}
-      storageUri: s3://BUCKET/{name}
+      storageUri: "s3://BUCKET/{name}"
       resources:
         requests:
           cpu: "1"
