@@ -89,6 +89,15 @@ def test_an_image_that_is_named_in_several_ways_is_in_one_shard_once(run, tmp_pa
     assert lines(*shards(tmp_path)) == sorted(whole.stdout.splitlines())
 
 
+def test_a_share_may_have_no_images(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos/a.png")
+    numbers = [i for i in range(1, 6) if not Shard(i, 5).holds("a.png")]
+    done = run("photos", "--shard", f"{numbers[0]}/5", "--output", tmp_path / "out.jsonl")
+    assert (done.returncode, (tmp_path / "out.jsonl").read_text()) == (0, "")
+    assert "no image is in this share" in done.stdout
+
+
 def test_a_finished_shard_is_not_done_again(run, tmp_path):
     fill(tmp_path / "photos", 8)
     words = ("photos", "--shard", "1/1", "--output", tmp_path / "out.jsonl")

@@ -192,7 +192,9 @@ def _report(arguments: argparse.Namespace, images: int, before: int, failed: int
         output.write(json.dumps({"shard": str(shard), **counts, "output": file}) + "\n")
         return
     done = f"{images - before:,} of {images:,} images answered"
-    if before == images:
+    if not images:
+        done = "no image is in this share"
+    elif before == images:
         done = f"all {images:,} images were answered before"
     elif before:
         done += ", the others before"
