@@ -13,6 +13,7 @@ from vitsd_runtime import Classifier, UsageError
 from vitsd_runtime.batch.answers import Options, answer_rows
 from vitsd_runtime.batch.chunks import Chunk
 from vitsd_runtime.batch.plan import make_plan
+from vitsd_runtime.batch.storage import locate
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,18 @@ def test_rows_are_the_answers_and_bad_images_are_rows_too(classifier, photos):
     for row in rows[1:]:
         assert row["label"] is row["probability"] is row["known"] is row["top_k"] is None
         assert row["model_sha256"] == classifier.sha256
+
+
+@pytest.mark.parametrize("name", ["s3://", "S3:/x", "gs:///x"])
+def test_urls_without_a_bucket_are_misuse(name):
+    with pytest.raises(UsageError, match="names no bucket"):
+        make_plan([name], set(), 5)
+
+
+def test_keys_of_objects_may_have_any_characters(monkeypatch):
+    monkeypatch.setattr("vitsd_runtime.batch.storage._object_store", lambda *place: place)
+    place = locate("S3://bucket/a#1?b%20.png")
+    assert place == (("s3", "bucket"), "bucket/a#1?b%20.png", "s3://")
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ def open_table(name: str) -> Iterator[Any]:
     Raises:
         VitsdError: it can't be read.
     """
-    arrow = need_pyarrow()
     with open_any(name) as file:
+        arrow = need_pyarrow()
         try:
             with arrow.parquet.ParquetFile(file) as table:
                 yield table
