@@ -62,8 +62,8 @@ def test_names_are_predictable(exported):
     ],
 )
 def test_plans(formats, quantizations, expected):
-    artifacts = ExportOptions(formats, quantizations).artifacts
-    assert {path.name for path in output_paths(artifacts, "n", Path()).values()} == expected
+    options = ExportOptions(formats, quantizations)
+    assert {path.name for path in output_paths(options, "n", Path()).values()} == expected
     assert artifact_name("n", "onnx", "none") == "n.onnx"
 
 

@@ -46,6 +46,9 @@ def test_importing_vitsd_does_not_load_a_backend():
     assert not loaded & {"tensorflow", "keras", "jax", "torch", "vitsd_export"}
 
 
+ALLOWED = {"distribution.py": {"jax"}}  # processes find each other through JAX alone
+
+
 @pytest.mark.parametrize(
     ("distribution", "forbidden"),
     [
@@ -63,7 +66,8 @@ def test_no_module_imports_upwards(distribution, forbidden):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
-            assert not {name.split(".")[0] for name in names} & forbidden, f"{file}: {names}"
+            found = {name.split(".")[0] for name in names} & forbidden
+            assert not found - ALLOWED.get(file.name, set()), f"{file}: {names}"
 
 
 def test_the_runtime_is_valid_for_python_3_9():
