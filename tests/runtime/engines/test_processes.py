@@ -263,4 +263,5 @@ def test_onnxruntime_is_imported_in_one_place():
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 if "onnxruntime" in names:
                     elsewhere.add(file.relative_to(ROOT).as_posix())
-    assert not elsewhere
+    # That one runs in MLServer's environment, where the runtime is not installed.
+    assert elsewhere == {"tests/export/layouts/mlserver_onnx.py"}
