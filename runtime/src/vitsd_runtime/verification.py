@@ -64,6 +64,11 @@ class Verification:
         """The name of the first stage that failed; None if all passed."""
         return next((stage.name for stage in self.stages if not stage.passed), None)
 
+    @property
+    def problem(self) -> str | None:
+        """The first stage that failed, and how; None if all passed."""
+        return next((f"{s.name}: {s.detail}" for s in self.stages if not s.passed), None)
+
 
 def verify(classifier: Classifier) -> Verification:
     """Compare what this machine makes of a model's golden images with what its exporter made.

@@ -66,7 +66,7 @@ class Layout:
             for parent, _, names in os.walk(folder)
             for name in names
         ]
-        return any(path in self._marks(folder.name) for path in paths) and all(
+        return not self._marks(folder.name).isdisjoint(paths) and all(
             path.replace(os.sep, "/").startswith(beginnings) for path in paths
         )
 

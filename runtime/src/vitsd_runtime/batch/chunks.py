@@ -18,6 +18,8 @@ from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.reading import is_url, read_encoded
 from vitsd_runtime.system.text import first_line, printable
 
+TABLE_ENDING = ".parquet"
+"""Of names of tables, those of the result among them."""
 Content = Union[str, bytes, VitsdError]
 """Of an image: its path, its bytes, or why it can't be read."""
 
@@ -54,7 +56,7 @@ class Chunk:
 
     def part(self) -> str:
         """The name of its part of the result: the same for the same images."""
-        return f"part-{hashlib.sha256(self.to_json().encode()).hexdigest()[:32]}.parquet"
+        return f"part-{hashlib.sha256(self.to_json().encode()).hexdigest()[:32]}{TABLE_ENDING}"
 
     def images(self) -> Iterator[tuple[str, Content]]:
         """Each name with its image, in order; memory does not grow with their number.

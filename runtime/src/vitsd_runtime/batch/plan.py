@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitsd_runtime.batch.answers import as_text
-from vitsd_runtime.batch.chunks import Chunk, open_table
+from vitsd_runtime.batch.chunks import TABLE_ENDING, Chunk, open_table
 from vitsd_runtime.batch.storage import Place, explained, is_on_web, locate, need_pyarrow
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.images.files import find_images, is_hidden, is_image_name, scan_images
 from vitsd_runtime.images.kinds import HEAD_BYTES, image_kind
 from vitsd_runtime.system.text import first_few, printable
 
-_TABLE = ".parquet"
 _MIN_CHUNK, _MAX_CHUNK = 16, 1024
 """Images: fewer are not worth a file, and more are much to do again where a worker is lost."""
 _CHUNKS = 256
@@ -113,7 +112,7 @@ def _groups(sources: Sequence[str], output: str | None) -> Iterator[Chunk]:
     tables: dict[str, None] = {}
     for source in sources:
         for name in _expand(source):
-            if not name.lower().endswith(_TABLE):
+            if not name.lower().endswith(TABLE_ENDING):
                 files.append(name)
             elif not name.startswith(f"{output}/"):
                 tables[name] = None
@@ -154,7 +153,7 @@ def _in_folder(path: str) -> list[str]:
 
 
 def _tables_in(path: str) -> list[str]:
-    tables = (table for table in Path(path).rglob(f"*{_TABLE}") if table.is_file())
+    tables = (table for table in Path(path).rglob(f"*{TABLE_ENDING}") if table.is_file())
     return sorted(
         str(table) for table in tables if not any(map(is_hidden, table.relative_to(path).parts))
     )
@@ -179,7 +178,7 @@ def _expand_remote(source: str, place: Place) -> list[str]:
     else:
         inside = [file for file in files if not any(map(is_hidden, file[len(path) :].split("/")))]
         chosen = [file for file in inside if _is_remote_image(file, system)]
-        chosen = chosen or [file for file in inside if file.endswith(_TABLE)]
+        chosen = chosen or [file for file in inside if file.endswith(TABLE_ENDING)]
     if not chosen:
         raise _nothing_at(source)
     return chosen
@@ -187,7 +186,7 @@ def _expand_remote(source: str, place: Place) -> list[str]:
 
 def _is_remote_image(path: str, system: Any) -> bool:
     by_name = is_image_name(path.rsplit("/", 1)[-1])
-    if by_name is not None or path.endswith(_TABLE):
+    if by_name is not None or path.endswith(TABLE_ENDING):
         return bool(by_name)
     with explained(path), system.open_input_stream(path) as file:
         return image_kind(file.read(HEAD_BYTES)) is not None

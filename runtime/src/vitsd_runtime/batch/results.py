@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vitsd_runtime.batch.answers import Row
-from vitsd_runtime.batch.chunks import open_table
+from vitsd_runtime.batch.chunks import TABLE_ENDING, open_table
 from vitsd_runtime.batch.storage import (
     explained,
     is_file,
@@ -24,7 +24,6 @@ from vitsd_runtime.system.text import printable
 _METADATA = b"vitsd"
 _TRIES = "_tries"
 """A folder for what :mod:`vitsd_runtime.batch.work` notes; readers of tables pass over it."""
-_ENDING = ".parquet"
 
 
 class Results:
@@ -90,7 +89,7 @@ class Results:
         for name in names_in(self.folder):
             if name.startswith((".", "_")):
                 continue
-            if not name.endswith(_ENDING):
+            if not name.endswith(TABLE_ENDING):
                 raise UsageError(
                     f"{printable(self.folder)} holds {printable(name)}, which is no part of a "
                     "result: name an empty folder with `output`."

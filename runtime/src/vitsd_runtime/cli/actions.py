@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
@@ -53,6 +54,11 @@ def action_parser(prog: str, name: str, actions: Mapping[str, Action]) -> argpar
     action.add_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def say(arguments: argparse.Namespace, content: Mapping[str, Any], text: str) -> None:
+    """Print what an action has done: as JSON with ``--json``, else for people."""
+    print(json.dumps(content, indent=1) if arguments.json else text)
 
 
 def _misplaced(arguments: argparse.Namespace) -> None:

@@ -9,10 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vitsd_runtime.cli import actions
-from vitsd_runtime.cli.actions import Action
+from vitsd_runtime.cli.actions import Action, say
 from vitsd_runtime.cli.options import type_of
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.release import agent, keys
@@ -98,7 +97,7 @@ def _pull(arguments: argparse.Namespace) -> None:
             _report(arguments.report, store)
             raise
         _report(arguments.report, store)
-    _say(arguments, store, done)
+    say(arguments, store.report(), done)
 
 
 def _report(url: str | None, store: Store) -> None:
@@ -114,7 +113,7 @@ def _rollback(arguments: argparse.Namespace) -> None:
     _check_dir(arguments.dir)
     with Store(arguments.dir) as store:
         done = agent.rollback(store)
-    _say(arguments, store, done)
+    say(arguments, store.report(), done)
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -122,7 +121,7 @@ def _status(arguments: argparse.Namespace) -> None:
     store = Store(arguments.dir)
     store.state = store.load()
     rows = [(name, "" if value is None else value) for name, value in store.report().items()]
-    _say(arguments, store, table(rows, ("what", "now")))
+    say(arguments, store.report(), table(rows, ("what", "now")))
 
 
 def _add_dir(parser: argparse.ArgumentParser) -> None:
@@ -138,11 +137,6 @@ def _add_dir(parser: argparse.ArgumentParser) -> None:
 def _check_dir(folder: Path) -> None:
     if not (folder / "versions").is_dir():
         raise UsageError(f"{printable(folder)} is no folder of an agent.")
-
-
-def _say(arguments: argparse.Namespace, store: Store, text: str) -> None:
-    content: dict[str, Any] = store.report()
-    print(json.dumps(content, indent=1) if arguments.json else text)
 
 
 _DESCRIPTION = (

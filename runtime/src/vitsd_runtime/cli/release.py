@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.cli import actions
-from vitsd_runtime.cli.actions import Action
+from vitsd_runtime.cli.actions import Action, say
 from vitsd_runtime.cli.options import type_of
 from vitsd_runtime.release import keys, publish
 from vitsd_runtime.release.statements import MAX_VERSION, Index, Release, to_dict
@@ -40,7 +39,7 @@ def _add_keygen(parser: argparse.ArgumentParser) -> None:
 def _keygen(arguments: argparse.Namespace) -> None:
     public = keys.generate(arguments.key)
     name = keys.key_id(keys.read_public([public])[0])
-    _say(
+    say(
         arguments,
         {"private": arguments.key, "public": str(public), "id": name},
         f"{printable(arguments.key)} signs: keep it secret, and a copy of it. {printable(public)} "
@@ -82,7 +81,7 @@ def _sign(arguments: argparse.Namespace) -> None:
     name = f"{arguments.channel}-{arguments.release_version}{publish.ENDING}"
     path = arguments.output or Path(arguments.models[0]).parent / name
     publish.write_statement(path, sealed)
-    _say(arguments, {"release": str(path)}, f"{printable(path)} is signed.")
+    say(arguments, {"release": str(path)}, f"{printable(path)} is signed.")
 
 
 def _add_delegate(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +108,7 @@ def _delegate(arguments: argparse.Namespace) -> None:
         keys.read_private(arguments.key),
     )
     publish.write_statement(arguments.output, sealed)
-    _say(
+    say(
         arguments,
         {"keys": arguments.output},
         f"{printable(arguments.output)} is signed: vitsd-release index --keys takes it along.",
@@ -152,7 +151,7 @@ def _index(arguments: argparse.Namespace) -> None:
     found = publish.publish(
         arguments.folder, arguments.releases, keys.read_private(arguments.key), publication
     )
-    _say(arguments, _index_dict(found), _index_text(found))
+    say(arguments, _index_dict(found), _index_text(found))
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -166,10 +165,10 @@ def _verify(arguments: argparse.Namespace) -> None:
     trusted = keys.read_public(arguments.trusted)
     if arguments.path.is_dir():
         index = publish.verify_folder(arguments.path, trusted)
-        _say(arguments, _index_dict(index), _index_text(index))
+        say(arguments, _index_dict(index), _index_text(index))
     else:
         release = publish.verify_release(arguments.path, trusted)
-        _say(arguments, to_dict(release), _release_text(release))
+        say(arguments, to_dict(release), _release_text(release))
 
 
 def _add_key(
@@ -227,10 +226,6 @@ def _index_text(index: Index) -> str:
 def _release_text(release: Release) -> str:
     files = ", ".join(f"{printable(f.name)} ({f.size:,} bytes)" for f in release.files)
     return f"{release.channel} version {release.version}: {files}"
-
-
-def _say(arguments: argparse.Namespace, content: dict[str, Any], text: str) -> None:
-    print(json.dumps(content, indent=1) if arguments.json else text)
 
 
 _DESCRIPTION = (

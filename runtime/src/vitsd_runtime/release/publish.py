@@ -168,8 +168,8 @@ def publish(
     if not sealed:
         raise UsageError(f"Name signed releases: {printable(folder)} holds no index yet.")
     found = [(read_release(each, signers), each) for each in sealed]
-    found.sort(key=lambda pair: -pair[0].version)
-    channel = old.channel if old else found[0][0].channel
+    ordered = sorted(found, key=lambda pair: -pair[0].version)
+    channel = old.channel if old else ordered[0][0].channel
     now = int(time.time())
     content = {
         "channel": channel,
@@ -178,7 +178,7 @@ def publish(
         "expires": int(now + publication.days * _DAY),
         "offers": [
             {"rollout": 100 if place else _rollout(publication, release, old), "release": each}
-            for place, (release, each) in enumerate(found)
+            for place, (release, each) in enumerate(ordered)
         ],
     }
     new = envelope.seal("index", content, seed)
@@ -187,8 +187,8 @@ def publish(
     index = read_index(new, trusted, now)  # what no device would take is not published
     if old:
         _check_follows(index, old)
-    for path, each in offered.items():
-        for source, file in _beside(path, read_release(each, signers)):
+    for path, (release, _) in zip(offered, found):
+        for source, file in _beside(path, release):
             _copy(source, file, folder / FILES / file.sha256)
     write_text(folder / INDEX, json.dumps(new, indent=1) + "\n")
     return index

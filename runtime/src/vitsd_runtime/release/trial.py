@@ -26,6 +26,6 @@ def try_model(path: Path) -> None:
 
 def main(path: str) -> None:
     """The new process."""
-    for stage in verify(Classifier.load(path, num_threads=1)).stages:
-        if not stage.passed:
-            raise VitsdError(f"{stage.name}: {stage.detail}")
+    problem = verify(Classifier.load(path, num_threads=1)).problem
+    if problem is not None:
+        raise VitsdError(problem)

@@ -59,10 +59,10 @@ def _verify(classifier: Classifier) -> bool:
     """
     if classifier.spec.golden is None:
         return False
-    failed = [stage for stage in verify(classifier).stages if not stage.passed]
-    if failed:
+    problem = verify(classifier).problem
+    if problem is not None:
         raise VitsdError(
             f"{printable(classifier.path)} does not answer here as on the machine that exported "
-            f"it; {failed[0].name}: {failed[0].detail}"
+            f"it; {problem}"
         )
     return True
