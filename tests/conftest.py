@@ -25,12 +25,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from vitsd_runtime import ModelSpec
 
-# No deadlines: the machine may be busy, and the first call compiles.
-settings.register_profile("default", deadline=None, derandomize=True)
+# Nothing is timed: the machine may be busy, and the first call compiles.
+settings.register_profile(
+    "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("default")
 
 
