@@ -281,7 +281,7 @@ def test_an_image_that_ends_the_worker_three_times_is_passed_over(
     assert work(chunk.to_json()) == {"images": len(chunk.names), "errors": 1, "failure": ""}
     rows = rows_of(tmp_path / "r")
     assert [row["path"] for row in rows] == list(chunk.names)
-    assert rows[3]["error"] == "Reading it ended the worker, three times."
+    assert rows[3]["error"] == "Reading it ended the program 3 times."
     assert work(chunk.to_json())["errors"] == 1  # its part is there: nothing is done
 
 

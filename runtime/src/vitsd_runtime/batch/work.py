@@ -11,12 +11,10 @@ from vitsd_runtime.batch.chunks import Chunk
 from vitsd_runtime.batch.results import Results
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.images.reading import DEADLY, MAX_TRIES
 
 TRIES = 100
 """Of a chunk, after which the engine gives up."""
-_TRIES_OF_IMAGE = 2
-"""That are known to have ended in an image, after a first one that ended somewhere."""
-_DEADLY = "Reading it ended the worker, three times."
 
 
 class Done(TypedDict):
@@ -58,9 +56,9 @@ class Work:
         deadly = set(before["deadly"])
         for i, (name, image) in enumerate(chunk.images()):
             tries = before["tries"] if i == before["image"] else 0
-            if i in deadly or tries >= _TRIES_OF_IMAGE:
+            if i in deadly or tries >= MAX_TRIES - 1:  # and the first one of the chunk
                 deadly.add(i)
-                yield error_row(name, _DEADLY, self.classifier)
+                yield error_row(name, DEADLY, self.classifier)
                 continue
             note = {"image": i, "tries": tries + 1, "deadly": sorted(deadly)}
             self.results.note_try(part, note)

@@ -14,7 +14,8 @@ from typing import Any, Union
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.cli import output
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.live.answers import DEADLY, MAX_TRIES, Answers
+from vitsd_runtime.images.reading import DEADLY, MAX_TRIES
+from vitsd_runtime.live.answers import Answers
 from vitsd_runtime.system.files import open_regular, write_text
 from vitsd_runtime.system.json_files import read_json
 from vitsd_runtime.system.signals import hold_signals

@@ -14,6 +14,9 @@ from vitsd_runtime.types import PathLike
 
 MAX_FILE_BYTES = 256 * 2**20
 """A larger file is refused: 45 million pixels without any compression take half of this."""
+MAX_TRIES = 3
+"""An image that ended the program so often is passed over."""
+DEADLY = f"Reading it ended the program {MAX_TRIES} times."
 _URL = r"(https?|ftps?|s3|gs|file):/|data:[\w/+.-]*[;,]"
 
 

@@ -15,9 +15,6 @@ from vitsd_runtime.system.json_files import parse_json
 from vitsd_runtime.system.streams import write_whole
 from vitsd_runtime.system.text import printable, why
 
-MAX_TRIES = 3
-"""An image that ended the program so often is passed over."""
-DEADLY = f"{MAX_TRIES} times, the program ended while it read this."
 _MAX_LINE = 16 * 2**20
 """Bytes: an answer with 100,000 classes."""
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.files import ImageScan, scan_images
-from vitsd_runtime.live.answers import DEADLY, MAX_TRIES
+from vitsd_runtime.images.reading import DEADLY, MAX_TRIES
 from vitsd_runtime.live.ledger import Ledger, Stamp
 from vitsd_runtime.system.text import printable, why
 from vitsd_runtime.types import UInt8Array
