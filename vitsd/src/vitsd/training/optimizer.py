@@ -54,20 +54,20 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
     )
 
 
-class _Top1(keras.metrics.CategoricalAccuracy):
-    """Of the images alone."""
+class _OfImages(keras.metrics.Metric):
+    """Goes before a metric, which then counts the images alone."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch."""
         super().update_state(y_true, y_pred, _is_image(y_true))
 
 
-class _TopK(keras.metrics.TopKCategoricalAccuracy):
-    """Of the images alone."""
+class _Top1(_OfImages, keras.metrics.CategoricalAccuracy):
+    """The share of images whose class comes first."""
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count a batch."""
-        super().update_state(y_true, y_pred, _is_image(y_true))
+
+class _TopK(_OfImages, keras.metrics.TopKCategoricalAccuracy):
+    """The share of images whose class is among the first."""
 
 
 def _is_image(y_true: Any) -> Any:
