@@ -166,7 +166,7 @@ class _Run:
             raise UsageError(f"`origin` knows {', '.join(_ORIGIN)}; got {', '.join(unknown)}.")
         run = cls(config, recipe, dataset, folder, spec, pretrained, origin, group)
         run.provenance()  # checks the types
-        group.require_same({**run.description(), "origin": None, "versions": _versions()})
+        group.require_same({**run.description(), "origin": None, "versions": _alike(_versions())})
         if group.is_first:
             run.warn(counts)
         return run
@@ -439,6 +439,11 @@ def _origins(dataset: Dataset) -> dict[str, str]:
         for name, split in splits.items()
         if split is not None
     }
+
+
+def _alike(versions: dict[str, str]) -> dict[str, str]:
+    """What must be the same in all processes: Python's patch releases compute the same."""
+    return {**versions, "python": versions["python"].rpartition(".")[0]}
 
 
 def _versions() -> dict[str, str]:
