@@ -419,8 +419,29 @@ def test_something_else_in_the_place_of_what_an_agent_keeps_is_refused(publisher
     publisher.index((1, b"one"))
     device.folder.mkdir()
     os.mkfifo(device.folder / name)
-    with pytest.raises(UsageError, match=f"{name} is not an agent's"):
-        device.pull()
+    for use in (device.pull, Store(device.folder).look):
+        with pytest.raises(UsageError, match=f"{name} is not an agent's"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["installed.json", "model"])
+def test_pipes_in_the_place_of_a_version_keep_nobody_waiting(publisher, device, name):
+    publisher.index((1, b"one"))
+    device.pull()
+    (path,) = (device.folder / "versions" / "1").glob(f"{name}*")
+    path.unlink()
+    os.mkfifo(path)
+    Store(device.folder).look()
+    device.pull()
+    assert device.in_use() == b"one"
+
+
+@pytest.mark.parametrize("version", ["{}.0", "{}.0.0", "0", "0.0"])
+def test_versions_of_the_runtime_are_compared_as_numbers(publisher, device, version, monkeypatch):
+    monkeypatch.setattr("vitsd_runtime.__version__", "1.2")
+    publisher.index(publisher.release(1, b"one", runtime=version.format("1.2")))
+    device.pull()
+    assert device.in_use() == b"one"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """vitsd-release and vitsd-agent, from a key to a model in use, with the bundled model."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from vitsd_runtime import Classifier, bundled_model
 from vitsd_runtime.formats import read_spec, write_spec
-from vitsd_runtime.system.files import atomic_write
+from vitsd_runtime.system.files import atomic_write, locked
 
 
 @pytest.fixture
@@ -137,6 +138,26 @@ def test_an_index_that_devices_would_refuse_after_the_last_is_misuse(host, offer
     assert (host / "host" / "index.json").read_text() == before
     command_here("vitsd-release", "sign", host / "one.tflite", *words, "--key", host / "key")
     assert offer(release).returncode == 0  # one more file is no other content
+
+
+def test_two_publishers_at_once_do_not_give_one_number_twice(host, offer):
+    assert offer(host / "cats-1.release.json").returncode == 0
+    with locked(host / "host"):
+        done = offer()
+    assert (done.returncode, "Another vitsd-release is at work" in done.stderr) == (1, True)
+    assert "serial 2" in offer().stdout
+
+
+def test_files_that_the_last_two_indexes_do_not_offer_are_removed_if_asked_for(host, offer):
+    first, second = (host / f"cats-{number}.release.json" for number in (1, 2))
+    files = host / "host" / "files"
+    offer(first)
+    (files / "notes.txt").write_text("the publisher's own")
+    assert offer(second, "--prune").returncode == 0
+    assert len(list(files.iterdir())) == 3  # a device may have the index before
+    offer("--prune")
+    left = {path.name for path in files.iterdir()}
+    assert left == {hashlib.sha256((host / "two.tflite").read_bytes()).hexdigest(), "notes.txt"}
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "null", "0", "x"])

@@ -119,7 +119,7 @@ def _rollback(arguments: argparse.Namespace) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     _check_dir(arguments.dir)
     store = Store(arguments.dir)
-    store.state = store.load()
+    store.look()
     rows = [(name, "" if value is None else value) for name, value in store.report().items()]
     say(arguments, store.report(), table(rows, ("what", "now")))
 

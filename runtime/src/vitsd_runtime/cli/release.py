@@ -137,6 +137,11 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
         "--serial", type=_VERSION, metavar="N", help="default: one more than that in DIR"
     )
     parser.add_argument("--keys", metavar="FILE", help="of vitsd-release delegate")
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove the files of releases that neither this index offers nor the one before",
+    )
     _add_trusted(parser, required=False)
 
 
@@ -147,6 +152,7 @@ def _index(arguments: argparse.Namespace) -> None:
         serial=arguments.serial,
         trusted=keys.read_public(arguments.trusted or ()),
         keys=arguments.keys,
+        prune=arguments.prune,
     )
     found = publish.publish(
         arguments.folder, arguments.releases, keys.read_private(arguments.key), publication

@@ -321,10 +321,12 @@ def _give_up(store: Store, installed: Installed, reason: str) -> VitsdError:
 
 
 def _numbers(version: str) -> list[int]:
-    """Of ``1.2.3``, up to the first part that is none."""
+    """Of ``1.2.3``, up to the first part that is none; ``1.2.0`` is ``1.2``."""
     numbers = []
     for part in version.split("."):
         if not part.isdecimal():
             break
         numbers.append(int(part))
+    while numbers and not numbers[-1]:
+        numbers.pop()
     return numbers

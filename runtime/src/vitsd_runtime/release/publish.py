@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from vitsd_runtime.release.statements import (
     FILES,
     INDEX,
     RUNTIME,
+    SHA256,
     Index,
     Release,
     ReleasedFile,
@@ -32,7 +34,7 @@ from vitsd_runtime.release.statements import (
     read_release,
     to_dict,
 )
-from vitsd_runtime.system.files import atomic_write, write_text
+from vitsd_runtime.system.files import atomic_write, locked, remove, write_text
 from vitsd_runtime.system.json_files import read_json
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike
@@ -59,6 +61,9 @@ class Publication:
     """Public keys that the devices know; none: that of the key that signs."""
     keys: PathLike | None = None
     """The signed statement of who may sign; None: that of the index that is there, if any."""
+    prune: bool = False
+    """Remove files that neither the new index offers nor the one before, from which devices may
+    still be downloading."""
 
 
 def sign_release(
@@ -155,9 +160,17 @@ def publish(
 
     Raises:
         UsageError: the releases do not fit together.
-        VitsdError: a device would refuse it, or a file is not the one that was signed.
+        VitsdError: a device would refuse it, a file is not the one that was signed, or another
+            publisher is at work in the folder.
     """
-    folder, trusted = Path(folder), publication.trusted or [public_of(seed)]
+    with _alone(Path(folder)):
+        return _publish(Path(folder), releases, seed, publication)
+
+
+def _publish(
+    folder: Path, releases: Sequence[PathLike], seed: bytes, publication: Publication
+) -> Index:
+    trusted = publication.trusted or [public_of(seed)]
     indexed = (folder / INDEX).exists()
     there = _read(folder / INDEX) if indexed else {}
     old = read_index(there, trusted, now=0) if indexed else None
@@ -191,6 +204,8 @@ def publish(
         for source, file in _beside(path, release):
             _copy(source, file, folder / FILES / file.sha256)
     write_text(folder / INDEX, json.dumps(new, indent=1) + "\n")
+    if publication.prune:
+        _prune(folder / FILES, [index, *([old] if old else ())])
     return index
 
 
@@ -236,6 +251,40 @@ def verify_folder(folder: PathLike, keys: Collection[bytes]) -> Index:
         for file in offer.release.files:
             _compare(folder / FILES / file.sha256, file)
     return index
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other publishers away, who would give the same serial number to another index.
+
+    The folder is made if missing, and removed again if the block fails.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{printable(folder)} can't be made a folder.") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(Path(os.path.realpath(folder)), of_others=True))
+        except BlockingIOError as error:
+            raise VitsdError(f"Another vitsd-release is at work in {printable(folder)}.") from error
+        except (OSError, ImportError):  # not everywhere can folders be locked
+            pass
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                for path in missing:
+                    path.rmdir()
+            raise
+
+
+def _prune(files: Path, indexes: Sequence[Index]) -> None:
+    offered = {s for index in indexes for offer in index.offers for s in _sums(offer.release)}
+    for path in files.iterdir():
+        if SHA256.fullmatch(path.name) and path.name not in offered:
+            remove(path)
 
 
 def _rollout(publication: Publication, newest: Release, old: Index | None) -> float:

@@ -27,7 +27,8 @@ CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """Names of channels."""
 FILE_NAME = re.compile(r"[^\W_][\w.-]{0,199}")
 """Names of models in a release."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""Also the name of a file of a host."""
 RUNTIME = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 """Versions of vitsd-runtime."""
 _PACKAGE = re.compile(r"[A-Za-z]\w{0,99}")
@@ -200,15 +201,12 @@ def _release(content: dict[str, Any]) -> Release:
 
 def _file(content: dict[str, Any]) -> ReleasedFile:
     # A format that is not known yet is another device's.
-    engines = content["engines"]
-    if not isinstance(engines, (list, tuple)) or not 0 < len(engines) <= _MAX_LISTED:
-        raise ValueError("engines must be a list of packages")
     return ReleasedFile(
         _text(content, "name", FILE_NAME),
         _whole(content, "size", 1, MAX_MODEL_BYTES),
-        _text(content, "sha256", _SHA256),
+        _text(content, "sha256", SHA256),
         _text(content, "format", _PACKAGE),
-        tuple(_text({"engines": name}, "engines", _PACKAGE) for name in engines),
+        tuple(_matching("engines", name, _PACKAGE) for name in _listed(content, "engines")),
         _whole(content, "schema", 1, MAX_VERSION),
     )
 
@@ -242,7 +240,10 @@ def _whole(content: dict[str, Any], name: str, low: int, high: int) -> int:
 
 
 def _text(content: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str:
-    value = content[name]
+    return _matching(name, content[name], pattern)
+
+
+def _matching(name: str, value: Any, pattern: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise ValueError(f"{name} {printable(value, 60)!r} is none")
     return value

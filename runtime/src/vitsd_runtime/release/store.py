@@ -85,7 +85,7 @@ class Installed:
     def intact(self) -> bool:
         """Whether the file is what was installed."""
         with contextlib.suppress(OSError):
-            return digest_file(self.path) == (self.size, self.sha256)
+            return self.path.is_file() and digest_file(self.path) == (self.size, self.sha256)
         return False
 
 
@@ -127,14 +127,23 @@ class Store:
             raise VitsdError(
                 f"Another vitsd-agent is at work in {printable(self.folder)}."
             ) from error
-        self.state = self.load()
+        self.state = self._load()
         return self
 
     def __exit__(self, *_: Any) -> None:
         """Let others in."""
         self._stack.close()
 
-    def load(self) -> State:
+    def look(self) -> None:
+        """Take the state as it was last saved, also while another agent is at work.
+
+        Raises:
+            UsageError: something else stands there, or others can write into it.
+        """
+        self._check()
+        self.state = self._load()
+
+    def _load(self) -> State:
         """The state as it was last saved; a new one where it is lost."""
         state = State()
         if os.path.lexists(self._state):
@@ -178,8 +187,11 @@ class Store:
     def version(self, number: int) -> Installed | None:
         """A version that is here; None if it is not."""
         folder = self._versions / str(number)
+        note = folder / "installed.json"
+        if not note.is_file():  # a pipe would wait for somebody
+            return None
         try:
-            content = read_json(folder / "installed.json", "of an agent", _MAX_JSON)
+            content = read_json(note, "of an agent", _MAX_JSON)
             values = {name: content[name] for name in ("name", "size", "sha256", "previous")}
         except (VitsdError, TypeError, KeyError):
             return None

@@ -136,11 +136,16 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[float]:
-    """Lock a folder of this user until the block or the process ends; yields its age in seconds.
+def locked(folder: Path, of_others: bool = False) -> Iterator[float]:
+    """Lock a folder until the block or the process ends; yields its age in seconds.
+
+    Args:
+        folder: to lock.
+        of_others: it may be another user's.
 
     Raises:
-        OSError: another process has locked it, or it is somebody else's, a link, or no folder.
+        BlockingIOError: another process has locked it.
+        OSError: it is somebody else's, a link, or no folder.
     """
     flags = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(folder, os.O_RDONLY | flags)
@@ -149,7 +154,7 @@ def locked(folder: Path) -> Iterator[float]:
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid():
+        if not of_others and status.st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "somebody else's", str(folder))
         yield time.time() - status.st_mtime
     finally:
