@@ -370,6 +370,82 @@ def test_a_table_of_images_or_of_paths_is_a_source(classifier, photos, tmp_path)
     assert [row["path"] for row in rows] == names
 
 
+def damage(source, column, row_group=1):
+    """Overwrite what is stored of a column."""
+    found = parquet.ParquetFile(source).metadata.row_group(row_group)
+    (stored,) = [
+        c for c in map(found.column, range(found.num_columns)) if c.path_in_schema == column
+    ]
+    begin = stored.dictionary_page_offset or stored.data_page_offset
+    content = bytearray(source.read_bytes())
+    content[begin : begin + stored.total_compressed_size] = b"\xff" * stored.total_compressed_size
+    source.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", ["image", "path"])
+def test_damaged_parts_of_a_table_are_errors_of_their_rows(damaged, classifier, photos, tmp_path):
+    files = sorted(photos.glob("0000*.png"))
+    source = tmp_path / "t.parquet"
+    columns = {"path": [str(file) for file in files]}
+    if damaged == "image":
+        columns["image"] = [file.read_bytes() for file in files]
+    parquet.write_table(table(**columns), source, row_group_size=4)
+    damage(source, damaged)
+    rows = answers_to(source, classifier, tmp_path / "r")
+    assert len(rows) == 10
+    errors = [row["error"] for row in rows if row["error"]]
+    assert len(errors) == 4
+    assert all("t.parquet is damaged in its row group 1" in error for error in errors)
+    done = work_on(classifier, tmp_path / "r").results.done()
+    assert make_plan([str(source)], done, 5).images == 0
+
+
+def test_images_whose_names_are_damaged_have_numbers(classifier, photos, tmp_path):
+    content = (photos / "00001.png").read_bytes()
+    source = tmp_path / "t.parquet"
+    parquet.write_table(table(path=["a", "b", "c"], image=[content] * 3), source, row_group_size=1)
+    damage(source, "path")
+    rows = answers_to(source, classifier, tmp_path / "r")
+    assert sorted(row["path"] for row in rows) == [f"{source}#1", "a", "c"]
+    assert not any(row["error"] for row in rows)
+
+
+def test_tables_that_can_not_be_reached_are_no_errors_of_rows(
+    classifier, photos, tmp_path, monkeypatch
+):
+    source = tmp_path / "t.parquet"
+    parquet.write_table(table(image=[(photos / "00001.png").read_bytes()]), source)
+    (chunk,) = make_plan([str(source)], set(), 5).chunks
+    damage(source, "image", 0)
+
+    def gone(*_):
+        raise VitsdError("the store is gone")
+
+    monkeypatch.setattr("vitsd_runtime.batch.chunks._read_bytes", gone)
+    failure = work_on(classifier, tmp_path / "r")(chunk.to_json())["failure"]
+    assert "the store is gone" in failure
+
+
+def test_a_result_that_can_not_be_written_ends_all_before_it_begins(engine, photos):
+    code, _, err = run(photos, "--engine", engine, "--output", "/proc/x/r")
+    assert code == 1
+    assert "The result can't be written to /proc/x/r: No such file or directory. Name" in err
+    assert "another folder with --output" in err
+
+
+def test_ray_leaves_the_end_to_the_command(many, tmp_path, monkeypatch):
+    need("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    process = start(many, "--engine", "ray", "--output", tmp_path / "r", "--workers", "1")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("r/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM" not in err, err
+
+
 def test_tables_that_are_none_of_images_are_misuse(tmp_path):
     source = tmp_path / "t.parquet"
     parquet.write_table(table(a=["x"], b=[1]), source)

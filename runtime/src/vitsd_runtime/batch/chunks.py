@@ -27,6 +27,8 @@ _READERS = 8
 """Images of an object store that are read at once: each takes long, and little work."""
 _ROWS = 16
 """Of a table that are read at once: images may be large."""
+_PIECE = 2**20
+"""Bytes that are read at once only to see whether they can be."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,26 @@ class Chunk:
         return name if not self.folder or is_url(name) else os.path.join(self.folder, name)
 
     def _from_table(self) -> Iterator[Content]:
-        wanted, first = iter((*self.rows, -1)), 0
-        row = next(wanted)
-        with open_table(self.table) as table:
-            for batch in table.iter_batches(
-                _ROWS, row_groups=[self.row_group], columns=[self.column], use_threads=False
-            ):
-                values = need_pyarrow().Table.from_batches([batch]).flatten().column(0)
-                while first <= row < first + len(values):
-                    content = values[row - first].as_py()
-                    yield content or VitsdError("The table holds no image here.")
-                    row = next(wanted)
-                first += len(values)
+        """The images; where the table is damaged, they and all that come after are errors."""
+        read = 0
+        try:
+            with open_table(self.table) as table:
+                values = read_column(table, self.table, self.row_group, self.column, _ROWS)
+                wanted = iter((*self.rows, -1))
+                row = next(wanted)
+                for i, value in enumerate(values):
+                    if i == row:
+                        yield value.as_py() or VitsdError("The table holds no image here.")
+                        read += 1
+                        row = next(wanted)
+                    if row < 0:
+                        return
+        except DamagedError as error:
+            yield from [error] * (len(self.rows) - read)
+
+
+class DamagedError(VitsdError):
+    """A part of a table can't be understood, now and later."""
 
 
 @contextlib.contextmanager
@@ -111,6 +121,46 @@ def open_table(name: str) -> Iterator[Any]:
             raise VitsdError(
                 f"{printable(name)} can't be read as a Parquet file: {first_line(error)}"
             ) from error
+
+
+def read_column(table: Any, name: str, row_group: int, column: str, at_once: int) -> Iterator[Any]:
+    """The values of a column in a row group, in order; memory does not grow with their number.
+
+    Args:
+        table: of :func:`open_table`.
+        name: of the table.
+        row_group: which one.
+        column: which one.
+        at_once: rows that are in memory together.
+
+    Raises:
+        DamagedError: its bytes can be read, and make no sense.
+        VitsdError: its bytes can't be read.
+    """
+    arrow = need_pyarrow()
+    try:
+        for batch in table.iter_batches(
+            at_once, row_groups=[row_group], columns=[column], use_threads=False
+        ):
+            yield from arrow.Table.from_batches([batch]).flatten().column(0)
+    except (arrow.ArrowException, OSError) as error:  # which does not tell the one from the other
+        _read_bytes(table.metadata.row_group(row_group), name, column)
+        raise DamagedError(
+            f"{printable(name)} is damaged in its row group {row_group}: {first_line(error)}"
+        ) from error
+
+
+def _read_bytes(row_group: Any, name: str, column: str) -> None:
+    """Raise VitsdError if what is stored of a column can't be read."""
+    for i in range(row_group.num_columns):
+        stored = row_group.column(i)
+        if stored.path_in_schema != column:
+            continue
+        with open_any(name) as file:
+            file.seek(max(stored.dictionary_page_offset or stored.data_page_offset, 0))
+            remaining = stored.total_compressed_size
+            while remaining > 0 and (some := file.read(min(remaining, _PIECE))):
+                remaining -= len(some)
 
 
 def _read_remote(places: Iterator[tuple[str, str]]) -> Iterator[tuple[str, Content]]:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitsd_runtime.batch.answers import as_text
-from vitsd_runtime.batch.chunks import TABLE_ENDING, Chunk, open_table
+from vitsd_runtime.batch.chunks import (
+    TABLE_ENDING,
+    Chunk,
+    DamagedError,
+    open_table,
+    read_column,
+)
 from vitsd_runtime.batch.storage import Place, explained, is_on_web, locate, need_pyarrow
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.images.files import find_images, is_hidden, is_image_name, scan_images
@@ -26,6 +32,7 @@ _CHUNKS = 256
 """That there should be, so that many workers have something to do until the end."""
 _MAX_VALUES = 10**6
 """Classes of all images of a chunk, which are in memory together: some 100 MB."""
+_NAMES_AT_ONCE = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -209,17 +216,29 @@ def _table_groups(table: str) -> Iterator[Chunk]:
         before = 0
         for i in range(opened.num_row_groups):
             count = opened.metadata.row_group(i).num_rows
-            given = [None] * count
-            if names is not None:
-                read = opened.read_row_group(i, columns=[names]).flatten()
-                given = read.column(0).to_pylist()
+            given = _read_names(opened, table, i, names) if names is not None else []
+            known, rows = len(given), tuple(range(count))
+            given += [None] * (count - known)
             numbered = tuple(name or f"{table}#{before + k}" for k, name in enumerate(given))
-            if images is None:
-                yield Chunk(numbered, folder=table.rpartition("/")[0])
-            else:
-                rows = tuple(range(count))
+            if images is not None:
                 yield Chunk(numbered, table=table, column=images, row_group=i, rows=rows)
+            else:
+                yield Chunk(numbered[:known], folder=table.rpartition("/")[0])
+                # Where names are damaged, they are what can't be read of each row.
+                lost = Chunk((), table=table, column=names or "", row_group=i)
+                yield replace(lost, names=numbered[known:], rows=rows[known:])
             before += count
+
+
+def _read_names(opened: Any, table: str, row_group: int, column: str) -> list[str | None]:
+    """What a row group calls its images, up to where it is damaged."""
+    names: list[str | None] = []
+    try:
+        for name in read_column(opened, table, row_group, column, _NAMES_AT_ONCE):
+            names.append(name.as_py())
+    except DamagedError as error:
+        _log.warning("Images whose names are lost are called by their numbers: %s", error)
+    return names
 
 
 def _columns(schema: Any, table: str) -> tuple[str | None, str | None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -62,7 +64,7 @@ class Cluster:
     def _connect(self, address: str | None) -> None:
         check_reachable("Ray", address or "")
         try:
-            with quiet_stderr():
+            with quiet_stderr(), _own_end():
                 self._ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
         except (self._ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
             raise VitsdError(f"Ray can't be reached: {first_line(error)}") from error
@@ -90,6 +92,17 @@ class Cluster:
             yield from answers.iter_rows()
         except self._ray.exceptions.RayError as error:
             raise VitsdError(f"Ray gave up: {printable(_cause(error))}") from error
+
+
+@contextlib.contextmanager
+def _own_end() -> Iterator[None]:
+    """Keep the program's own handler of SIGTERM: Ray puts two in its place, one prints a trace."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Actor:

@@ -17,9 +17,9 @@ from vitsd_runtime.batch.storage import (
     open_any,
     remove_folder,
 )
-from vitsd_runtime.errors import UsageError
+from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.files import atomic_write
-from vitsd_runtime.system.text import printable
+from vitsd_runtime.system.text import printable, why
 
 _METADATA = b"vitsd"
 _TRIES = "_tries"
@@ -46,6 +46,22 @@ class Results:
             VitsdError: it can't be read.
         """
         return {name for part in self._parts() for name in self._names(part)}
+
+    def begin(self) -> None:
+        """Before long work, raise what :meth:`write` would raise.
+
+        Raises:
+            VitsdError: nothing can be written there.
+        """
+        try:
+            self._put(f"{_TRIES}/begin", b"")
+        except UsageError:
+            raise
+        except VitsdError as error:
+            raise VitsdError(
+                f"The result can't be written to {printable(self.folder)}: "
+                f"{why(error.__cause__ or error)}. Name another folder with `output`."
+            ) from error
 
     def counts(self, part: str) -> tuple[int, int] | None:
         """Images and errors in a part; None if it is not there."""

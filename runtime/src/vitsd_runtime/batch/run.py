@@ -89,6 +89,7 @@ def classify(
     _log.info("%s images to do, %s done before", f"{plan.images:,}", f"{plan.done:,}")
     begin, errors, used = time.monotonic(), 0, 0
     if plan.chunks:
+        results.begin()
         module: Any = importlib.import_module(f"{__package__}.{engine}")
         with module.Cluster(address, workers, classifier.num_threads) as cluster:
             used = cluster.workers
