@@ -190,7 +190,7 @@ def test_a_clock_that_begins_at_1970_is_told_and_does_not_stop_updates(
 def test_what_others_sign_is_refused(publisher, device):
     stranger = os.urandom(32)
     publisher.index((1, b"one"), seed=stranger)
-    with pytest.raises(VitsdError, match="not signed by a key that is trusted"):
+    with pytest.raises(VitsdError, match="No key that is trusted for it has signed"):
         device.pull()
     publisher.index(publisher.release(1, b"one", seed=stranger))
     with pytest.raises(VitsdError, match="release is not signed"):

@@ -77,7 +77,7 @@ def unseal(envelope: Any, kind: str, keys: Collection[bytes]) -> dict[str, Any]:
         for name, key in known.items()
     ):
         names = ", ".join(sorted(known))
-        raise VitsdError(f"The {kind} is not signed by a key that is trusted for it ({names}).")
+        raise VitsdError(f"No key that is trusted for it has signed the {kind} ({names}).")
     try:
         content = parse_json(payload, MAX_BYTES)
     except ValueError as error:
