@@ -23,6 +23,7 @@ from vitsd.model.vit import build_vit
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks
 from vitsd.training.augmentation import BatchAugmentation, random_crop
+from vitsd.training.distribution import ProcessGroup
 from vitsd.training.history import read_history
 from vitsd.training.optimizer import compile_model, learning_rate_schedule
 from vitsd.training.run import RunFolder
@@ -95,6 +96,27 @@ def test_the_optimizer_uses_the_schedule_and_it_is_logged(small, tmp_path):
         assert row["learning_rate"] == pytest.approx(formula(row["step"], RECIPE, steps), abs=1e-8)
         assert row["images_per_second"] > 0
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_processes_may_differ_in_the_patch_release_of_python(small, tmp_path, monkeypatch):
+    def compared(python):
+        """What processes compare before the first step."""
+        found = []
+
+        def note(_, description):
+            found.append(description)
+            if "versions" in description:
+                raise UsageError("that is all")
+
+        monkeypatch.setattr("vitsd.training.train.platform.python_version", lambda: python)
+        monkeypatch.setattr(ProcessGroup, "require_same", note)
+        with pytest.raises(UsageError, match="that is all"):
+            train(CONFIG, RECIPE, small, tmp_path / "run")
+        return found
+
+    first = compared("3.11.2")
+    assert compared("3.11.15") == first
+    assert compared("3.12.1") != first
 
 
 def test_a_finished_run_leaves_everything_that_it_promises(small, tmp_path):
