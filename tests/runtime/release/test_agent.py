@@ -193,7 +193,7 @@ def test_what_others_sign_is_refused(publisher, device):
     with pytest.raises(VitsdError, match="No key that is trusted for it has signed"):
         device.pull()
     publisher.index(publisher.release(1, b"one", seed=stranger))
-    with pytest.raises(VitsdError, match="No key .* has signed the release"):
+    with pytest.raises(VitsdError, match="has signed the release"):
         device.pull()
     assert device.in_use() is None
 
@@ -330,10 +330,10 @@ def test_the_first_key_says_who_may_sign_and_takes_it_back(publisher, device):
     device.pull()
     # The key of the index can't sign releases, and once there is a statement, the first can't.
     publisher.index(publisher.release(2, b"evil", seed=online), seed=online, keys=keys)
-    with pytest.raises(VitsdError, match="No key .* has signed the release"):
+    with pytest.raises(VitsdError, match="has signed the release"):
         device.pull()
     publisher.index(publisher.release(2, b"evil", seed=builder), seed=thief, keys=keys)
-    with pytest.raises(VitsdError, match="No key .* has signed the index"):
+    with pytest.raises(VitsdError, match="has signed the index"):
         device.pull()
     # The builder's key was stolen: another statement takes it back.
     new = os.urandom(32)
