@@ -18,7 +18,7 @@ def test_the_logits_are_the_engines(exported, digits, ending, batch_size):
     format = path.suffix[1:]
     candidate = EngineCandidate(format, lambda choices: path.read_bytes(), images, batch_size)
     for count in (32, 50, 70):
-        logits = candidate.logits({}, count)
+        logits = candidate.logits({}, count, 1)
         assert logits.shape == (count, 10)
         engine = load_engine(path, format)
         expected = np.concatenate([engine.run(image[None]) for image in images[:count]])

@@ -35,7 +35,7 @@ class StandIn:
     def build(self, choices):
         return b""
 
-    def logits(self, choices, count):
+    def logits(self, choices, count, num_threads=1):
         weight = {"static": 1.0, "int4": 1.0, "dynamic": 0.005, "float": 0.0}
         bad = {"minmax": 1.5, "percentile": 1.2, "mse": 1.0}
         total = sum(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vitsd_export.quantization.recipe import Choices
 from vitsd_runtime.engines import load_engine
-from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.types import AnyArray, Float32Array, Format
 
 BATCH_SIZE = 32
@@ -27,10 +27,14 @@ class EngineCandidate:
     """Held-out images ``(n, ...)`` as the model takes them."""
     batch_size: int = BATCH_SIZE
     """Images at once; 1 where neighbors in a batch change an image's answer."""
+    _building: threading.Lock = field(default_factory=threading.Lock, init=False)
+    """Quantizers hold back what is printed, log and cache: one at a time."""
 
-    def logits(self, choices: Choices, count: int) -> Float32Array:
+    def logits(self, choices: Choices, count: int, num_threads: int) -> Float32Array:
         """Logits ``(count, classes)`` of that file for the first held-out images."""
-        engine = load_engine(self.build(choices), self.format, usable_cores(), self.batch_size)
+        with self._building:
+            content = self.build(choices)
+        engine = load_engine(content, self.format, num_threads, self.batch_size)
         # TFLite engines are compiled for one size, and would run a rest image by image.
         size = self.batch_size if self.format == "tflite" else 1
         inputs = _padded(self.inputs[:count], size)

@@ -9,8 +9,10 @@ tell layers apart.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -27,6 +29,7 @@ from vitsd_export.quantization.ranges import (
 from vitsd_export.quantization.recipe import Choices, LayerChoice, QuantizationRecipe
 from vitsd_export.quantization.schemes import RANGE_METHODS, Ladder, Precision, Scheme
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.system.signals import check_interrupted
 from vitsd_runtime.types import AnyArray, Float32Array, FloatArray, Quantization
 
@@ -36,6 +39,8 @@ SENSITIVITY_IMAGES = 256
 """Enough to rank layers; the budget itself is checked on all held-out images."""
 RANGE_IMAGES = 512
 """To choose between ranges that differ little."""
+_MOST_WORKERS = 4
+"""Candidates at once. They are built one after the other, so more would only wait."""
 
 
 class Candidate(Protocol):
@@ -44,8 +49,11 @@ class Candidate(Protocol):
     def build(self, choices: Choices) -> bytes:
         """The file quantized as chosen."""
 
-    def logits(self, choices: Choices, count: int) -> Float32Array:
-        """Logits ``(count, classes)`` of that file for the first held-out images."""
+    def logits(self, choices: Choices, count: int, num_threads: int) -> Float32Array:
+        """Logits ``(count, classes)`` of that file for the first held-out images.
+
+        May be called from several threads at once.
+        """
 
 
 @dataclass(frozen=True)
@@ -177,15 +185,32 @@ class Evaluator:
 
     def error(self, choices: Choices) -> QuantizationLoss:
         """On all held-out images."""
-        return self._error(choices, len(self._labels))
+        return self._error(choices, len(self._labels), usable_cores())
+
+    def divergences(self, candidates: Sequence[Choices], images: int) -> Iterator[float]:
+        """On at most so many images, in the order of the candidates.
+
+        Several are measured at once, each by one thread: the results are the same on any number
+        of cores.
+        """
+        count = min(images, len(self._labels))
+
+        def divergence(choices: Choices) -> float:
+            return self._error(choices, count, num_threads=1).divergence
+
+        pool = ThreadPoolExecutor(min(usable_cores(), _MOST_WORKERS))
+        try:
+            yield from pool.map(divergence, candidates)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def divergence(self, choices: Choices, images: int) -> float:
-        """On at most so many images."""
-        return self._error(choices, min(images, len(self._labels))).divergence
+        """Of a single candidate."""
+        return next(self.divergences([choices], images))
 
-    def _error(self, choices: Choices, count: int) -> QuantizationLoss:
+    def _error(self, choices: Choices, count: int, num_threads: int) -> QuantizationLoss:
         check_interrupted()
-        logits = self._candidate.logits(choices, count)
+        logits = self._candidate.logits(choices, count, num_threads)
         return quantization_error(logits, self._labels, self._reference)
 
 
@@ -261,15 +286,18 @@ class PrecisionSearch:
     def sensitivity(self) -> dict[str, dict[RangeMethod, float]]:
         """Divergence with one layer on the lowest step and all others on the second, by method."""
         lowest, second = self._ladder[:2]
-        return {
-            name: {
-                method: self._evaluator.divergence(
-                    {**self._all(second), name: LayerChoice(lowest, method)}, SENSITIVITY_IMAGES
-                )
-                for method in RANGE_METHODS.get(lowest, (MINMAX,))
-            }
-            for name in tqdm(self._layers, "sensitivity", leave=False, disable=None)
-        }
+        methods = RANGE_METHODS.get(lowest, (MINMAX,))
+        alone = list(itertools.product(self._layers, methods))
+        candidates = [
+            {**self._all(second), name: LayerChoice(lowest, method)} for name, method in alone
+        ]
+        divergences = self._evaluator.divergences(candidates, SENSITIVITY_IMAGES)
+        found: dict[str, dict[RangeMethod, float]] = {name: {} for name in self._layers}
+        # The bar is made first: while a candidate is built, sys.stderr is held back.
+        progress = tqdm(divergences, "sensitivity", len(alone), leave=False, disable=None)
+        for (name, method), divergence in zip(alone, progress, strict=True):
+            found[name][method] = divergence
+        return found
 
     @cached_property
     def methods(self) -> dict[str, RangeMethod]:
@@ -384,7 +412,7 @@ class RangeSearch:
 
     def choose_start(self) -> tuple[dict[str, LayerChoice], float]:
         """The best choice of one method for all groups that know it, and its divergence."""
-        divergences = {method: self._divergence(self._uniform(method)) for method in USUAL_METHODS}
+        divergences = self._divergences({m: self._uniform(m) for m in USUAL_METHODS})
         for method, value in divergences.items():
             _log.info("ranges by %s: divergence %.5f", method, value)
         best = min(divergences, key=divergences.__getitem__)
@@ -400,11 +428,14 @@ class RangeSearch:
         choices, lowest = dict(start), divergence
         sensitivity: dict[str, dict[RangeMethod, float]] = {}
         for group in tqdm([*self._groups, *self._groups], "ranges", leave=False, disable=None):
-            measured = {}
-            for method in self._groups[group]:
-                candidate = {**choices, group: LayerChoice("static", method)}
-                known = candidate == choices
-                measured[method] = lowest if known else self._divergence(candidate)
+            candidates = {
+                method: {**choices, group: LayerChoice("static", method)}
+                for method in self._groups[group]
+            }
+            known = {method: lowest for method, c in candidates.items() if c == choices}
+            unknown = {method: c for method, c in candidates.items() if method not in known}
+            new = known | self._divergences(unknown)
+            measured = {method: new[method] for method in candidates}
             best = min(measured, key=measured.__getitem__)
             choices[group], lowest = LayerChoice("static", best), measured[best]
             sensitivity[group] = measured
@@ -416,8 +447,9 @@ class RangeSearch:
             for name, methods in self._groups.items()
         }
 
-    def _divergence(self, choices: Choices) -> float:
-        return self._evaluator.divergence(choices, RANGE_IMAGES)
+    def _divergences(self, candidates: Mapping[RangeMethod, Choices]) -> dict[RangeMethod, float]:
+        found = self._evaluator.divergences(list(candidates.values()), RANGE_IMAGES)
+        return dict(zip(candidates, found, strict=True))
 
 
 def describe_choices(result: SearchResult) -> list[list[str]]:

@@ -196,6 +196,13 @@ class TFLiteQuantizer:
         return self._ranges[tensor, MSE]
 
     def _quantizer(self) -> Any:
+        """With an empty recipe."""
+        self._reader.load_quantization_recipe([])
+        return self._reader
+
+    @cached_property
+    def _reader(self) -> Any:
+        """Has read the float model, once for all that is built from it."""
         from ai_edge_quantizer import quantizer  # takes a second to import
 
         with _silent():
