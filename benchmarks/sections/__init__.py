@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NAMES = ("latency", "quantization", "runtime", "scaling", "serving", "shipped", "training")
+NAMES = (
+    "export",
+    "latency",
+    "quantization",
+    "runtime",
+    "scaling",
+    "serving",
+    "shipped",
+    "training",
+)
 Results = dict[str, Any]
 """JSON-able. ``summary`` holds rows of what was measured: what it is, the figure, the promise."""
 

@@ -5,7 +5,13 @@ import onnx
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from onnx import numpy_helper
 
+from vitsd.hub.saving import load_model
+from vitsd_export.artifact_writer import ArtifactWriter
+from vitsd_export.formats import onnx as onnx_format
+from vitsd_export.formats.onnx import to_onnx
+from vitsd_export.graph.options import GraphOptions
 from vitsd_runtime import preprocess, read_spec
 from vitsd_runtime.engines import load_engine
 from vitsd_runtime.engines.onnx import import_onnxruntime
@@ -88,6 +94,24 @@ def test_onnx_is_checked_named_dynamic_and_folded(exported, batch):
     )
     np.testing.assert_allclose(together, single, atol=1e-4)
     assert "vitsd.json" in session.get_modelmeta().custom_metadata_map
+
+
+def test_large_weights_pass_the_converter_by(trained, monkeypatch):
+    model, spec = load_model(trained / "model.keras")
+    with ArtifactWriter(model, spec) as writer:
+        module = writer._module(GraphOptions())
+    whole = to_onnx(module, 17)
+    monkeypatch.setattr(onnx_format, "_LARGE_WEIGHT", 5_000)
+    taken = to_onnx(module, 17)
+    assert [tensor.name for tensor in taken.graph.input] == ["images"]
+    assert [node.op_type for node in taken.graph.node] == [
+        node.op_type for node in whole.graph.node
+    ]
+    weights = [
+        sorted(numpy_helper.to_array(tensor).tobytes() for tensor in converted.graph.initializer)
+        for converted in (whole, taken)
+    ]
+    assert weights[0] == weights[1]
 
 
 def test_onnxruntime_runs_norms_and_gelu_as_single_operations(exported, tmp_path):

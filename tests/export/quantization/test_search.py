@@ -1,10 +1,13 @@
 """The search, on models whose layers' costs are known."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitsd_export.quantization import search as search_module
 from vitsd_export.quantization.ranges import MINMAX, MSE
 from vitsd_export.quantization.recipe import LayerChoice
 from vitsd_export.quantization.schemes import SCHEMES
@@ -15,6 +18,7 @@ from vitsd_export.quantization.search import (
     PrecisionSearch,
     quantization_error,
 )
+from vitsd_runtime.errors import VitsdError
 
 CLASSES, IMAGES = 5, 400
 
@@ -94,6 +98,47 @@ def test_the_steps_of_a_search():
     found = search.run()
     assert found.choices == search.choices_at(1)
     assert (found.sensitivity, found.baseline) == (search.sensitivity, search.baseline)
+
+
+def test_the_result_is_the_same_on_any_number_of_cores(monkeypatch):
+    model = StandIn({"cheap": 0.01, "costly": 1.0, "free": 0.0})
+    found = []
+    for cores in (1, 2, 64):
+        monkeypatch.setattr(search_module, "usable_cores", lambda cores=cores: cores)
+        found.append(model.search("int8", AccuracyBudget(0.5, 0.98)).run())
+    assert found[0] == found[1] == found[2]
+
+
+def test_candidates_are_ranked_by_one_thread_each_and_answered_in_order():
+    model, threads = StandIn({"a": 1.0}), []
+
+    def logits(choices, count, num_threads):
+        threads.append(num_threads)
+        if choices["a"].precision == "static":
+            time.sleep(0.02)  # is ready last
+        return StandIn.logits(model, choices, count)
+
+    model.logits = logits
+    evaluator = Evaluator(model, model.labels, model.reference, AccuracyBudget(0.5, 0.98))
+    steps = ("static", "float", "dynamic", "float")
+    found = list(evaluator.divergences([{"a": LayerChoice(step)} for step in steps], 100))
+    assert found[0] > found[2] > found[1] == found[3] == 0
+    assert set(threads) == {1}
+
+
+def test_a_failure_ends_a_search_without_trying_what_waits():
+    model, tried = StandIn({"a": 1.0}), []
+
+    def logits(choices, count, num_threads):
+        tried.append(choices)
+        time.sleep(0.002)
+        raise VitsdError("no space")
+
+    model.logits = logits
+    evaluator = Evaluator(model, model.labels, model.reference, AccuracyBudget(0.5, 0.98))
+    with pytest.raises(VitsdError, match="no space"):
+        list(evaluator.divergences([{"a": LayerChoice("float")}] * 1000, 100))
+    assert len(tried) < 100
 
 
 def test_dynamic_layers_are_measured_only_where_they_are_not_good_enough_as_they_are():
