@@ -7,6 +7,7 @@ import time
 
 from vitsd_runtime.engines.base import Engine, Model, NotInstalledError, blank_images
 from vitsd_runtime.engines.onnx import OnnxEngine
+from vitsd_runtime.engines.openvino import OpenVinoEngine
 from vitsd_runtime.engines.saved_model import SavedModelEngine
 from vitsd_runtime.engines.tflite import TFLiteEngine
 from vitsd_runtime.errors import UsageError
@@ -15,7 +16,7 @@ from vitsd_runtime.types import Format
 
 _ENGINES: dict[Format, tuple[type[Engine], ...]] = {
     "tflite": (TFLiteEngine,),
-    "onnx": (OnnxEngine,),
+    "onnx": (OnnxEngine, OpenVinoEngine),
     "saved_model": (SavedModelEngine,),
 }
 """The first that is installed runs a model of the format."""

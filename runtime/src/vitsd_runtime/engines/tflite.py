@@ -6,6 +6,7 @@ import collections
 import contextlib
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from vitsd_runtime.engines.base import (
     not_installed,
     refusal,
 )
+from vitsd_runtime.engines.fixed_batch import run_in_parts
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.stderr import quiet_stderr
@@ -62,8 +64,7 @@ class TFLiteEngine(Engine):
     """An interpreter is compiled for one batch size, so there are at most two.
 
     One is for single images and one for full batches, of 8 images at most (files made for single
-    images, and all under tflite-runtime, run one by one). A rest is padded to a full batch, or run
-    one by one where that is less work; nothing is recompiled.
+    images, and all under tflite-runtime, run one by one).
     """
 
     extra = "tflite"
@@ -93,19 +94,9 @@ class TFLiteEngine(Engine):
 
     def run(self, batch: AnyArray) -> Float32Array:
         """See :meth:`Engine.run`."""
-        size = self._batch_size
-        full = len(batch) - len(batch) % size
-        rest = batch[full:]
         here = self._interpreters.get()
         with here.lock:
-            parts = [self._invoke(here, batch[i : i + size], size) for i in range(0, full, size)]
-            if 2 * len(rest) > size:
-                padding = np.zeros((size - len(rest), *rest.shape[1:]), rest.dtype)
-                padded = np.concatenate([rest, padding])
-                parts.append(self._invoke(here, padded, size)[: len(rest)])
-            else:
-                parts.extend(self._invoke(here, rest[i : i + 1], 1) for i in range(len(rest)))
-        return np.concatenate(parts)
+            return run_in_parts(batch, self._batch_size, partial(self._invoke, here))
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`Engine.describe`; also ``tensor_dtypes``: how many tensors of each type."""
@@ -148,8 +139,8 @@ class TFLiteEngine(Engine):
             interpreter, interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         )
 
-    def _invoke(self, here: _Interpreters, batch: AnyArray, size: int) -> Float32Array:
-        interpreter, inputs, outputs = self._interpreter(here, size)
+    def _invoke(self, here: _Interpreters, batch: AnyArray) -> Float32Array:
+        interpreter, inputs, outputs = self._interpreter(here, len(batch))
         scale, zero_point = inputs["quantization"]
         if scale and batch.dtype != inputs["dtype"]:
             batch = quantize(batch, scale, zero_point, inputs["dtype"])
