@@ -15,6 +15,7 @@ HEAVY = {
     "ai_edge_litert",
     "tflite_runtime",
     "onnxruntime",
+    "openvino",
     "onnx",
     "vitsd",
     "vitsd_export",
