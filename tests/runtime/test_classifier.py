@@ -139,7 +139,7 @@ def test_nothing_is_recompiled_for_a_rest(exported_model, digits):
     classifier = Classifier.load(exported_model("-float32.tflite"), num_threads=1, batch_size=4)
     for count in range(1, 12):
         classifier.logits(digits.images[:count])
-    compiled = classifier.engine._interpreters.get().compiled  # noqa: SLF001 - nothing public tells
+    (compiled,) = classifier.engine._interpreters.get().made  # noqa: SLF001 - nothing public tells
     assert sorted(compiled) == (
         [1] if classifier.engine.name.startswith("tflite-runtime") else [1, 4]
     )

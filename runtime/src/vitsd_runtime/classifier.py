@@ -72,8 +72,8 @@ class Classifier:
     Arrays are RGB. OpenCV's frames are BGR: ``cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)``. picamera2
     gives RGB arrays for the format it calls ``"BGR888"``.
 
-    Threads: calls from several threads at once are safe. Under TFLite they wait for each other;
-    for parallel work load one classifier per thread.
+    Threads: calls from several threads at once are safe, and run at once. Under TFLite, memory
+    grows by an interpreter for each thread that runs at the same time as others.
 
     Processes: a loaded classifier may be used after a fork, and be pickled. It travels as the
     model's path, SHA-256, spec and options, and opens the model at its first use where it comes to:

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vitsd_runtime.classifier import Classifier
-from vitsd_runtime.cli import options, output
+from vitsd_runtime.cli import output
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import CLUSTER_ENGINES
-from vitsd_runtime.validation import Option
 
 if TYPE_CHECKING:
     from vitsd_runtime.batch.run import Summary
-
-_WORKERS = Option("workers", int, at_least=1, at_most=100_000)
 
 
 def add_options(parser: argparse.ArgumentParser, modes: Any) -> None:
@@ -34,12 +31,6 @@ def add_options(parser: argparse.ArgumentParser, modes: Any) -> None:
         metavar="ADDRESS",
         help="with --engine: of the cluster (default: the engine's own settings, else this "
         "machine)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=options.type_of(_WORKERS),
-        metavar="N",
-        help="with --engine: models at work at the same time (default: one for each CPU)",
     )
 
 

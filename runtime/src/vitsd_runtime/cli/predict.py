@@ -8,8 +8,8 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from vitsd_runtime.classifier import (
     MIN_CONFIDENCE,
     TOP_K,
     Classifier,
-    Prediction,
 )
 from vitsd_runtime.cli import app, cluster, live, options, output, shard
 from vitsd_runtime.errors import UsageError, VitsdError
@@ -32,17 +31,20 @@ from vitsd_runtime.images.tta import make_views
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.sharding import Shard
 from vitsd_runtime.spec import ModelSpec
+from vitsd_runtime.system.cores import usable_cores
+from vitsd_runtime.system.parallel import map_in_order
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, UInt8Array
+from vitsd_runtime.validation import Option
 
 _RENAMED = {**options.RENAMED, "--fit": "--resize-mode"}
 _BELONGS_TO = {
     "every": ("camera", "watch"),
     "output": ("watch", "shard", "engine"),
     "address": ("engine",),
-    "workers": ("engine",),
 }
 """Options that mean nothing without one of these."""
+_WORKERS = Option("workers", int, at_least=1, at_most=100_000)
 _LEVELS_OF_12_BITS = 16
 """That are left when values of 12 bits are taken for 16 and brought to 8."""
 
@@ -104,6 +106,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="how photos become the input size (default: as trained)",
     )
     options.add_num_threads_option(parser)
+    parser.add_argument(
+        "--workers",
+        type=options.type_of(_WORKERS),
+        metavar="N",
+        help="images or batches in work at the same time (default: one for each usable core; with "
+        "--engine: one for each CPU of the cluster)",
+    )
     options.add_model_options(parser)
     modes = parser.add_mutually_exclusive_group()
     live.add_options(parser, modes)
@@ -149,13 +158,14 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.shard is not None:
         shard.check(arguments, names)
     sources = list(_sources(names, arguments.shard))
+    workers = _choose_workers(arguments, len(sources))
     classifier = _load(model, arguments)
 
     def load(source: str | Path) -> UInt8Array:
         opened = sys.stdin.buffer if source == "-" else source
         return load_for_model(opened, classifier.spec, arguments.resize_mode)
 
-    answer_all = functools.partial(_answers, classifier, arguments)
+    answer_all = functools.partial(_answers, classifier, arguments, workers)
     if arguments.shard is None:
         return _show_answers(answer_all(sources, load), len(sources), arguments)
     shard.answer_shard(classifier, sources, arguments, load, answer_all)
@@ -250,57 +260,76 @@ def _find_images(folder: str) -> ImageScan:
         raise
 
 
-@dataclass
-class _Batch:
-    """Images read together; where one can't be read, the reason."""
+def _choose_workers(arguments: argparse.Namespace, images: int) -> int:
+    """How many batches are in work at once; engines get one thread each where it is several."""
+    batches = -(-images // arguments.batch_size)
+    workers = arguments.workers or usable_cores()
+    if arguments.num_threads is not None and arguments.workers is None:
+        workers //= arguments.num_threads
+    if arguments.shard is not None:  # it notes which one image is being read
+        workers = 1
+    workers = max(1, min(workers, batches))
+    if workers > 1 and arguments.num_threads is None:
+        arguments.num_threads = 1
+    return workers
 
-    sources: list[str | Path] = field(default_factory=list)
-    pixels: list[UInt8Array] = field(default_factory=list)
-    errors: dict[int, str] = field(default_factory=dict)
-    """By the place in :attr:`sources`."""
+
+class _Reading(NamedTuple):
+    """An image, or the reason why it can't be read."""
+
+    source: str | Path
+    pixels: UInt8Array | None
+    error: str = ""
 
 
 def _answers(
     classifier: Classifier,
     arguments: argparse.Namespace,
+    workers: int,
     sources: Sequence[str | Path],
     load: shard.Load,
 ) -> Iterator[tuple[str | Path, output.Answer]]:
     """Every image with its answer, in order."""
     views = make_views(arguments.tta, classifier.spec)
-    for batch in _read(classifier, sources, load):
-        answers: Iterator[list[Prediction]] = iter(())
-        if batch.pixels:
-            # Not `predict`, which would scale the values of files once more.
-            rows = classifier.probabilities(np.stack(batch.pixels), views)
-            answers = (classifier.top(row, arguments.top_k) for row in rows)
-        for i, source in enumerate(batch.sources):
-            yield source, batch.errors[i] if i in batch.errors else next(answers)
+    alone = len(sources) == 1
+
+    def answer(chunk: list[str | Path]) -> list[tuple[_Reading, output.Answer]]:
+        readings = [_read(source, load, alone) for source in chunk]
+        pixels = [reading.pixels for reading in readings if reading.pixels is not None]
+        # Not `predict`, which would scale the values of files once more.
+        rows = iter(classifier.probabilities(np.stack(pixels), views) if pixels else ())
+        return [
+            (each, each.error if each.pixels is None else classifier.top(next(rows), top_k))
+            for each in readings
+        ]
+
+    top_k = arguments.top_k
+    for answered in map_in_order(answer, _chunks(sources, classifier.batch_size), workers):
+        for reading, classes in answered:
+            if oddity := _oddity(reading.pixels, classifier.spec):
+                output.note(f"{printable(reading.source)} {oddity}")
+            yield reading.source, classes
 
 
-def _read(
-    classifier: Classifier, sources: Sequence[str | Path], load: shard.Load
-) -> Iterator[_Batch]:
-    spec = classifier.spec
+def _chunks(sources: Sequence[str | Path], size: int) -> Iterator[list[str | Path]]:
     remaining = iter(sources)
-    while chunk := list(itertools.islice(remaining, classifier.batch_size)):
-        batch = _Batch(chunk)
-        for i, source in enumerate(chunk):
-            try:
-                pixels = load(source)
-            except VitsdError as error:
-                # A single missing image is a usage error.
-                if isinstance(error, UsageError) and len(sources) == 1:
-                    raise
-                batch.errors[i] = str(error)
-                continue
-            if oddity := _oddity(pixels, spec):
-                output.note(f"{printable(source)} {oddity}")
-            batch.pixels.append(pixels)
-        yield batch
+    while chunk := list(itertools.islice(remaining, size)):
+        yield chunk
 
 
-def _oddity(pixels: UInt8Array, spec: ModelSpec) -> str | None:
+def _read(source: str | Path, load: shard.Load, alone: bool) -> _Reading:
+    try:
+        return _Reading(source, load(source))
+    except VitsdError as error:
+        # A single missing image is a usage error.
+        if isinstance(error, UsageError) and alone:
+            raise
+        return _Reading(source, None, str(error))
+
+
+def _oddity(pixels: UInt8Array | None, spec: ModelSpec) -> str | None:
+    if pixels is None:
+        return None
     if pixels.max() == pixels.min():
         return "shows nothing: all its pixels are equal"
     if pixels.max() < _LEVELS_OF_12_BITS and spec.value_range is None:

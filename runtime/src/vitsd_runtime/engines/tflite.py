@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -50,11 +49,14 @@ class _Compiled(NamedTuple):
 
 
 class _Interpreters:
-    """Those of one process, by batch size."""
+    """Those of one process."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()  # an interpreter's tensors are shared state
-        self.compiled: dict[int, _Compiled] = {}
+        self.made: list[dict[int, _Compiled]] = []
+        """By batch size, one of these for each thread that ran at the same time as others: an
+        interpreter's tensors are shared state."""
+        self.idle: list[dict[int, _Compiled]] = []
+        """Those that no thread uses now."""
         self.content = b""
         """The model. Not a path: TensorFlow Lite would map the file into memory, and whoever
         overwrites it then, as ``cp`` does, ends this process."""
@@ -64,7 +66,8 @@ class TFLiteEngine(Engine):
     """An interpreter is compiled for one batch size, so there are at most two.
 
     One is for single images and one for full batches, of 8 images at most (files made for single
-    images, and all under tflite-runtime, run one by one).
+    images, and all under tflite-runtime, run one by one). Threads that run at the same time have
+    interpreters of their own, which stay for the next ones.
     """
 
     extra = "tflite"
@@ -83,7 +86,8 @@ class TFLiteEngine(Engine):
         self._num_threads, self._batch_size = num_threads, min(batch_size, _LARGEST_BATCH)
         self._interpreter_class, self.name = _find_interpreter(model)
         self._interpreters = PerProcess(_Interpreters)
-        single = self._interpreter(self._interpreters.get(), 1)
+        with self._borrowed() as compiled:
+            single = self._interpreter(compiled, 1)
         # Some files can't be compiled for more; and tflite-runtime 2.14 crashes on a Cortex-A76
         # when a model with dynamic layers was resized to four images or more (make arm64).
         if single.input["shape_signature"][0] == 1 or self.name.startswith(_OLD):
@@ -94,13 +98,13 @@ class TFLiteEngine(Engine):
 
     def run(self, batch: AnyArray) -> Float32Array:
         """See :meth:`Engine.run`."""
-        here = self._interpreters.get()
-        with here.lock:
-            return run_in_parts(batch, self._batch_size, partial(self._invoke, here))
+        with self._borrowed() as mine:
+            return run_in_parts(batch, self._batch_size, partial(self._invoke, mine))
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`Engine.describe`; also ``tensor_dtypes``: how many tensors of each type."""
-        single = self._interpreter(self._interpreters.get(), 1)
+        with self._borrowed() as compiled:
+            single = self._interpreter(compiled, 1)
         details = single.interpreter.get_tensor_details()
         dtypes = collections.Counter(_dtype_name(tensor["dtype"]) for tensor in details)
         report: dict[str, Any] = {
@@ -116,11 +120,27 @@ class TFLiteEngine(Engine):
             report["operations"] = dict(operations.most_common())
         return report
 
-    def _interpreter(self, here: _Interpreters, batch: int) -> _Compiled:
-        if batch not in here.compiled:
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[dict[int, _Compiled]]:
+        """Interpreters that no other thread uses meanwhile."""
+        # No lock: one that another thread holds during a fork stays locked in the child.
+        here = self._interpreters.get()
+        try:
+            mine = here.idle.pop()
+        except IndexError:
+            mine = {}
+            here.made.append(mine)  # a child must keep those that its parent's threads use
+        try:
+            yield mine
+        finally:
+            here.idle.append(mine)
+
+    def _interpreter(self, mine: dict[int, _Compiled], batch: int) -> _Compiled:
+        if batch not in mine:
+            here = self._interpreters.get()
             here.content = here.content or self._file.content()
-            here.compiled[batch] = self._compile(here.content, batch)
-        return here.compiled[batch]
+            mine[batch] = self._compile(here.content, batch)
+        return mine[batch]
 
     def _compile(self, content: bytes, batch: int) -> _Compiled:
         try:
@@ -139,8 +159,8 @@ class TFLiteEngine(Engine):
             interpreter, interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         )
 
-    def _invoke(self, here: _Interpreters, batch: AnyArray) -> Float32Array:
-        interpreter, inputs, outputs = self._interpreter(here, len(batch))
+    def _invoke(self, mine: dict[int, _Compiled], batch: AnyArray) -> Float32Array:
+        interpreter, inputs, outputs = self._interpreter(mine, len(batch))
         scale, zero_point = inputs["quantization"]
         if scale and batch.dtype != inputs["dtype"]:
             batch = quantize(batch, scale, zero_point, inputs["dtype"])
