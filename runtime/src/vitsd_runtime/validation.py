@@ -123,6 +123,15 @@ def validate(instance: Any) -> None:
             object.__setattr__(instance, name, declared.check(name, value))
 
 
+REDUCING_GAP = Option(
+    "JPEGs are decoded at a scale that leaves their shorter side this many times the size of the "
+    "images",
+    float,
+    at_least=1,
+    at_most=64,
+)
+
+
 def check_value_range(value: Any) -> ValueRange:
     """Two rising numbers, as floats.
 

@@ -59,7 +59,13 @@ def need_pillow() -> None:
     del Image
 
 
-def decode(content: bytes, name: str, all_bits: bool = False, max_pixels: int | None = None) -> Any:
+def decode(
+    content: bytes,
+    name: str,
+    all_bits: bool = False,
+    max_pixels: int | None = None,
+    least_side: float | None = None,
+) -> Any:
     """A PIL image of the content of a file.
 
     Args:
@@ -67,6 +73,8 @@ def decode(content: bytes, name: str, all_bits: bool = False, max_pixels: int | 
         name: of the image in messages.
         all_bits: refuse images of whose values Pillow keeps less.
         max_pixels: refuse larger images.
+        least_side: decode a JPEG at the smallest scale that leaves its shorter side at least this
+            long; None: in full.
 
     Raises:
         TooManyPixelsError: it has more than ``max_pixels``.
@@ -98,8 +106,18 @@ def decode(content: bytes, name: str, all_bits: bool = False, max_pixels: int | 
                 f"{name} has values of more than 8 bits that can't be read in full: save it as a "
                 "gray PNG of 16 bits."
             )
+        if least_side is not None:
+            _reduce(image, least_side)
         image.load()
     return image
+
+
+def _reduce(image: Any, least_side: float) -> None:
+    """Have a JPEG decoded at a smaller scale; other formats have none."""
+    for scale in (8, 4, 2):
+        if min(image.size) // scale >= least_side:
+            image.draft(None, tuple(side // scale for side in image.size))
+            return
 
 
 @contextlib.contextmanager

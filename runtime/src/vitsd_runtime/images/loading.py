@@ -33,13 +33,15 @@ def load_image(
     resize_mode: ResizeMode = "stretch",
     value_range: ValueRange | None = None,
     max_pixels: int | None = None,
+    reducing_gap: float | None = None,
 ) -> UInt8Array:
     """Bring one image to a model's input size.
 
     Files and PIL images are turned upright (EXIF), transparent ones laid on white, animations
     represented by their first frame, then converted to RGB (or gray, for a one-channel model).
     Values are scaled to 0-255. Images of another size are resized with antialiasing. The same
-    pixels give the same result, to the bit, as a file, a PIL image or an array.
+    pixels give the same result, to the bit, as a file, a PIL image or an array; but for JPEG files
+    that are decoded at a smaller scale.
 
     Args:
         source: an image file: its path, its content as bytes, or the open file (binary); a PIL
@@ -54,6 +56,8 @@ def load_image(
             type are taken, such as 12-bit values in 16-bit files, 32-bit ones or fractions.
         max_pixels: of the image as it comes; by default as many as memory allows
             (:data:`vitsd_runtime.images.decoding.MAX_DECODED_BYTES`).
+        reducing_gap: decode JPEG files at the smallest scale that leaves their shorter side this
+            many times the longer one of ``input_size``; None: in full.
 
     Returns:
         uint8 array of shape ``input_size``.
@@ -69,7 +73,8 @@ def load_image(
     if value_range is not None:
         value_range = check_value_range(value_range)
     try:
-        image = _open(source, input_size[2] == 1, value_range, max_pixels)
+        least_side = None if reducing_gap is None else reducing_gap * max(input_size[:2])
+        image = _open(source, input_size[2] == 1, value_range, max_pixels, least_side)
         pixels = _fit(image, input_size, resize_mode, value_range, name_of(source))
     except MemoryError as error:
         raise VitsdError(f"{name_of(source)} needs more memory than there is.") from error
@@ -97,7 +102,9 @@ def load_for_model(
         UsageError, VitsdError: as for :func:`load_image`.
     """
     mode = resize_mode or spec.resize_mode
-    return load_image(source, spec.input_size, mode, spec.value_range, max_pixels)
+    return load_image(
+        source, spec.input_size, mode, spec.value_range, max_pixels, spec.reducing_gap
+    )
 
 
 def is_image_file(path: PathLike) -> bool:
@@ -157,13 +164,17 @@ def _advice_on_shape(shape: tuple[int, ...]) -> str:
 
 
 def _open(
-    source: Any, gray: bool, value_range: ValueRange | None, max_pixels: int | None
+    source: Any,
+    gray: bool,
+    value_range: ValueRange | None,
+    max_pixels: int | None,
+    least_side: float | None,
 ) -> _Image:
     if isinstance(source, np.ndarray):
         return _ArrayImage(np.asarray(source), value_range)  # a matrix has rows of two dimensions
     name = name_of(source)
     if is_encoded(source):
-        source = decode(read_encoded(source), name, value_range is not None, max_pixels)
+        source = decode(read_encoded(source), name, value_range is not None, max_pixels, least_side)
     if is_pil_image(source):
         return DecodedImage(source, gray, name)
     numbers = isinstance(source, (list, tuple)) or hasattr(source, "__array__")

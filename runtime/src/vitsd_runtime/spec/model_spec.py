@@ -29,11 +29,13 @@ from vitsd_runtime.spec.sections import (
 from vitsd_runtime.system.json_files import parse_json
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, Float32Array, ResizeMode, ValueRange
-from vitsd_runtime.validation import check_value_range
+from vitsd_runtime.validation import REDUCING_GAP, check_value_range
 
-SCHEMA_VERSION = 3
-_SCHEMA_WITHOUT_VALUE_RANGE = 2
-"""Still written where it suffices, for runtimes that would pass over the range without a word."""
+SCHEMA_VERSION = 4
+_SCHEMAS = {"reducing_gap": 4, "value_range": 3}
+"""The first with an entry. Older ones are written where they suffice; runtimes that would pass over
+the entry without a word must refuse."""
+_OLDEST_SCHEMA = 2
 _SECTIONS = {
     "augmentation": AugmentationRanges,
     "provenance": Provenance,
@@ -71,6 +73,10 @@ class ModelSpec:
     """How a photo of another size becomes ``input_size``."""
     value_range: ValueRange | None = None
     """The pixel values that become 0 and 255; None: 0-255, or 0-65535 in images of 16 bits."""
+    reducing_gap: float | None = None
+    """JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 that leaves their shorter
+    side at least this many times the longer one of ``input_size``; None: in full. As Pillow calls
+    what its ``Image.thumbnail`` does, where it is 2."""
     augmentation: AugmentationRanges = field(default_factory=AugmentationRanges)
     architecture: Architecture | None = None
     """None for models that vitsd did not train."""
@@ -134,6 +140,8 @@ class ModelSpec:
         _check(min(self.variance) >= 0, "variance must not be negative")
         if self.value_range is not None:
             self._set("value_range", check_value_range(self.value_range))
+        if self.reducing_gap is not None:
+            self._set("reducing_gap", REDUCING_GAP.check("reducing_gap", float(self.reducing_gap)))
 
     def _check_sections(self) -> None:
         for name, cls in _SECTIONS.items():
@@ -190,8 +198,7 @@ class ModelSpec:
             if values[name] is not None:
                 values[name] = to_dict(values[name])
         present = {k: v for k, v in values.items() if v is not None and v != {}}
-        old = self.value_range is None
-        version = _SCHEMA_WITHOUT_VALUE_RANGE if old else SCHEMA_VERSION
+        version = max(_SCHEMAS.get(name, _OLDEST_SCHEMA) for name in present)
         return {"schema_version": version, **present}
 
     def to_json(self) -> str:
