@@ -263,7 +263,7 @@ def _find_images(folder: str) -> ImageScan:
 def _choose_workers(arguments: argparse.Namespace, images: int) -> int:
     """How many batches are in work at once; engines get one thread each where it is several."""
     batches = -(-images // arguments.batch_size)
-    workers = arguments.workers or usable_cores()
+    workers: int = arguments.workers or usable_cores()
     if arguments.num_threads is not None and arguments.workers is None:
         workers //= arguments.num_threads
     if arguments.shard is not None:  # it notes which one image is being read

@@ -12,6 +12,7 @@ from vitsd_runtime.cli import app
 from vitsd_runtime.cli.options import type_of
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES
+from vitsd_runtime.validation import REDUCING_GAP
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,6 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="the values in the images that become black and white (default: 0,255 or, for 16 "
         "bits, 0,65535)",
     )
+    parser.add_argument(
+        "--reducing-gap",
+        type=type_of(REDUCING_GAP),
+        metavar="X",
+        help=f"{REDUCING_GAP.help}, as 2 (default: in full)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -64,6 +71,7 @@ def _main(arguments: argparse.Namespace) -> int:
         (side, side),
         arguments.resize_mode,
         arguments.value_range,
+        arguments.reducing_gap,
     )
     if arguments.json:
         print(json.dumps({"output": arguments.output, "images": counts}))

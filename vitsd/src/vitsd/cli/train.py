@@ -30,6 +30,7 @@ from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES
+from vitsd_runtime.validation import REDUCING_GAP
 
 if TYPE_CHECKING:
     from vitsd.training.distribution import ProcessGroup
@@ -129,6 +130,12 @@ def _add_architecture_options(parser: argparse.ArgumentParser) -> None:
         help="the values in a folder's or an .npz file's images that become black and white, "
         "before training and on the device: 0,4095 for 12 bits in 16-bit files (default: 0,255 "
         "or, for 16 bits, 0,65535)",
+    )
+    group.add_argument(
+        "--reducing-gap",
+        type=type_of(REDUCING_GAP),
+        metavar="X",
+        help=f"{REDUCING_GAP.help}, as 2, before training and on the device (default: in full)",
     )
 
 
@@ -265,24 +272,26 @@ class _Job:
         """
         source = self.options["data"]
         if not is_folder(source):
-            for name in ("input_size", "resize_mode"):
+            for name in ("input_size", "resize_mode", "reducing_gap"):
                 if name in self.options:
                     raise UsageError(
                         f"{flag_of(name)} is for folders of images; those of {printable(source)} "
                         "have a size."
                     )
-        side, resize_mode, values = self.preset.config.image_size, "stretch", None
+        side, resize_mode, values, gap = self.preset.config.image_size, "stretch", None, None
         if self.pretrained is not None:
             spec = self.pretrained.spec
-            side, resize_mode = spec.input_size[0], spec.resize_mode
+            side, resize_mode, gap = spec.input_size[0], spec.resize_mode, spec.reducing_gap
             fixed = source in BUILT_IN or is_packed(source)
             values = None if fixed else spec.value_range
+            gap = None if fixed else gap
         side = self.options.get("input_size", side)
         return load_dataset(
             source,
             (side, side),
             self.options.get("resize_mode", resize_mode),
             value_range=self.options.get("value_range", values),
+            reducing_gap=self.options.get("reducing_gap", gap),
         )
 
 

@@ -74,6 +74,8 @@ class Dataset:
     """For :meth:`with_validation`."""
     value_range: ValueRange | None = None
     """The values that became 0 and 255, on a device too; None: those of their type."""
+    reducing_gap: float | None = None
+    """As for :func:`vitsd_runtime.load_image`, on a device too."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ def load_folder(
     resize_mode: ResizeMode,
     split_rule: SplitRule = "content",
     value_range: ValueRange | None = None,
+    reducing_gap: float | None = None,
 ) -> Dataset:
     """Read ``train/CLASS/*.png`` with optional ``val/`` and ``test/``, or just ``CLASS/*.png``.
 
@@ -43,6 +45,7 @@ def load_folder(
         resize_mode: how.
         split_rule: what decides which images are held out.
         value_range: the values that become 0 and 255; None: those of their type.
+        reducing_gap: as for :func:`vitsd_runtime.load_image`.
 
     Raises:
         UsageError: there are no class folders, or the splits have different classes.
@@ -50,7 +53,7 @@ def load_folder(
     """
     splits = find_training_splits(root)
     class_names = list(splits["train"].classes)
-    reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range)
+    reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range, reducing_gap)
     read = {name: reader.read(split, complete=True) for name, split in splits.items()}
     read = with_test(read, split_rule)
     return Dataset(
@@ -95,6 +98,7 @@ def load_whole_folder(
     input_size: tuple[int, int],
     resize_mode: ResizeMode,
     value_range: ValueRange | None = None,
+    reducing_gap: float | None = None,
 ) -> LabeledImages:
     """Read all images of a folder of either kind, whatever split they are in.
 
@@ -104,7 +108,7 @@ def load_whole_folder(
     class_names = sorted({name for split in splits for name in split.with_images})
     if not class_names:
         raise UsageError(f"No images in class folders: expected {printable(root)}/CLASS/*.png.")
-    reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range)
+    reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range, reducing_gap)
     images = join([reader.read(split) for split in splits])
     if len(images) == 0:
         raise VitsdError(f"{printable(root)} has no readable images.")
@@ -133,6 +137,7 @@ class FolderReader:
         input_size: height, width and channels that images are brought to.
         resize_mode: how.
         value_range: the values that become 0 and 255; None: those of their type.
+        reducing_gap: as for :func:`vitsd_runtime.load_image`.
     """
 
     def __init__(
@@ -141,10 +146,17 @@ class FolderReader:
         input_size: tuple[int, int, int],
         resize_mode: ResizeMode,
         value_range: ValueRange | None,
+        reducing_gap: float | None,
     ) -> None:
         self.input_size = input_size
         self._class_names = class_names
-        self._resize_mode, self._value_range = resize_mode, value_range
+        self._load = functools.partial(
+            load_image,
+            input_size=input_size,
+            resize_mode=resize_mode,
+            value_range=value_range,
+            reducing_gap=reducing_gap,
+        )
 
     def count(self, split: ClassFolders) -> int:
         """Number of the image files of a split; not all may be readable."""
@@ -184,7 +196,7 @@ class FolderReader:
         unreadable: list[str] = []
         for path, label in tqdm(files, str(split), leave=False, disable=None):
             try:
-                image = load_image(path, self.input_size, self._resize_mode, self._value_range)
+                image = self._load(path)
                 identity = file_identity(path)
             except VitsdError as error:
                 unreadable.append(str(error))

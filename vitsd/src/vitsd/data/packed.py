@@ -32,7 +32,7 @@ from vitsd_runtime.system.files import atomic_write
 from vitsd_runtime.system.json_files import read_json
 from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import RESIZE_MODES, AnyArray, PathLike, ResizeMode, SplitRule, ValueRange
-from vitsd_runtime.validation import check_value_range
+from vitsd_runtime.validation import REDUCING_GAP, check_value_range
 
 INDEX = "vitsd-data.json"
 """The file by which a packed dataset is known."""
@@ -49,6 +49,8 @@ class _Index:
     resize_mode: ResizeMode
     value_range: ValueRange | None
     splits: tuple[str, ...]
+    reducing_gap: float | None = None
+    """Indexes without it are older."""
 
     @classmethod
     def read(cls, folder: Path) -> _Index:
@@ -87,6 +89,8 @@ class _Index:
             raise ValueError(f"`splits` may be {', '.join(SPLITS)}")
         if self.value_range is not None:
             check_value_range(self.value_range)
+        if self.reducing_gap is not None:
+            REDUCING_GAP.check("reducing_gap", self.reducing_gap)
 
 
 def is_packed(path: PathLike) -> bool:
@@ -116,6 +120,7 @@ def load_packed(folder: Path, split_rule: SplitRule = "content") -> Dataset:
         resize_mode=index.resize_mode,
         split_rule=split_rule,
         value_range=index.value_range,
+        reducing_gap=index.reducing_gap,
     )
 
 
@@ -151,6 +156,7 @@ def pack(
     input_size: tuple[int, int],
     resize_mode: ResizeMode = "stretch",
     value_range: ValueRange | None = None,
+    reducing_gap: float | None = None,
 ) -> dict[str, int]:
     """Decode the images of a folder, and write them as a packed dataset.
 
@@ -162,6 +168,7 @@ def pack(
         input_size: height and width that images are brought to.
         resize_mode: how.
         value_range: the values that become 0 and 255; None: those of their type.
+        reducing_gap: as for :func:`vitsd_runtime.load_image`.
 
     Returns:
         Number of images by split.
@@ -173,6 +180,8 @@ def pack(
     root, target = Path(folder), Path(output)
     if value_range is not None:
         value_range = check_value_range(value_range)
+    if reducing_gap is not None:
+        reducing_gap = REDUCING_GAP.check("reducing_gap", reducing_gap)
     if not root.is_dir():
         raise UsageError(f"There is no folder {printable(root)}.")
     if is_packed(root):
@@ -185,7 +194,7 @@ def pack(
         raise UsageError("`output` must not lie in the folder that is packed: it would be a class.")
     splits = find_training_splits(root)
     class_names = list(splits["train"].classes)
-    reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range)
+    reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range, reducing_gap)
     with atomic_write(target) as temporary:
         temporary.mkdir()
         counts = {
@@ -198,6 +207,7 @@ def pack(
             "class_names": class_names,
             "resize_mode": resize_mode,
             "value_range": value_range,
+            "reducing_gap": reducing_gap,
             "splits": list(splits),
         }
         (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")

@@ -8,6 +8,7 @@ import gzip
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from vitsd.data.packed import is_packed, load_packed
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule, ValueRange
-from vitsd_runtime.validation import check_value_range
+from vitsd_runtime.validation import REDUCING_GAP, check_value_range
 
 _DIGITS_TEST_FRACTION = 0.2
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -53,6 +54,7 @@ def load_dataset(
     resize_mode: ResizeMode = "stretch",
     split_rule: SplitRule = "content",
     value_range: ValueRange | None = None,
+    reducing_gap: float | None = None,
 ) -> Dataset:
     """Load labeled images.
 
@@ -69,6 +71,8 @@ def load_dataset(
             models were trained that have no ``split_rule`` in their provenance.
         value_range: the values in files that become 0 and 255, also on a device; others linearly,
             those outside to the nearer one. None: those of their type, 0-255 or 0-65535.
+        reducing_gap: of the JPEGs in a folder, as for :func:`vitsd_runtime.load_image`, also on a
+            device.
 
     Returns:
         Images of one size with 1 or 3 channels, and a training and a test split at least.
@@ -79,11 +83,15 @@ def load_dataset(
     """
     if value_range is not None:
         value_range = check_value_range(value_range)
+    if reducing_gap is not None:
+        reducing_gap = REDUCING_GAP.check("reducing_gap", reducing_gap)
     if is_packed(source):
-        dataset = _load_packed(Path(source), split_rule, value_range)
+        dataset = _load_packed(
+            Path(source), split_rule, value_range=value_range, reducing_gap=reducing_gap
+        )
     else:
         dataset = dataclasses.replace(
-            _load(str(source), input_size, resize_mode, split_rule, value_range),
+            _load(str(source), input_size, resize_mode, split_rule, value_range, reducing_gap),
             resize_mode=resize_mode,
             split_rule=split_rule,
             value_range=value_range,
@@ -97,6 +105,7 @@ def load_labeled_images(
     input_size: tuple[int, int] | None = None,
     resize_mode: ResizeMode = "stretch",
     value_range: ValueRange | None = None,
+    reducing_gap: float | None = None,
 ) -> LabeledImages:
     """Load all images of a source, whatever split they are in.
 
@@ -104,7 +113,7 @@ def load_labeled_images(
     """
     if is_folder(str(source)):
         size = _required(input_size)
-        return load_whole_folder(Path(source), size, resize_mode, value_range)
+        return load_whole_folder(Path(source), size, resize_mode, value_range, reducing_gap)
     dataset = load_dataset(source, value_range=value_range)
     splits = [split for name in SPLITS if (split := getattr(dataset, name)) is not None]
     return LabeledImages(dataset.name, dataset.class_names, join(splits))
@@ -116,6 +125,7 @@ def _load(
     resize_mode: ResizeMode,
     split_rule: SplitRule,
     value_range: ValueRange | None,
+    reducing_gap: float | None,
 ) -> Dataset:
     if name in _BUILT_IN:
         if value_range is not None:
@@ -123,7 +133,9 @@ def _load(
         return _BUILT_IN[name]()
     path = Path(name)
     if is_folder(name):
-        return load_folder(path, _required(input_size), resize_mode, split_rule, value_range)
+        size = _required(input_size)
+        dataset = load_folder(path, size, resize_mode, split_rule, value_range, reducing_gap)
+        return dataclasses.replace(dataset, reducing_gap=reducing_gap)
     if path.is_file() and path.suffix.lower() == ".npz":
         return load_npz(path, value_range)
     if name and path.exists():
@@ -142,13 +154,14 @@ def is_folder(name: str) -> bool:
     return name not in ("", *_BUILT_IN) and Path(name).is_dir() and not is_packed(name)
 
 
-def _load_packed(path: Path, split_rule: SplitRule, value_range: ValueRange | None) -> Dataset:
+def _load_packed(path: Path, split_rule: SplitRule, **wanted: Any) -> Dataset:
     dataset = load_packed(path, split_rule)
-    if value_range not in (None, dataset.value_range):
-        raise UsageError(
-            f"{printable(path)} was packed with its own `value_range`: leave it out, or pack the "
-            "folder again with the other one."
-        )
+    for name, value in wanted.items():
+        if value not in (None, getattr(dataset, name)):
+            raise UsageError(
+                f"{printable(path)} was packed with its own `{name}`: leave it out, or pack the "
+                "folder again with the other one."
+            )
     return dataset
 
 

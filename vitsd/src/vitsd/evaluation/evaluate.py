@@ -99,7 +99,9 @@ def load_labeled(
     if split != ALL:
         dataset = load_matching(source, spec)
         return dataset.name, labeled_images(dataset, spec, split, limit)
-    loaded = load_labeled_images(source, spec.input_size[:2], spec.resize_mode, spec.value_range)
+    loaded = load_labeled_images(
+        source, spec.input_size[:2], spec.resize_mode, spec.value_range, spec.reducing_gap
+    )
     _check_channels(loaded.name, loaded.images, spec)
     numbers = align_labels(loaded, spec.class_names)
     return loaded.name, _for_model(loaded.images.sample(limit), spec, numbers)
@@ -152,6 +154,7 @@ def load_matching(source: PathLike, spec: ModelSpec) -> Dataset:
         resize_mode=spec.resize_mode,
         split_rule=spec.provenance.split_rule or "position",
         value_range=spec.value_range,
+        reducing_gap=spec.reducing_gap,
     )
     _check_channels(dataset.name, dataset.train, spec)
     return dataset

@@ -159,6 +159,7 @@ class _Run:
             variance=tuple(variance.tolist()),
             resize_mode=dataset.resize_mode,
             value_range=dataset.value_range,
+            reducing_gap=dataset.reducing_gap,
             augmentation=augmentation_ranges(recipe),
             architecture=config.architecture,
         )
@@ -187,6 +188,7 @@ class _Run:
             "name": self.spec.name,
             "resize_mode": self.spec.resize_mode,
             "value_range": self.spec.value_range and list(self.spec.value_range),
+            "reducing_gap": self.spec.reducing_gap,
             "config": self.config.to_dict(),
             "recipe": self.recipe.to_dict(),
             "data": {
