@@ -52,9 +52,22 @@ def test_a_value_range_is_not_passed_over_by_older_runtimes(spec):
     assert ModelSpec.from_json(ranged.to_json()) == ranged
 
 
+def test_a_reducing_gap_is_not_passed_over_by_older_runtimes(spec):
+    for changes in ({}, {"value_range": (0, 4095)}):
+        reduced = spec.replace(reducing_gap=2, **changes)
+        stored = json.loads(reduced.to_json())
+        assert (stored["schema_version"], stored["reducing_gap"]) == (4, 2.0)
+        assert ModelSpec.from_json(reduced.to_json()) == reduced
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"reducing_gap": 0.5},
+        {"reducing_gap": 1000},
+        {"reducing_gap": float("nan")},
+        {"reducing_gap": "2"},
+        {"reducing_gap": [2]},
         {"value_range": [1, 1]},
         {"value_range": [0, float("inf")]},
         {"value_range": [0, 1, 2]},

@@ -186,6 +186,44 @@ def test_good_images_are_answered_whatever_stands_between_them(run, photos, tmp_
     assert "1 of 6 images failed" in done.stderr
 
 
+@pytest.mark.parametrize("options", [[], ["--num-threads", "1"], ["--batch-size", "3"]])
+def test_workers_answer_in_the_order_of_the_images(run, photos, tmp_path, options):
+    for i in range(40):
+        Image.new("L", (40 + i, 40), 6 * i).save(photos / f"c{i:02}.png")
+    (photos / "c07.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    alone = run("photos", "missing.png", "--json", "--workers", "1", *options)
+    assert len(alone.stdout.splitlines()) == 43
+    together = run("photos", "missing.png", "--json", "--workers", "3", *options)
+    assert (together.stdout, together.stderr) == (alone.stdout, alone.stderr)
+    assert together.returncode == alone.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "num_threads"),
+    [
+        ([], 1),  # many batches: engines have one thread each
+        (["--num-threads", "3"], 3),
+        (["--workers", "1"], None),  # measured
+        (["--batch-size", "40"], None),
+    ],
+)
+def test_engines_of_several_workers_have_one_thread_each(
+    command_here, photos, monkeypatch, classifier, words, num_threads
+):
+    for i in range(38):
+        Image.new("L", (8, 8), 6 * i).save(photos / f"c{i:02}.png")
+    given = []
+
+    def load(_, **options):
+        given.append(options["num_threads"])
+        return classifier
+
+    monkeypatch.setattr(Classifier, "load", load)
+    monkeypatch.setattr("vitsd_runtime.cli.predict.usable_cores", lambda: 4)
+    assert command_here("vitsd-predict", os.fspath(photos), *words).returncode == 0
+    assert given == [num_threads]
+
+
 def test_an_image_that_memory_does_not_suffice_for_is_one_failure(run, photos, monkeypatch):
     real, calls = antialias.resize, itertools.count()
 

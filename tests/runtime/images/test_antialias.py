@@ -49,7 +49,7 @@ def test_files_pil_images_and_arrays_are_resized_as_by_pillow_to_the_bit(
     image = Image.fromarray(array.squeeze(2) if channels == 1 else array)
     box = (0.0, 0.0, float(width), float(height))
     if crop:
-        box = center_crop((height, width), (new_height, new_width))
+        box = center_crop((0, 0, width, height), (new_height, new_width))
     expected = np.asarray(pillows(image, new_height, new_width, box))
     size, mode = (new_height, new_width, channels), "crop" if crop else "stretch"
     for source in (array, image, saved(image)):

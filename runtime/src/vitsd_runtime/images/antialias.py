@@ -68,18 +68,19 @@ def resize(rows: Rows, size: tuple[int, int], new_size: tuple[int, int], box: Bo
     return np.ascontiguousarray(turned.transpose(1, 0, 2))
 
 
-def center_crop(size: tuple[int, int], new_size: tuple[int, int]) -> Box:
+def center_crop(box: Box, new_size: tuple[int, int]) -> Box:
     """The largest central part of an image with the aspect ratio of another.
 
     Args:
-        size: height and width of the image.
+        box: of the image.
         new_size: height and width of the other.
     """
-    (height, width), (new_height, new_width) = size, new_size
+    (start, above, end, below), (new_height, new_width) = box, new_size
+    height, width = below - above, end - start
     scale = min(height / new_height, width / new_width)
     # Rounding must not lead out of the image.
     crop_height, crop_width = min(new_height * scale, height), min(new_width * scale, width)
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    left, top = start + (width - crop_width) / 2, above + (height - crop_height) / 2
     return left, top, left + crop_width, top + crop_height
 
 

@@ -65,8 +65,10 @@ def decode(
     all_bits: bool = False,
     max_pixels: int | None = None,
     least_side: float | None = None,
-) -> Any:
-    """A PIL image of the content of a file.
+) -> tuple[Any, tuple[float, float]]:
+    """A PIL image of the content of a file, and how much of its width and height it fills.
+
+    All of it, but at a smaller scale, where a last row or column may be filled in part.
 
     Args:
         content: of the file.
@@ -106,18 +108,19 @@ def decode(
                 f"{name} has values of more than 8 bits that can't be read in full: save it as a "
                 "gray PNG of 16 bits."
             )
-        if least_side is not None:
-            _reduce(image, least_side)
+        filled = image.size if least_side is None else _reduce(image, least_side)
         image.load()
-    return image
+    return image, filled
 
 
-def _reduce(image: Any, least_side: float) -> None:
-    """Have a JPEG decoded at a smaller scale; other formats have none."""
+def _reduce(image: Any, least_side: float) -> tuple[float, float]:
+    """Have a JPEG decoded at a smaller scale; other formats have none. Returns what is filled."""
+    width, height = image.size
     for scale in (8, 4, 2):
-        if min(image.size) // scale >= least_side:
-            image.draft(None, tuple(side // scale for side in image.size))
-            return
+        small = width // scale, height // scale
+        if min(small) >= least_side and image.draft(None, small):
+            return width / scale, height / scale
+    return width, height
 
 
 @contextlib.contextmanager
@@ -158,12 +161,16 @@ class DecodedImage:
         image: the PIL image.
         gray: read as gray; else as RGB, but for images without color.
         name: of the image in messages.
+        filled: how much of its width and height the picture fills, from the left and the top;
+            None: all.
 
     Raises:
         VitsdError: it is damaged, or exceeds a limit.
     """
 
-    def __init__(self, image: Any, gray: bool, name: str) -> None:
+    def __init__(
+        self, image: Any, gray: bool, name: str, filled: tuple[float, float] | None = None
+    ) -> None:
         with readable(name):
             _check_limits(image, name)
             image.load()
@@ -171,9 +178,14 @@ class DecodedImage:
         self._image, self._name = image, name
         self._swapped, self._upside_down, self._mirrored = turned
         self._target = "L" if gray or image.mode in ("1", "L", "LA", "La") else "RGB"
+        across, down = filled or image.size
         self.height, self.width = image.size[::-1]
         if self._swapped:
             self.height, self.width = image.size
+            across, down = down, across
+        left = self.width - across if self._mirrored else 0.0
+        top = self.height - down if self._upside_down else 0.0
+        self.picture = left, top, left + across, top + down
 
     def rows(self, start: int, stop: int) -> AnyArray:
         """Rows ``start`` to ``stop``, ``(rows, width[, 3])``; uint8, or of the image's own type."""

@@ -125,6 +125,8 @@ def is_pil_image(value: Any) -> bool:
 class _Image(Protocol):
     height: int
     width: int
+    picture: antialias.Box
+    """The part that holds the picture: all, but in JPEGs of a smaller scale."""
 
     def rows(self, start: int, stop: int) -> AnyArray:
         """Rows ``start`` to ``stop`` in the image's own values, ``(rows, width[, channels])``."""
@@ -147,6 +149,7 @@ class _ArrayImage:
             )
         self.height, self.width = array.shape[:2]
         check_side(self.width, self.height, "The image")
+        self.picture = (0.0, 0.0, float(self.width), float(self.height))
         self._array = array
 
     def rows(self, start: int, stop: int) -> AnyArray:
@@ -174,7 +177,9 @@ def _open(
         return _ArrayImage(np.asarray(source), value_range)  # a matrix has rows of two dimensions
     name = name_of(source)
     if is_encoded(source):
-        source = decode(read_encoded(source), name, value_range is not None, max_pixels, least_side)
+        all_bits = value_range is not None
+        decoded = decode(read_encoded(source), name, all_bits, max_pixels, least_side)
+        return DecodedImage(decoded[0], gray, name, decoded[1])
     if is_pil_image(source):
         return DecodedImage(source, gray, name)
     numbers = isinstance(source, (list, tuple)) or hasattr(source, "__array__")
@@ -202,9 +207,9 @@ def _fit(
     size, new_size = (image.height, image.width), input_size[:2]
     if size == new_size:
         return rows(0, image.height)
-    box = (0.0, 0.0, float(image.width), float(image.height))
+    box = image.picture
     if resize_mode == "crop":
-        box = antialias.center_crop(size, new_size)
+        box = antialias.center_crop(box, new_size)
     return antialias.resize(rows, size, new_size, box)
 
 

@@ -141,7 +141,7 @@ class ModelSpec:
         if self.value_range is not None:
             self._set("value_range", check_value_range(self.value_range))
         if self.reducing_gap is not None:
-            self._set("reducing_gap", REDUCING_GAP.check("reducing_gap", float(self.reducing_gap)))
+            self._set("reducing_gap", REDUCING_GAP.check("reducing_gap", self.reducing_gap))
 
     def _check_sections(self) -> None:
         for name, cls in _SECTIONS.items():
