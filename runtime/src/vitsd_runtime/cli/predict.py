@@ -45,6 +45,7 @@ _BELONGS_TO = {
 }
 """Options that mean nothing without one of these."""
 _WORKERS = Option("workers", int, at_least=1, at_most=100_000)
+_BATCHES_A_TASK = 4
 _LEVELS_OF_12_BITS = 16
 """That are left when values of 12 bits are taken for 16 and brought to 8."""
 
@@ -304,7 +305,10 @@ def _answers(
         ]
 
     top_k = arguments.top_k
-    for answered in map_in_order(answer, _chunks(sources, classifier.batch_size), workers):
+    # Several batches a task, where there are many: threads get in each other's way between tasks.
+    batches = min(_BATCHES_A_TASK, max(1, len(sources) // (classifier.batch_size * workers)))
+    size = classifier.batch_size * (batches if workers > 1 else 1)
+    for answered in map_in_order(answer, _chunks(sources, size), workers):
         for reading, classes in answered:
             if oddity := _oddity(reading.pixels, classifier.spec):
                 output.note(f"{printable(reading.source)} {oddity}")
