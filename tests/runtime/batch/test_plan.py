@@ -151,7 +151,6 @@ def test_keys_of_objects_may_have_any_characters(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["x.png", "--workers", "2"], "--workers belongs to --engine"),
         (["x.png", "--address", "a"], "--address belongs to --engine"),
         (["x.png", "--engine", "ray"], "name the folder for the answers with --output"),
         (["x.png", "--engine", "ray", "--output", ""], "name the folder"),

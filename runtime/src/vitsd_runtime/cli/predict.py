@@ -44,6 +44,8 @@ _BELONGS_TO = {
     "address": ("engine",),
 }
 """Options that mean nothing without one of these."""
+_ONE_BY_ONE = ("camera", "watch", "shard")
+"""Modes in which one image is at work at a time."""
 _WORKERS = Option("workers", int, at_least=1, at_most=100_000)
 _BATCHES_A_TASK = 4
 _LEVELS_OF_12_BITS = 16
@@ -174,13 +176,16 @@ def _main(arguments: argparse.Namespace) -> int:
 
 
 def _check_together(arguments: argparse.Namespace) -> None:
-    """Raise UsageError for an option without one of those that it belongs to."""
+    """Raise UsageError for options that mean nothing together, or alone."""
     for name, owners in _BELONGS_TO.items():
         alone = all(getattr(arguments, each) is None for each in owners)
         if alone and getattr(arguments, name) is not None:
             *others, last = (f"`{owner}`" for owner in owners)
             listed = f"{', '.join(others)} and {last}" if others else last
             raise UsageError(f"`{name}` belongs to {listed}.")
+    for name in _ONE_BY_ONE:
+        if arguments.workers is not None and getattr(arguments, name) is not None:
+            raise UsageError(f"With `{name}`, images are answered one by one: leave out `workers`.")
 
 
 def _show_answers(
