@@ -76,7 +76,7 @@ def test_every_fault_is_told_from_the_others(fuzz, monkeypatch, tmp_path, outcom
 
 
 def test_what_a_commands_last_handler_says_is_a_fault(fuzz, monkeypatch, tmp_path):
-    monkeypatch.setattr("vitsd_runtime.cli.bench.read_results", unforeseen)
+    monkeypatch.setattr("vitsd_runtime.cli.comparison.read_results", unforeseen)
     answer = fuzz("target").outcome("json", tmp_path / "results.json")
     assert answer["outcome"] == "traceback"
     assert "KeyError: 'weights'" in answer["detail"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
+import math
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +16,7 @@ import numpy as np
 
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.formats.archive import digest_file
 from vitsd_runtime.images.files import is_hidden, scan_images
 from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.tta import make_views
@@ -22,6 +25,8 @@ from vitsd_runtime.types import AnyArray, PathLike, UInt8Array
 
 LabeledFile = tuple[Path, int]
 """An image and the index of its class."""
+NORMAL_95 = 1.96
+"""Standard deviations of a normal distribution that a 95 % interval reaches to each side."""
 _SPLIT = "test"
 _log = logging.getLogger(__name__)
 
@@ -34,6 +39,8 @@ class Accuracy:
     """That could be read."""
     unreadable: int
     top1: float
+    top1_interval: tuple[float, float]
+    """See :func:`wilson_interval`."""
     top5: float
     balanced_accuracy: float
     """See :func:`balanced_accuracy`."""
@@ -110,11 +117,53 @@ def measure_accuracy(classifier: Classifier, files: Iterable[LabeledFile]) -> Ac
         images=len(rows),
         unreadable=len(unreadable),
         top1=float(top1.mean()),
+        top1_interval=wilson_interval(int(top1.sum()), len(rows)),
         top5=float(top5.mean()),
         balanced_accuracy=balanced_accuracy(top1, labels),
         known=float(known.mean()),
         images_per_second=len(rows) / seconds,
     )
+
+
+def format_accuracy(accuracy: Accuracy) -> str:
+    """One line of an :class:`Accuracy`."""
+    low, high = accuracy.top1_interval
+    return (
+        f"{accuracy.images} images: top-1 {100 * accuracy.top1:.2f} % (95 % interval "
+        f"{100 * low:.2f} to {100 * high:.2f}), top-5 {100 * accuracy.top5:.2f} %, balanced "
+        f"{100 * accuracy.balanced_accuracy:.2f} %, known {100 * accuracy.known:.1f} %; "
+        f"{accuracy.images_per_second:.0f} images/s with reading"
+    )
+
+
+def digest_labeled(files: Iterable[LabeledFile], class_names: Sequence[str]) -> str:
+    """SHA-256 that tells whether two accuracies are of the same images and labels.
+
+    It is that of a sorted line per image, its SHA-256 and its class; the files' own names and
+    places don't matter. A file that can't be read counts by its class alone.
+
+    Args:
+        files: of :func:`find_labeled`.
+        class_names: of the model.
+    """
+
+    def line(path: Path, label: int) -> str:
+        try:
+            content = digest_file(path)[1]
+        except OSError:
+            content = ""
+        return f"{content}  {unicodedata.normalize('NFC', class_names[label])}\n"
+
+    return hashlib.sha256("".join(sorted(line(*file) for file in files)).encode()).hexdigest()
+
+
+def wilson_interval(successes: int, total: int, z: float = NORMAL_95) -> tuple[float, float]:
+    """The 95 % interval of a proportion (E. B. Wilson, JASA 22, 1927)."""
+    p = successes / total
+    center = p + z * z / (2 * total)
+    reach = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total**2))
+    scale = 1 + z * z / total
+    return max(0.0, (center - reach) / scale), min(1.0, (center + reach) / scale)
 
 
 def balanced_accuracy(hits: AnyArray, labels: AnyArray) -> float:

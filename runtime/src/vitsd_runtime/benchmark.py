@@ -22,12 +22,21 @@ SETTING = ("model", "threads", "batch_size")
 _MAX_RESULTS_BYTES = 4 * 2**20
 _MIN_RUNS = 10
 _WARM_UP_RUNS = 3
+_LARGEST = 10**12
+_NUMBER = (int, float)
+_POSITIVE = ("threads", "batch_size", "p50_ms", "images")
 _ROW: dict[str, Any] = {
     "model": str,
     "engine": str,
     "threads": int,
     "batch_size": int,
-    "p50_ms": (int, float),
+    "p50_ms": _NUMBER,
+}
+_MODEL: dict[str, Any] = {"model": str, "sha256": str}
+_ACCURACY: dict[str, Any] = {
+    "top1": _NUMBER,
+    "top1_interval": list,
+    "images": int,
 }
 _MACHINE: dict[str, Any] = {
     "cpu": str,
@@ -36,13 +45,21 @@ _MACHINE: dict[str, Any] = {
     "system": str,
     "python": str,
 }
-_OPTIONAL: dict[str, Any] = {
-    "cpu_quota": (int, float),
+MACHINE_MAY_TELL: dict[str, Any] = {
+    "cpu_quota": _NUMBER,
     "board": str,
     "governor": str,
-    "max_mhz": (int, float),
-    "memory_mb": (int, float),
+    "max_mhz": _NUMBER,
+    "memory_mb": _NUMBER,
 }
+"""What not every machine tells of itself, with its types; None in a report where it does not."""
+STATE_MAY_TELL: dict[str, Any] = {
+    "temperature_c": _NUMBER,
+    "clock_mhz": _NUMBER,
+    "throttled": list,
+    "throttle_events": int,
+}
+"""The same, of how warm and fast it is before and after."""
 
 
 @dataclass
@@ -124,30 +141,38 @@ def measure(
     return [subject.result(name) for name, subject in zip(names, subjects)]
 
 
-def compare(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows for the settings that two saved measurements have in common.
+def compare(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each result of any number of saved measurements, equal settings together.
+
+    Args:
+        reports: of :func:`read_results`.
 
     Returns:
-        The :data:`SETTING`, ``a_engine`` and ``b_engine``, both medians ``a_p50_ms`` and
-        ``b_p50_ms``, and ``speedup``, their ratio.
+        The :data:`SETTING`; ``file``, the number of its report from 1; ``engine``; ``p50_ms``;
+        ``speedup``, how many times as fast as the first row of this setting; and, where the report
+        tells them, else None: the model's ``sha256``; ``top1``, ``top1_interval`` and ``images`` of
+        its accuracy, and ``data_sha256``.
     """
-    others = {tuple(row[key] for key in SETTING): row for row in second["results"]}
-    rows = []
-    for a in first["results"]:
-        setting = tuple(a[key] for key in SETTING)
-        if setting in others:
-            b = others[setting]
-            rows.append(
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for number, report in enumerate(reports, 1):
+        models = {about["model"]: about for about in report.get("models") or ()}
+        for result in report["results"]:
+            setting = {key: result[key] for key in SETTING}
+            group = groups.setdefault(tuple(setting.values()), [])
+            p50_ms, about = result["p50_ms"], models.get(result["model"], {})
+            accuracy = about.get("accuracy") or {}
+            group.append(
                 {
-                    **dict(zip(SETTING, setting)),
-                    "a_engine": a["engine"],
-                    "b_engine": b["engine"],
-                    "a_p50_ms": a["p50_ms"],
-                    "b_p50_ms": b["p50_ms"],
-                    "speedup": a["p50_ms"] / b["p50_ms"],
+                    **setting,
+                    "file": number,
+                    "engine": result["engine"],
+                    "p50_ms": p50_ms,
+                    "speedup": group[0]["p50_ms"] / p50_ms if group else 1.0,
+                    **{name: about.get(name) for name in ("sha256", "data_sha256")},
+                    **{name: accuracy.get(name) for name in _ACCURACY},
                 }
             )
-    return rows
+    return [row for group in groups.values() for row in group]
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -166,13 +191,33 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _check_results(report: dict[str, Any]) -> None:
-    machine = report["machine"]
-    known = {**_MACHINE, **{name: kind for name, kind in _OPTIONAL.items() if name in machine}}
-    for entry, kinds in ((machine, known), *((row, _ROW) for row in report["results"])):
-        if not all(isinstance(entry[name], kind) for name, kind in kinds.items()):
-            raise ValueError("an entry of another type")
-    if not all(row["p50_ms"] > 0 for row in report["results"]):
-        raise ValueError("a row without its latency")
+    _check(report["machine"], _MACHINE, MACHINE_MAY_TELL)
+    for row in report["results"]:
+        _check(row, _ROW)
+    for state in (report.get("before") or {}, report.get("after") or {}):
+        _check(state, {}, STATE_MAY_TELL)
+        _require(all(isinstance(text, str) for text in state.get("throttled") or ()))
+    for about in report.get("models") or ():
+        _check(about, _MODEL)
+        if accuracy := about.get("accuracy"):
+            _check({**about, **accuracy}, {**_ACCURACY, "data_sha256": str})
+            bounds = [accuracy["top1"], *accuracy["top1_interval"]]
+            _require(len(bounds) == 3 and all(0 <= bound <= 1 for bound in bounds))
+
+
+def _check(
+    entry: dict[str, Any], required: Mapping[str, Any], optional: Mapping[str, Any] | None = None
+) -> None:
+    told = {name: kind for name, kind in (optional or {}).items() if entry.get(name) is not None}
+    for name, kind in {**required, **told}.items():
+        _require(isinstance(entry[name], kind) and not isinstance(entry[name], bool))
+        if name in _POSITIVE:
+            _require(1 / _LARGEST <= entry[name] <= _LARGEST)
+
+
+def _require(fits: bool) -> None:
+    if not fits:
+        raise ValueError("an entry that vitsd-bench does not write")
 
 
 def _load(

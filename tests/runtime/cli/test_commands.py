@@ -1,6 +1,7 @@
 """The device's commands: what they print, and how they fail."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import vitsd_runtime
+from vitsd_runtime.accuracy import wilson_interval
 from vitsd_runtime.system import machine as hardware
 
 
@@ -260,17 +262,146 @@ def test_saved_results_can_be_compared(command, exported_model, tmp_path):
     )
     second.write_text(json.dumps(results))
 
-    (row,) = json.loads(command("vitsd-bench", "--compare", first, second, "--json").stdout)[
+    rows = json.loads(command("vitsd-bench", "--compare", first, second, "--json").stdout)[
         "results"
     ]
-    assert row["speedup"] == pytest.approx(0.5)
+    assert [(row["file"], row["threads"]) for row in rows] == [(1, 1), (2, 1), (1, 1), (2, 2)]
+    assert [row["speedup"] for row in rows] == pytest.approx([1, 0.5, 1, 1])
     text = command("vitsd-bench", "--compare", first, second).stdout
-    assert "B: " in text
+    assert "\n2: " in text
     assert "Raspberry Pi 5" in text
     assert "Different machines" in text
     assert "emulated" in text
     assert "tflite-runtime 2.14" in text
-    assert "2 settings stand in one of the two files only" in text
+
+
+@pytest.fixture
+def photos(digits, tmp_path):
+    """A folder of class folders with an image of each digit."""
+    for label in range(10):
+        path = tmp_path / "photos" / str(label) / "a.png"
+        path.parent.mkdir(parents=True)
+        first = list(digits.labels).index(label)
+        Image.fromarray(digits.images[first, ..., 0]).save(path)
+    return tmp_path / "photos"
+
+
+ONCE = "--num-threads 1 --batch-sizes 1 --seconds 0.01".split()
+
+
+def test_a_result_to_publish_says_what_was_measured_where(
+    command_here, exported_model, photos, tmp_path
+):
+    model, saved = exported_model("-int8.tflite", ".onnx"), tmp_path / "a.json"
+    measured = ["vitsd-bench", model, *ONCE, "--accuracy", photos, "--save", saved]
+    done = command_here(*measured)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(saved.read_text())
+    (about,) = report["models"]
+    accuracy = about["accuracy"]
+    low, high = accuracy["top1_interval"]
+    assert low < accuracy["top1"] < high or accuracy["top1"] == high == 1
+    assert (low, high) == wilson_interval(round(10 * accuracy["top1"]), 10)
+    assert about["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert "governor" in report["machine"]
+    assert {"throttled", "temperature_c"} <= set(report["before"]) & set(report["after"])
+    assert f"top-1 {100 * accuracy['top1']:.2f} % (95 % interval {100 * low:.2f}" in done.stdout
+    assert str(tmp_path) not in saved.read_text()
+
+    (photos / "3" / "a.png").rename(photos / "3" / "b.png")  # the same images
+    report["models"][0]["accuracy"]["top1"] = 0.125
+    three = [saved, tmp_path / "b.json", tmp_path / "c.json"]
+    three[1].write_text(json.dumps(report))
+    command_here(*measured[:-1], three[2])
+    text = command_here("vitsd-bench", "--compare", *three).stdout
+    assert "12.50" in text
+    assert "Different" not in text
+    assert "different images" not in text
+    Image.new("L", (8, 8)).save(photos / "3" / "b.png")
+    command_here(*measured[:-1], three[2])
+    assert "different images" in command_here("vitsd-bench", "--compare", *three).stdout
+
+
+def test_a_wrong_folder_ends_a_benchmark_before_it_measures(
+    command_here, exported_model, photos, monkeypatch
+):
+    monkeypatch.setattr("vitsd_runtime.cli.bench.measure", None)
+    (photos / "3").rename(photos / "dachshund")
+    model = exported_model(".onnx")
+    done = command_here("vitsd-bench", model, "--accuracy", photos)
+    assert done.returncode == 2
+    assert "dachshund" in done.stderr
+
+
+def saved_result(**changes):
+    """A report as ``--save`` writes it, with entries replaced by their paths ``a__0__b``."""
+    machine = {"cpu": "x", "cores": 1, "physical_cores": 1, "system": "", "python": ""}
+    report = {
+        "machine": {**machine, "governor": None},
+        "after": {"throttled": None, "temperature_c": 50.0},
+        "results": [{"model": "m", "engine": "e", "threads": 1, "batch_size": 1, "p50_ms": 2}],
+        "models": [
+            {
+                "model": "m",
+                "sha256": "0" * 64,
+                "data_sha256": "1" * 64,
+                "accuracy": {"top1": 0.5, "top1_interval": [0.4, 0.6], "images": 100},
+            }
+        ],
+    }
+    for path, value in changes.items():
+        *way, last = (int(part) if part.isdigit() else part for part in path.split("__"))
+        entry = report
+        for part in way:
+            entry = entry[part]
+        entry[last] = value
+    return json.dumps(report)
+
+
+def test_what_others_measured_is_printed_harmlessly(command_here, assert_harmless, tmp_path):
+    evil = "a\x1b[31m\n\u202eb"
+    places = ("machine__governor", "results__0__model", "results__0__engine")
+    contents = [
+        saved_result(),
+        saved_result(**dict.fromkeys(places, evil), after__throttled=[evil]),
+        saved_result(models__0__sha256=evil, models__0__data_sha256=evil),
+    ]
+    files = [tmp_path / f"{number}.json" for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_text(content)
+    done = command_here("vitsd-bench", "--compare", *files)
+    assert done.returncode == 0, done.stderr
+    assert_harmless(done)
+    printed = command_here("vitsd-bench", "--compare", *files, "--json").stdout
+    assert printed.replace("\n", "").isprintable()
+    assert json.loads(printed)["results"][-1]["model"] == evil
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("results__0__p50_ms", 0),
+        ("results__0__p50_ms", 1e-300),
+        ("results__0__p50_ms", True),
+        ("results__0__threads", "1"),
+        ("machine__governor", ["a"]),
+        ("after", 3),
+        ("after__throttled", [3]),
+        ("after__temperature_c", "hot"),
+        ("models", 3),
+        ("models__0", []),
+        ("models__0__model", ["m"]),
+        ("models__0__accuracy__top1", 1.5),
+        ("models__0__accuracy__top1_interval", [0.1]),
+        ("models__0__accuracy__top1_interval", [0.1, "a"]),
+        ("models__0__accuracy", "all"),
+    ],
+)
+def test_what_vitsd_bench_does_not_write_is_refused(command_here, tmp_path, place, value):
+    (tmp_path / "a.json").write_text(saved_result(**{place: value}))
+    done = command_here("vitsd-bench", "--compare", tmp_path / "a.json")
+    assert done.returncode == 2
+    assert "a.json is not a file of results" in done.stderr
 
 
 NAMELESS = (

@@ -75,6 +75,31 @@ def test_nothing_to_complain_about_is_said_too(board):
     assert hardware.format_thermal(state).endswith("not throttled")
 
 
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({"Processor": "0", "Fan": "1"}, []),
+        ({"cpufreq-cpu0": "0", "thermal-cpufreq-1": "2"}, ["clock lowered for heat"]),
+        ({"Fan": "1", "Processor": "what"}, None),
+    ],
+)
+def test_other_machines_are_asked_for_what_cools_their_cpu(tmp_path, monkeypatch, states, expected):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for number, (kind, state) in enumerate(states.items()):
+        write(tmp_path, f"sys/class/thermal/cooling_device{number}/type", f"{kind}\n")
+        write(tmp_path, f"sys/class/thermal/cooling_device{number}/cur_state", f"{state}\n")
+    assert hardware.thermal_state(tmp_path).get("throttled") == expected
+
+
+def test_slowing_for_heat_is_counted_over_the_cores(tmp_path):
+    for core, count in enumerate((3, 4)):
+        path = f"sys/devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count"
+        write(tmp_path, path, f"{count}\n")
+    state = hardware.thermal_state(tmp_path)
+    assert state["throttle_events"] == 7
+    assert "7 times" in hardware.format_thermal(state)
+
+
 def test_the_raspberry_pis_own_tool_is_asked_where_the_kernel_is_silent(board, monkeypatch):
     (board / "sys/devices/platform/soc/soc:firmware/get_throttled").unlink()
     write(board, "bin/vcgencmd", "#!/bin/sh\n[ $1 = get_throttled ] && echo throttled=0x8\n")

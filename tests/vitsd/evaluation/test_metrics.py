@@ -12,10 +12,9 @@ from vitsd.evaluation.metrics import (
     confusion_matrix,
     paired_difference,
     top_k_hits,
-    wilson_interval,
 )
 from vitsd_runtime import VitsdError
-from vitsd_runtime.accuracy import balanced_accuracy
+from vitsd_runtime.accuracy import balanced_accuracy, wilson_interval
 
 
 def test_report_of_a_worked_example():

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitsd_runtime.benchmark import SETTING, compare, measure, read_results
-from vitsd_runtime.classifier import BATCH_SIZE, NUM_THREADS
+import vitsd_runtime
+from vitsd_runtime.accuracy import (
+    Accuracy,
+    LabeledFile,
+    digest_labeled,
+    find_labeled,
+    format_accuracy,
+    measure_accuracy,
+)
+from vitsd_runtime.benchmark import MACHINE_MAY_TELL, STATE_MAY_TELL, measure
+from vitsd_runtime.classifier import BATCH_SIZE, NUM_THREADS, Classifier
 from vitsd_runtime.cli import app, options
+from vitsd_runtime.cli.comparison import EMULATED, print_comparison
+from vitsd_runtime.cli.output import now
+from vitsd_runtime.cli.progress import with_progress
 from vitsd_runtime.errors import UsageError
+from vitsd_runtime.formats.spec_io import digest_model, require_spec
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.system.files import check_writable, write_text
@@ -23,11 +37,10 @@ from vitsd_runtime.system.machine import (
     peak_rss_mb,
     thermal_state,
 )
-from vitsd_runtime.system.text import printable, table
+from vitsd_runtime.system.text import distinct_names, printable, table
 from vitsd_runtime.validation import Option
 
 _SECONDS = Option("of measuring", float, above=0, at_most=86_400)
-_EMULATED = "The CPU is emulated: these times say nothing about a real one."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,16 +76,22 @@ def build_parser() -> argparse.ArgumentParser:
         default=2.0,
         help="per model and setting (default: 2)",
     )
+    parser.add_argument(
+        "--accuracy",
+        metavar="DATA",
+        help="also measure accuracy, with its 95 %% interval, on labeled images: a folder of class "
+        "folders",
+    )
     options.add_model_options(parser)
     parser.add_argument(
         "--save", metavar="A.json", help="also write the results to a file, for --compare"
     )
     parser.add_argument(
         "--compare",
-        nargs=2,
+        nargs="+",
         type=Path,
-        metavar=("A.json", "B.json"),
-        help="compare two saved results; measures nothing",
+        metavar="A.json",
+        help="lay saved results side by side; measures nothing",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -87,12 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> None:
     if arguments.compare:
-        if arguments.models or arguments.save:
-            raise UsageError(
-                "--compare reads two saved results; measure with MODEL and --save first."
-            )
-        first, second = arguments.compare
-        _compare(first, second, as_json=arguments.json)
+        if arguments.models or arguments.save or arguments.accuracy:
+            raise UsageError("--compare reads saved results; measure with MODEL and --save first.")
+        print_comparison(arguments.compare, as_json=arguments.json)
         return
     if arguments.save:
         check_writable(arguments.save)
@@ -106,33 +122,71 @@ def _main(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    models = arguments.models or [bundled_model()]
-    spec = options.read_spec_option(arguments.spec)
-    show_progress = not arguments.json and sys.stderr.isatty()
+    models = [Path(model) for model in arguments.models or [bundled_model()]]
+    num_threads = arguments.num_threads or sorted({1, usable_cores()})
+    loading = {
+        "verify": arguments.verify,
+        "allow_any_operation": arguments.allow_any_operation,
+        "spec": options.read_spec_option(arguments.spec),
+    }
+    # First, so that a wrong folder ends the command before anything is measured.
+    labeled = [_find_labeled(arguments.accuracy, model, loading) for model in models]
     before = thermal_state()
+    results = _latencies(arguments, models, num_threads, loading)
+    report = {
+        "vitsd_runtime": vitsd_runtime.__version__,
+        "time": now(),
+        "machine": {**dict.fromkeys(MACHINE_MAY_TELL), **describe_machine()},
+        "before": {**dict.fromkeys(STATE_MAY_TELL), **before},
+        "after": {**dict.fromkeys(STATE_MAY_TELL), **thermal_state()},
+        "peak_rss_mb": peak_rss_mb(),
+        "results": results,
+    }
+    loading["num_threads"] = max(num_threads)
+    report["models"] = [
+        {"model": name, "sha256": digest_model(model), **_accuracy(model, files, loading)}
+        for name, model, files in zip(distinct_names(models), models, labeled)
+    ]
+    return report
+
+
+def _find_labeled(
+    folder: str | None, model: Path, loading: Mapping[str, Any]
+) -> list[LabeledFile] | None:
+    if folder is None:
+        return None
+    spec = loading["spec"] or require_spec(model, loading["verify"])
+    return find_labeled(folder, spec.class_names)
+
+
+def _latencies(
+    arguments: argparse.Namespace,
+    models: Sequence[Path],
+    num_threads: Sequence[int],
+    loading: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    show_progress = not arguments.json and sys.stderr.isatty()
     results: list[dict[str, Any]] = []
-    for threads in arguments.num_threads or sorted({1, usable_cores()}):
+    for threads in num_threads:
         for batch_size in arguments.batch_sizes:
             if show_progress:
                 text = f"\r{threads} threads, batch {batch_size} ..."
                 print(text, end="", file=sys.stderr, flush=True)
-            results += measure(
-                models,
-                threads,
-                batch_size,
-                arguments.seconds,
-                verify=arguments.verify,
-                allow_any_operation=arguments.allow_any_operation,
-                spec=spec,
-            )
+            results += measure(models, threads, batch_size, arguments.seconds, **loading)
     if show_progress:
         print(end="\r", file=sys.stderr, flush=True)  # the table is written over it
+    return results
+
+
+def _accuracy(
+    model: Path, files: Sequence[LabeledFile] | None, loading: Mapping[str, Any]
+) -> dict[str, Any]:
+    if files is None:
+        return {"accuracy": None, "data_sha256": None}
+    classifier = Classifier.load(model, **loading)
     return {
-        "machine": describe_machine(),
-        "before": before,
-        "after": thermal_state(),
-        "peak_rss_mb": peak_rss_mb(),
-        "results": results,
+        "accuracy": dataclasses.asdict(measure_accuracy(classifier, with_progress(files))),
+        "data_sha256": digest_labeled(files, classifier.spec.class_names),
     }
 
 
@@ -159,53 +213,15 @@ def _print(report: dict[str, Any]) -> None:
         "counts both."
     )
     if report["machine"].get("emulated"):
-        print(_EMULATED)
+        print(EMULATED)
     if report["peak_rss_mb"]:
         print(f"Peak memory of this process (all models): {report['peak_rss_mb']:.0f} MB")
-    if report["before"]:
-        before, after = (format_thermal(report[name]) for name in ("before", "after"))
+    before, after = (format_thermal(report[name]) for name in ("before", "after"))
+    if before:
         print(f"Before: {before}. After: {after}.")
-
-
-def _compare(first: Path, second: Path, as_json: bool) -> None:
-    reports = (read_results(first), read_results(second))
-    rows = compare(*reports)
-    if not rows:
-        raise UsageError(
-            f"{printable(first)} and {printable(second)} have no model, threads and batch size in "
-            "common."
-        )
-    if as_json:
-        machines = [report["machine"] for report in reports]
-        print(json.dumps({"machines": machines, "results": rows}, indent=1))
-        return
-    descriptions = [printable(format_machine(report["machine"])) for report in reports]
-    for letter, path, description in zip("AB", (first, second), descriptions):
-        print(f"{letter}: {printable(path)}: {description}")
-    if descriptions[0] != descriptions[1]:
-        print("Different machines: what differs is not the model alone.")
-    if any(report["machine"].get("emulated") for report in reports):
-        print(_EMULATED)
-    print(_comparison_table(rows))
-    if left_out := len(_settings(reports[0]) ^ _settings(reports[1])):
-        print(f"{left_out} settings stand in one of the two files only.")
-
-
-def _settings(report: dict[str, Any]) -> set[tuple[Any, ...]]:
-    return {tuple(row[name] for name in SETTING) for row in report["results"]}
-
-
-def _comparison_table(rows: list[dict[str, Any]]) -> str:
-    cells = []
-    for row in rows:
-        engines = list(dict.fromkeys((row["a_engine"], row["b_engine"])))
-        medians = (f"{row[name]:.2f}" for name in ("a_p50_ms", "b_p50_ms"))
-        setting = (row["threads"], row["batch_size"])
-        cells.append(
-            [row["model"], ", ".join(engines), *setting, *medians, f"{row['speedup']:.2f}x"]
-        )
-    headers = ["model", "engine", "threads", "batch", "A p50 ms", "B p50 ms", "B is faster by"]
-    return table(cells, headers)
+    for about in report["models"]:
+        if accuracy := about["accuracy"]:
+            print(f"{printable(about['model'])}: {format_accuracy(Accuracy(**accuracy))}")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from vitsd_runtime.accuracy import Accuracy, LabeledFile, find_labeled, measure_accuracy
+from vitsd_runtime.accuracy import Accuracy, find_labeled, format_accuracy, measure_accuracy
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.cli import app, options
+from vitsd_runtime.cli.progress import with_progress
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.text import printable, table
 from vitsd_runtime.verification import Verification, verify
@@ -56,11 +57,11 @@ def _main(arguments: argparse.Namespace) -> None:
     if not arguments.json:
         print(f"{printable(arguments.model)} on {classifier.engine.name}")
         _print_stages(found)
-    accuracy = measure_accuracy(classifier, _with_progress(files)) if files else None
+    accuracy = measure_accuracy(classifier, with_progress(files)) if files else None
     if arguments.json:
         print(json.dumps(_report(arguments.model, classifier, found, accuracy), indent=1))
     elif accuracy:
-        _print_accuracy(accuracy)
+        print(format_accuracy(accuracy))
     if not found.passed:
         raise VitsdError(
             f"{printable(arguments.model)} does not give the exporting machine's answers here: the "
@@ -84,24 +85,6 @@ def _report(
 def _print_stages(found: Verification) -> None:
     rows = [(s.name, "same" if s.passed else "DIFFERENT", s.detail) for s in found.stages]
     print(table(rows, ("stage", "here", "compared with the exporting machine")))
-
-
-def _print_accuracy(accuracy: Accuracy) -> None:
-    print(
-        f"{accuracy.images} images: top-1 {100 * accuracy.top1:.2f} %, top-5 "
-        f"{100 * accuracy.top5:.2f} %, balanced {100 * accuracy.balanced_accuracy:.2f} %, known "
-        f"{100 * accuracy.known:.1f} %; {accuracy.images_per_second:.0f} images/s with reading"
-    )
-
-
-def _with_progress(files: Sequence[LabeledFile]) -> Iterator[LabeledFile]:
-    """The files; on a terminal, one line counts them."""
-    shown = sys.stderr.isatty()
-    for number, file in enumerate(files, 1):
-        yield file
-        if shown and (number % 50 == 0 or number == len(files)):
-            end = "\n" if number == len(files) else ""
-            print(f"\r{number:,} of {len(files):,} images", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

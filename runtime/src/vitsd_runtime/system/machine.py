@@ -76,8 +76,9 @@ def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
 def thermal_state(root: Path = Path("/")) -> dict[str, Any]:
     """How warm and how fast the CPU is now, as far as it is known.
 
-    ``temperature_c``, ``clock_mhz``, and ``throttled``: what holds a Raspberry Pi back, or has
-    since it was started; an empty list means nothing.
+    ``temperature_c``, ``clock_mhz``; ``throttled``: what holds the clock back, and on a Raspberry
+    Pi what has since it was started (an empty list means nothing); ``throttle_events``: how often
+    the cores of an x86 machine were slowed for heat since then.
     """
     zones = root / "sys/class/thermal"
     temperatures = [
@@ -89,30 +90,35 @@ def thermal_state(root: Path = Path("/")) -> dict[str, Any]:
         "temperature_c": max((t for t in temperatures if t is not None), default=None),
         "clock_mhz": _scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e-3),
         "throttled": _throttled(root),
+        "throttle_events": _throttle_events(root),
     }
     return {name: value for name, value in known.items() if value is not None}
 
 
 def format_machine(machine: dict[str, Any]) -> str:
-    """One line of :func:`describe_machine`."""
+    """One line of :func:`describe_machine`; what is None counts as not known."""
     cores = f"{machine['cores']} cores"
     if machine["physical_cores"] != machine["cores"]:
         cores += f" ({machine['physical_cores']} physical)"
-    if "cpu_quota" in machine:
+    known = {name for name, value in machine.items() if value is not None}
+    if "cpu_quota" in known:
         cores += f", of which it may use {machine['cpu_quota']:g}"
-    parts = [machine["board"]] if "board" in machine else []
+    parts = [machine["board"]] if "board" in known else []
     parts += [machine["cpu"], cores]
-    parts += [f"at most {machine['max_mhz']:.0f} MHz"] if "max_mhz" in machine else []
-    parts += [f"governor {machine['governor']}"] if "governor" in machine else []
-    parts += [f"{machine['memory_mb']} MB"] if "memory_mb" in machine else []
+    parts += [f"at most {machine['max_mhz']:.0f} MHz"] if "max_mhz" in known else []
+    parts += [f"governor {machine['governor']}"] if "governor" in known else []
+    parts += [f"{machine['memory_mb']} MB"] if "memory_mb" in known else []
     return ", ".join([*parts, machine["system"], f"Python {machine['python']}"])
 
 
 def format_thermal(state: dict[str, Any]) -> str:
-    """One phrase of :func:`thermal_state`; empty if nothing is known."""
-    parts = [f"{state['temperature_c']:.0f} °C"] if "temperature_c" in state else []
-    parts += [f"{state['clock_mhz']:.0f} MHz"] if "clock_mhz" in state else []
-    parts += [", ".join(state["throttled"]) or "not throttled"] if "throttled" in state else []
+    """One phrase of :func:`thermal_state`; empty if nothing is known. None is not known."""
+    known = {name for name, value in state.items() if value is not None}
+    parts = [f"{state['temperature_c']:.0f} °C"] if "temperature_c" in known else []
+    parts += [f"{state['clock_mhz']:.0f} MHz"] if "clock_mhz" in known else []
+    parts += [", ".join(state["throttled"]) or "not throttled"] if "throttled" in known else []
+    if state.get("throttle_events"):
+        parts.append(f"slowed for heat {state['throttle_events']} times since boot")
     return ", ".join(parts)
 
 
@@ -178,8 +184,28 @@ def _throttled(root: Path) -> list[str] | None:
     try:
         bits = int(text or "", 16)
     except ValueError:
-        return None
+        return _cooled(root)
     return [meaning for bit, meaning in _THROTTLED.items() if bits >> bit & 1]
+
+
+def _cooled(root: Path) -> list[str] | None:
+    """Whether the kernel lowers a CPU's clock for heat; None if it has no such cooling device.
+
+    https://docs.kernel.org/driver-api/thermal/sysfs-api.html
+    """
+    states = [
+        _scaled(device / "cur_state", 1)
+        for device in (root / "sys/class/thermal").glob("cooling_device*")
+        if any(kind in (read_text(device / "type") or "") for kind in ("cpufreq", "Processor"))
+    ]
+    known = [state for state in states if state is not None]
+    return (["clock lowered for heat"] if max(known) > 0 else []) if known else None
+
+
+def _throttle_events(root: Path) -> int | None:
+    files = (root / "sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
+    known = [count for count in (_scaled(file, 1) for file in files) if count is not None]
+    return int(sum(known)) if known else None
 
 
 def _vcgencmd() -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vitsd.evaluation.metrics import wilson_interval
+from vitsd_runtime.accuracy import wilson_interval
 from vitsd_runtime.system.text import first_few, printable
 
 

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitsd_runtime.accuracy import balanced_accuracy
+from vitsd_runtime.accuracy import NORMAL_95, balanced_accuracy, wilson_interval
 from vitsd_runtime.classifier import softmax
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.spec import Confidence
 from vitsd_runtime.types import AnyArray
 
 Hits = npt.NDArray[np.bool_]
-_95_PERCENT = 1.96
-"""Standard deviations of a normal distribution that a 95 % interval reaches to each side."""
 _COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 """Fractions of the images, for which a report says how often the model is right."""
 
@@ -229,17 +227,8 @@ def confusion_matrix(
     return counts.reshape(num_classes, num_classes)
 
 
-def wilson_interval(successes: int, total: int, z: float = _95_PERCENT) -> tuple[float, float]:
-    """The 95 % interval of a proportion (E. B. Wilson, JASA 22, 1927)."""
-    p = successes / total
-    center = p + z * z / (2 * total)
-    reach = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total**2))
-    scale = 1 + z * z / total
-    return max(0.0, (center - reach) / scale), min(1.0, (center + reach) / scale)
-
-
 def paired_difference(
-    hits_a: Hits, hits_b: Hits, z: float = _95_PERCENT
+    hits_a: Hits, hits_b: Hits, z: float = NORMAL_95
 ) -> tuple[float, float, float]:
     """Accuracy of b minus that of a on the same images, with its 95 % interval.
 
