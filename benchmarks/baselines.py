@@ -18,19 +18,29 @@ from vitsd_runtime.types import Float32Array
 _OPSET = 17
 
 
-def plain_module(model: Any, config: VitConfig, batch: int | None) -> Any:
-    """A ``tf.Module`` whose ``serve`` is the Keras graph.
+def plain_model(model: Any, config: VitConfig) -> Any:
+    """The Keras graph from preprocessed float32 images, as our graphs take them, to logits.
 
-    It goes from preprocessed float32 images, as our graphs take them, to logits.
+    Args:
+        model: the Keras model.
+        config: its architecture.
+    """
+    size, channels = config.image_size, config.input_size[2]
+    twin = build_vit(dataclasses.replace(config, input_size=(size, size, channels)))
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def plain_module(model: Any, config: VitConfig, batch: int | None) -> Any:
+    """A ``tf.Module`` whose ``serve`` is :func:`plain_model`.
 
     Args:
         model: the Keras model.
         config: its architecture.
         batch: images at once; None: any number.
     """
+    twin = plain_model(model, config)
     size, channels = config.image_size, config.input_size[2]
-    twin = build_vit(dataclasses.replace(config, input_size=(size, size, channels)))
-    twin.set_weights(model.get_weights())
     signature = tf.TensorSpec((batch, size, size, channels), name="images")
     module = tf.Module()
     module.serve = tf.function(

@@ -57,10 +57,17 @@ def export_untrained(
     All layers take their lowest precision: there is no accuracy to keep.
     """
     model, spec = untrained(preset)
+    return export_model(model, spec, folder, variants)
+
+
+def export_model(
+    model: Any, spec: ModelSpec, folder: Path, variants: Sequence[Variant]
+) -> dict[str, Path]:
+    """:func:`export_untrained` for a model that is there already."""
     paths = {}
     with ArtifactWriter(model, spec) as writer:
         for format, quantization in variants:
-            path = folder / artifact_name(preset, format, quantization)
+            path = folder / artifact_name(spec.name, format, quantization)
             if quantization == "none":
                 info = writer.write(path, format, quantization).info
             else:

@@ -1,0 +1,1 @@
+"""A module for each engine or maker of files, with its ``SUBJECTS``."""
