@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 PROJECTS := pyproject.toml runtime/pyproject.toml vitsd/pyproject.toml export/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-lowest test-cluster test-batch test-distributed test-servers fuzz soak format lint typecheck docs bench arm64 dist clean
+.PHONY: help demo test test-fast test-lowest test-cluster test-batch test-distributed test-servers fuzz soak format lint typecheck docs bench bench-peers arm64 dist clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ docs: $(VENV)/.installed-docs  ## the documentation site, in site/; needs Python
 bench: $(VENV)/.installed  ## measure what is promised about speed and size; writes benchmarks/results/
 	$(RUN) benchmarks/run.py $(BENCH_ARGS)
 
+bench-peers: $(VENV)-peers/.installed  ## our files beside what else one would use; PEERS_ARGS="--quick --data cifar100"
+	$(VENV)-peers/bin/python -m benchmarks.peers.run $(PEERS_ARGS)
+
 arm64: $(VENV)/.installed  ## the runtime on emulated 64-bit Arm Linux; needs root, debootstrap and qemu-user-static
 	$(RUN) tools/arm64/run.py $(ARM64_ARGS)
 
@@ -91,6 +94,12 @@ $(VENV)-servers/.installed: Makefile
 	$(PYTHON) -m venv $(VENV)-servers
 	$(VENV)-servers/bin/python -m pip install --quiet --disable-pip-version-check mlserver==1.7.1 onnxruntime==1.32.0 \
 		"tritonclient[grpc]==2.73.0" tensorflow-serving-api==2.21.0
+	touch $@
+
+# So have those whose files ours are compared with; one that can't be installed is left out.
+$(VENV)-peers/.installed: $(PROJECTS) benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python benchmarks/peers/install.py
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -68,7 +68,7 @@ def export_model(
     with ArtifactWriter(model, spec) as writer:
         for format, quantization in variants:
             path = folder / artifact_name(spec.name, format, quantization)
-            if quantization == "none":
+            if quantization == "none" or format == "onnx":
                 info = writer.write(path, format, quantization).info
             else:
                 path.write_bytes(_quantize(writer, quantization, _calibration(spec)))

@@ -39,14 +39,14 @@ def prepare(name: str, data: str | None, images: int, folder: Path) -> Workshop:
     if trained:
         shutil.copy(locate(name), folder / MODEL)
     else:
-        save_model(*untrained(name), folder / MODEL)
+        model, spec = untrained(name)
+        save_model(model, folder / MODEL, spec)
     (folder / "data.json").write_text(json.dumps(data if trained else None))
-    spec = workshop.spec
-    test, train = _images(spec, data if trained else None, images)
+    test, train = _images(workshop.spec, data if trained else None, images)
     if trained and data:
         np.save(folder / "labels.npy", test.labels)
-    np.save(folder / "images.npy", preprocess(test.images[:], spec))
-    np.save(folder / "calibration.npy", preprocess(train.images[:], spec))
+    np.save(folder / "images.npy", preprocess(test.images[:], workshop.spec))
+    np.save(folder / "calibration.npy", preprocess(train.images[:], workshop.spec))
     np.save(folder / "reference.npy", predict_logits(workshop.trained, test.images))
     return workshop
 

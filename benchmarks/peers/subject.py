@@ -32,6 +32,8 @@ class Subject:
     """From the file, threads and batch size to a function that runs it."""
     any_batch: bool = True
     """Whether the file of one batch size takes all others."""
+    batched: bool = True
+    """Whether it runs several images at once at all."""
 
     @property
     def slug(self) -> str:

@@ -1,8 +1,8 @@
 """One subject in a process of its own: made, asked for answers, or run in turns with others.
 
-``python -m benchmarks.peers.worker FOLDER NAME THREADS build|answers|run [BATCH ...]`` talks in lines
-of JSON: one that it is ready, and for ``run`` one answer to each order ``{"batch": n, "seconds":
-s}``: the milliseconds of each run.
+``python -m benchmarks.peers.worker FOLDER NAME THREADS build|answers|run [BATCH ...]`` talks in
+lines of JSON: one that it is ready, and for ``run`` one answer to each order ``{"batch": n,
+"seconds": s}``: the milliseconds of each run.
 """
 
 from __future__ import annotations

@@ -113,6 +113,11 @@ SUBJECTS = (
         any_batch=False,
     ),
     Subject(
-        "LiteRT CompiledModel, dynamic", GROUP, "int8", _fixed_batch, _compiled_model, any_batch=False
+        "LiteRT CompiledModel, dynamic",
+        GROUP,
+        "int8",
+        _fixed_batch,
+        _compiled_model,
+        any_batch=False,
     ),
 )

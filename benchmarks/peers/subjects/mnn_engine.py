@@ -39,8 +39,7 @@ def _start(path: Path, threads: int, batch: int) -> Run:
     module = MNN.nn.load_module_from_file(str(path), ["images"], ["logits"], **options)
 
     def run(images: Float32Array) -> Float32Array:
-        given = MNN.expr.const(images, list(images.shape), MNN.expr.NHWC)
-        given = MNN.expr.convert(given, MNN.expr.NCHW) if False else given
+        given = MNN.expr.const(images, list(images.shape), MNN.expr.NCHW)
         logits: Float32Array = np.array(module.forward(given).read())
         return logits
 
@@ -49,5 +48,7 @@ def _start(path: Path, threads: int, batch: int) -> Run:
 
 SUBJECTS = (
     Subject("MNN float32", GROUP, "float32", _converted("float32"), _start),
-    Subject("MNN int8 weights", GROUP, "int8", _converted("int8", ["--weightQuantBits", "8"]), _start),
+    Subject(
+        "MNN int8 weights", GROUP, "int8", _converted("int8", ["--weightQuantBits", "8"]), _start
+    ),
 )

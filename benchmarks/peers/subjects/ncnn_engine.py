@@ -43,4 +43,6 @@ def _start(path: Path, threads: int, batch: int) -> Run:
 
 
 # ncnn has no batches: its users call it image by image.
-SUBJECTS = (Subject("ncnn float32", "ncnn", "float32", _build, _start, any_batch=False),)
+SUBJECTS = (
+    Subject("ncnn float32", "ncnn", "float32", _build, _start, any_batch=False, batched=False),
+)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from benchmarks.peers.subject import Precision, Run, Subject
 from benchmarks.peers.workshop import Workshop
@@ -85,16 +86,17 @@ def _qdq(workshop: Workshop, path: Path) -> None:
 
     prepared = path.with_name("prepared.onnx")
     quantization.quant_pre_process(workshop.plain_onnx(), prepared)
-    quantization.quantize_static(prepared, path, _Reader(workshop), per_channel=True)
+    name = onnx.load(prepared).graph.input[0].name
+    quantization.quantize_static(prepared, path, _Reader(name, workshop), per_channel=True)
     prepared.unlink()
 
 
 class _Reader:
     """Calibration images, one by one, as onnxruntime asks for them."""
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, name: str, workshop: Workshop) -> None:
         images = np.asarray(workshop.calibration)
-        self._batches: Iterator[Any] = iter([{"images": image[None]} for image in images])
+        self._batches: Iterator[Any] = iter([{name: image[None]} for image in images])
 
     def get_next(self) -> Any:
         return next(self._batches, None)

@@ -16,7 +16,10 @@ from vitsd_runtime.types import Float32Array
 
 
 def _keras_export(workshop: Workshop, batch: int) -> Path:
-    return workshop.make("keras.xml", lambda path: workshop.plain.export(path, format="openvino"))
+    def write(path: Path) -> None:
+        workshop.plain.export(str(path), format="openvino")
+
+    return workshop.make("keras.xml", write)
 
 
 def _converted(source: Callable[[Workshop], Path], name: str) -> Callable[[Workshop, int], Path]:

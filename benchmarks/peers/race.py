@@ -1,0 +1,189 @@
+"""Subjects in turns, each in a process that is bound to its cores and stands still meanwhile.
+
+Machines are noisy: what is compared must be measured in the same rounds, and the ratio of two
+subjects is that of each round, with an interval over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.subject import Subject
+from vitsd_runtime.system.text import printable
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 900
+"""That building a subject may take, at most."""
+_RESAMPLES = 2000
+
+
+class SubjectError(Exception):
+    """A subject can't be built or run; the text says why."""
+
+
+@dataclass
+class Racer:
+    """One subject at one setting; times in ms."""
+
+    subject: Subject
+    threads: int
+    batch: int
+    load_ms: float
+    rounds: list[list[float]] = field(default_factory=list)
+
+    def medians(self) -> Any:
+        """Of each round."""
+        return np.array([np.median(times) for times in self.rounds])
+
+    def row(self) -> dict[str, Any]:
+        """What was measured."""
+        times = np.concatenate(self.rounds)
+        return {
+            "subject": self.subject.name,
+            "threads": self.threads,
+            "batch": self.batch,
+            "p10_ms": float(np.percentile(times, 10)),
+            "p50_ms": float(np.median(times)),
+            "p90_ms": float(np.percentile(times, 90)),
+            "runs": len(times),
+            "load_ms": self.load_ms,
+            "rounds_ms": self.medians().tolist(),
+        }
+
+
+class Process:
+    """A worker that stands still between its turns."""
+
+    def __init__(
+        self, folder: Path, subject: Subject, threads: int, batches: Iterable[int]
+    ) -> None:
+        self.subject, self.threads = subject, threads
+        batches = list(map(str, batches))
+        self._errors = (folder / f"{subject.slug}.log").open("w+", encoding="utf-8")
+        self._child = subprocess.Popen(
+            [*_command(folder, subject, threads), "run", *batches],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        try:
+            loads = self._answer()
+        except SubjectError:
+            self.close()
+            raise
+        self.racers = [Racer(subject, threads, int(b), loads[b]) for b in batches]
+        self._child.send_signal(signal.SIGSTOP)
+
+    def turn(self, racer: Racer, seconds: float) -> None:
+        """Let it run at one setting; adds a round."""
+        self._child.send_signal(signal.SIGCONT)
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps({"batch": racer.batch, "seconds": seconds}) + "\n")
+        self._child.stdin.flush()
+        racer.rounds.append(self._answer())
+        self._child.send_signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        """End it."""
+        self._child.kill()
+        self._child.communicate()
+        self._errors.close()
+
+    def _answer(self) -> Any:
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            raise SubjectError(_reason(self._errors.read()))
+        return json.loads(line)
+
+
+def race(processes: Sequence[Process], batch: int, seconds: float, rounds: int) -> list[Racer]:
+    """Run all that take the batch size in turns, each round in another order.
+
+    Args:
+        processes: at least one.
+        batch: images a run.
+        seconds: a turn.
+        rounds: turns of each.
+    """
+    pairs = [(p, racer) for p in processes for racer in p.racers if racer.batch == batch]
+    order = np.random.default_rng(0)
+    for _ in range(rounds):
+        for number in order.permutation(len(pairs)):
+            process, racer = pairs[number]
+            process.turn(racer, seconds)
+    return [racer for _, racer in pairs]
+
+
+def ratio(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, float, float]:
+    """How many times faster, with its 95 % interval: a bootstrap over the rounds.
+
+    Args:
+        slower: medians of the rounds, in any unit.
+        faster: of the other, of the same rounds.
+    """
+    logs = np.log(np.asarray(slower) / np.asarray(faster))
+    random = np.random.default_rng(0)
+    drawn = random.choice(logs, (_RESAMPLES, len(logs)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    middle, low, high = np.exp([np.median(logs), low, high])
+    return float(middle), float(low), float(high)
+
+
+def ask(folder: Path, subject: Subject, task: str, *rest: str, threads: int = 1) -> Any:
+    """What a worker answers that does one task and ends.
+
+    Raises:
+        SubjectError: it failed.
+    """
+    command = [*_command(folder, subject, threads), task, *rest]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        raise SubjectError(f"took over {SECONDS} seconds") from None
+    if done.returncode:
+        raise SubjectError(_reason(done.stderr) or f"ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def ask_all(
+    folder: Path, subjects: Sequence[Subject], task: str, rest: dict[str, Sequence[str]]
+) -> dict[str, Any]:
+    """:func:`ask` for several, as many at once as there are cores; failures are values."""
+
+    def one(subject: Subject) -> Any:
+        try:
+            return ask(folder, subject, task, *rest[subject.name])
+        except SubjectError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip([s.name for s in subjects], pool.map(one, subjects), strict=True))
+
+
+def _command(folder: Path, subject: Subject, threads: int) -> list[str]:
+    module = ["-m", "benchmarks.peers.worker"]
+    return [sys.executable, *module, str(folder), subject.name, str(threads)]
+
+
+def _reason(errors: str) -> str:
+    """The error's own line: libraries log before it and after it."""
+    lines = [line for line in errors.splitlines() if line.strip() and line[0] != " "]
+    named = [line for line in lines if "Error" in line or "Failure" in line or "Exception" in line]
+    return printable((named or lines or ["the process was ended"])[-1], 200)
