@@ -42,7 +42,8 @@ def share_of_limit(row: Report, model: Report, limits: Report, batch: int = 1) -
     macs = model["macs"]
     each = macs["weights"] / rates[precision] + macs["attention"] / rates[attention]
     least = max(batch * each, row["bytes"] / limits["bytes"])
-    return 1e3 * least / float(timing(row, batch)["p50_ms"])
+    share: float = 1e3 * least / timing(row, batch)["p50_ms"]
+    return share
 
 
 def draw_all(model: Report, limits: Report) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,10 +69,10 @@ class Process:
         self, folder: Path, subject: Subject, threads: int, batches: Iterable[int]
     ) -> None:
         self.subject, self.threads = subject, threads
-        batches = list(map(str, batches))
+        names = [str(batch) for batch in batches]
         self._errors = (folder / f"{subject.slug}.log").open("w+", encoding="utf-8")
         self._child = subprocess.Popen(
-            [*_command(folder, subject, threads), "run", *batches],
+            [*_command(folder, subject, threads), "run", *names],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -84,7 +84,7 @@ class Process:
         except SubjectError:
             self.close()
             raise
-        self.racers = [Racer(subject, threads, int(b), loads[b]) for b in batches]
+        self.racers = [Racer(subject, threads, int(name), loads[name]) for name in names]
         self._child.send_signal(signal.SIGSTOP)
 
     def turn(self, racer: Racer, seconds: float) -> None:
@@ -163,7 +163,7 @@ def ask(folder: Path, subject: Subject, task: str, *rest: str, threads: int = 1)
 
 
 def ask_all(
-    folder: Path, subjects: Sequence[Subject], task: str, rest: dict[str, Sequence[str]]
+    folder: Path, subjects: Sequence[Subject], task: str, rest: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     """:func:`ask` for several, as many at once as there are cores; failures are values."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.peers.subject import Run, Subject
 from benchmarks.peers.workshop import Workshop
-from vitsd_runtime.engines.affine import quantize
+from vitsd_runtime.engines.affine import dequantize, quantize
 from vitsd_runtime.types import AnyArray, Float32Array
 
 Build = Callable[[Workshop, int], Path]
@@ -56,15 +56,14 @@ def _interpreter(path: Path, threads: int, batch: int) -> Run:
 def _into(images: Float32Array, tensor: dict[str, Any]) -> AnyArray:
     if tensor["dtype"] == np.float32:
         return images
-    return quantize(images, *tensor["quantization"], tensor["dtype"])
+    scale, zero_point = tensor["quantization"]
+    return quantize(images, scale, zero_point, tensor["dtype"])
 
 
 def _out_of(values: AnyArray, tensor: dict[str, Any]) -> Float32Array:
     if tensor["dtype"] == np.float32:
         return values
-    scale, zero_point = tensor["quantization"]
-    logits: Float32Array = np.float32(scale) * (values.astype(np.float32) - zero_point)
-    return logits
+    return dequantize(values, *tensor["quantization"])
 
 
 def _compiled_model(path: Path, threads: int, batch: int) -> Run:

@@ -26,7 +26,7 @@ def _converted(name: str, options: Sequence[str] = ()) -> Callable[[Workshop, in
 def _convert(workshop: Workshop, path: Path, options: Sequence[str]) -> None:
     tool = Path(sys.prefix) / "bin" / "mnnconvert"
     source = ["-f", "ONNX", "--modelFile", str(workshop.torch_onnx())]
-    command = [tool, *source, "--MNNModel", str(path), "--bizCode", "vitsd", *options]
+    command = [str(tool), *source, "--MNNModel", str(path), "--bizCode", "vitsd", *options]
     subprocess.run(command, check=True, capture_output=True)
 
 
