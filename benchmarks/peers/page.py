@@ -36,7 +36,7 @@ def write_page(report: Report, path: Path) -> None:
         f"<p>{escape(machine['cpu'])}, {machine['cores']} cores, {escape(machine['system'])}, "
         f"Python {escape(machine['python'])}; {report['date']}; "
         f"<code>{escape(report['command'])}</code>. All files of a model hold the same weights. "
-        "They ran in turns, each bound to its cores while all others stood still.</p>",
+        "They ran in turns, each bound to its cores while all others waited.</p>",
         "<h2>Goals</h2>",
         _table(["model", "goal", "measured (95 %)", "asked", ""], report["goals"]),
         _limits(report),

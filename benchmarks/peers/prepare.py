@@ -23,7 +23,7 @@ CALIBRATION_IMAGES = 256
 
 
 def prepare(name: str, data: str | None, images: int, folder: Path) -> Workshop:
-    """Write what :class:`Workshop` reads, unless it is there.
+    """Write what :class:`Workshop` reads, unless it is there; answers to other images are removed.
 
     Args:
         name: a preset, for a model with weights at random; or what :func:`vitsd.load_model` takes.
@@ -32,9 +32,12 @@ def prepare(name: str, data: str | None, images: int, folder: Path) -> Workshop:
         folder: to fill.
     """
     workshop = Workshop(folder)
-    if (folder / "reference.npy").exists():
+    asked, wanted = folder / "asked.json", json.dumps({"data": data, "images": images})
+    if asked.exists() and asked.read_text() == wanted:
         return workshop
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("answers-*.npy"):
+        stale.unlink()
     trained = name not in list_presets()
     if trained:
         shutil.copy(locate(name), folder / MODEL)
@@ -48,6 +51,7 @@ def prepare(name: str, data: str | None, images: int, folder: Path) -> Workshop:
     np.save(folder / "images.npy", preprocess(test.images[:], workshop.spec))
     np.save(folder / "calibration.npy", preprocess(train.images[:], workshop.spec))
     np.save(folder / "reference.npy", predict_logits(workshop.trained, test.images))
+    asked.write_text(wanted)
     return workshop
 
 

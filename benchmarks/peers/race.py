@@ -1,4 +1,4 @@
-"""Subjects in turns, each in a process that is bound to its cores and stands still meanwhile.
+"""Subjects in turns, each in a process that is bound to its cores and waits meanwhile.
 
 Machines are noisy: what is compared must be measured in the same rounds, and the ratio of two
 subjects is that of each round, with an interval over the rounds.
@@ -6,15 +6,18 @@ subjects is that of each round, with an interval over the rounds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -23,8 +26,10 @@ from benchmarks.peers.subject import Subject
 from vitsd_runtime.system.text import printable
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 900
-"""That building a subject may take, at most."""
+_START_SECONDS = 60
+_TURN_SECONDS = 30
+_PAUSE_SECONDS = 0.02
+"""Before each turn: the threads of the one before may look for work a while."""
 _RESAMPLES = 2000
 
 
@@ -63,7 +68,7 @@ class Racer:
 
 
 class Process:
-    """A worker that stands still between its turns."""
+    """A worker that waits between its turns."""
 
     def __init__(
         self, folder: Path, subject: Subject, threads: int, batches: Iterable[int]
@@ -78,40 +83,51 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            start_new_session=True,
         )
         try:
-            loads = self._answer()
+            loads = self._answer(_START_SECONDS)
         except SubjectError:
             self.close()
             raise
         self.racers = [Racer(subject, threads, int(name), loads[name]) for name in names]
-        self._child.send_signal(signal.SIGSTOP)
 
     def turn(self, racer: Racer, seconds: float) -> None:
-        """Let it run at one setting; adds a round."""
-        self._child.send_signal(signal.SIGCONT)
+        """Let it run at one setting; adds a round.
+
+        Raises:
+            SubjectError: it ended, or took too long and was ended.
+        """
+        time.sleep(_PAUSE_SECONDS)
         assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps({"batch": racer.batch, "seconds": seconds}) + "\n")
-        self._child.stdin.flush()
-        racer.rounds.append(self._answer())
-        self._child.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(BrokenPipeError):  # the missing answer tells
+            self._child.stdin.write(json.dumps({"batch": racer.batch, "seconds": seconds}) + "\n")
+            self._child.stdin.flush()
+        racer.rounds.append(self._answer(_TURN_SECONDS))
 
     def close(self) -> None:
         """End it."""
-        self._child.kill()
-        self._child.communicate()
+        _end(self._child)
         self._errors.close()
 
-    def _answer(self) -> Any:
+    def _answer(self, seconds: float) -> Any:
         assert self._child.stdout is not None
+        started = time.monotonic()
+        timer = Timer(seconds, os.killpg, [self._child.pid, signal.SIGKILL])
+        timer.start()
         line = self._child.stdout.readline()
+        timer.cancel()
+        if not line and time.monotonic() - started >= seconds:
+            raise SubjectError(f"took over {seconds} seconds")
         if not line:
             self._errors.seek(0)
             raise SubjectError(_reason(self._errors.read()))
         return json.loads(line)
 
 
-def race(processes: Sequence[Process], batch: int, seconds: float, rounds: int) -> list[Racer]:
+def race(
+    processes: Sequence[Process], batch: int, seconds: float, rounds: int, failed: dict[str, str]
+) -> list[Racer]:
     """Run all that take the batch size in turns, each round in another order.
 
     Args:
@@ -119,14 +135,20 @@ def race(processes: Sequence[Process], batch: int, seconds: float, rounds: int) 
         batch: images a run.
         seconds: a turn.
         rounds: turns of each.
+        failed: takes the reasons of those that do not get to the end.
     """
     pairs = [(p, racer) for p in processes for racer in p.racers if racer.batch == batch]
     order = np.random.default_rng(0)
     for _ in range(rounds):
         for number in order.permutation(len(pairs)):
             process, racer = pairs[number]
-            process.turn(racer, seconds)
-    return [racer for _, racer in pairs]
+            if process.subject.name in failed:
+                continue
+            try:
+                process.turn(racer, seconds)
+            except SubjectError as error:
+                failed[process.subject.name] = str(error)
+    return [racer for process, racer in pairs if process.subject.name not in failed]
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, float, float]:
@@ -144,32 +166,60 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, floa
     return float(middle), float(low), float(high)
 
 
-def ask(folder: Path, subject: Subject, task: str, *rest: str, threads: int = 1) -> Any:
+def ask(folder: Path, subject: Subject, task: str, *rest: str, seconds: float) -> Any:
     """What a worker answers that does one task and ends.
 
     Raises:
-        SubjectError: it failed.
+        SubjectError: it failed, or took longer than so many seconds.
     """
-    command = [*_command(folder, subject, threads), task, *rest]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, errors="replace"
-        )
-    except subprocess.TimeoutExpired:
-        raise SubjectError(f"took over {SECONDS} seconds") from None
-    if done.returncode:
-        raise SubjectError(_reason(done.stderr) or f"ended with {done.returncode}")
-    return json.loads(done.stdout)
+    child = subprocess.Popen(
+        [*_command(folder, subject, threads=1), task, *rest],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,  # the worker ends when this does: with this process
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    timer = Timer(seconds, os.killpg, [child.pid, signal.SIGKILL])
+    timer.start()
+    started = time.monotonic()
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    with ThreadPoolExecutor(1) as beside:
+        errors = beside.submit(child.stderr.read)
+        answer = child.stdout.read()
+    returncode = child.wait()
+    timer.cancel()
+    child.stdin.close()
+    if returncode and time.monotonic() - started >= seconds:
+        raise SubjectError(f"took over {seconds:g} seconds")
+    if returncode:
+        raise SubjectError(_reason(errors.result()) or f"ended with {returncode}")
+    return json.loads(answer)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """With all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
 
 
 def ask_all(
-    folder: Path, subjects: Sequence[Subject], task: str, rest: Mapping[str, Sequence[str]]
+    folder: Path,
+    subjects: Sequence[Subject],
+    task: str,
+    rest: Mapping[str, Sequence[str]],
+    seconds: float,
 ) -> dict[str, Any]:
     """:func:`ask` for several, as many at once as there are cores; failures are values."""
 
     def one(subject: Subject) -> Any:
         try:
-            return ask(folder, subject, task, *rest[subject.name])
+            return ask(folder, subject, task, *rest[subject.name], seconds=seconds)
         except SubjectError as error:
             return error
 

@@ -10,7 +10,7 @@ import argparse
 import datetime
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.peers import goals, limits
 from benchmarks.peers.install import MISSING
 from benchmarks.peers.page import write_page
+from benchmarks.peers.phases import Phases
 from benchmarks.peers.prepare import prepare
 from benchmarks.peers.profiles import profile_apart
 from benchmarks.peers.race import Process, SubjectError, ask_all, race
@@ -44,7 +45,7 @@ EQUAL_POINTS = 0.5
 EQUAL_AGREEMENT = 0.9
 """Where there are no labels: what fraction of the answers must be Keras'."""
 HEADERS = ["subject", "MB", "batch 1, ms", "batch 32, ms/image", "top-1 %", "agrees %", ""]
-_QUICK = {"images": 500, "rounds": 3}
+_QUICK = {"images": 500, "rounds": 5}
 _FULL = {"images": 10_000, "rounds": 10}
 _TURN_SECONDS = {1: 0.15, 32: 0.4}
 _THREADS = 2
@@ -58,6 +59,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="SOURCE", help="labeled images of the trained models")
     parser.add_argument("--only", metavar="TEXT", default="", help="subjects with TEXT in the name")
     parser.add_argument("--quick", action="store_true", help="fewer images and rounds")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="for making one file, and for its answers; what takes longer is left out "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what a run that was cut off has measured"
+    )
     parser.add_argument(
         "--files",
         type=Path,
@@ -83,19 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> None:
     effort = _QUICK if arguments.quick else _FULL
     subjects = [subject for subject in all_subjects() if arguments.only in subject.name]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    phases = Phases(arguments.output / "peers-phases.json", arguments.resume)
     report: Report = {
         "command": "make bench-peers",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": describe_machine(),
         "missing": json.loads(MISSING.read_text()) if MISSING.exists() else {},
-        "limits": limits.measure_limits(),
-        "models": [
-            compare(name, arguments, subjects, effort["images"], effort["rounds"])
-            for name in arguments.models
-        ],
+        "limits": phases.once("limits of the core", limits.measure_limits),
+        "models": [compare(name, arguments, subjects, effort, phases) for name in arguments.models],
     }
     report["goals"] = [row for model in report["models"] for row in goals.judge(model)]
-    arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
     write_page(report, arguments.output / "peers.html")
     for model in report["models"]:
@@ -106,17 +116,24 @@ def _main(arguments: argparse.Namespace) -> None:
 
 
 def compare(
-    name: str, arguments: argparse.Namespace, subjects: Sequence[Subject], images: int, rounds: int
+    name: str,
+    arguments: argparse.Namespace,
+    subjects: Sequence[Subject],
+    effort: Mapping[str, int],
+    phases: Phases,
 ) -> Report:
     """Build all subjects for one model, ask them, and run them in turns."""
     print(f"{name}: images ...", flush=True)
-    workshop = prepare(name, arguments.data, images, arguments.files.resolve() / name)
-    rows, skipped = _answers(workshop, subjects)
+    workshop = prepare(name, arguments.data, effort["images"], arguments.files.resolve() / name)
+    rows, skipped = phases.once(
+        f"{name}: files and answers", lambda: _answers(workshop, subjects, arguments.limit)
+    )
     ready = [find(subjects, row["subject"]) for row in rows]
-    timings = _timings(workshop.folder, ready, skipped, rounds)
+    timings, failed = _timings(workshop.folder, ready, effort["rounds"], phases)
+    skipped |= failed
     for row in rows:
         row["timings"] = [t for t in timings if t["subject"] == row["subject"]]
-    profiles = _profiles(workshop, rows)
+    profiles = phases.once(f"{name}: profiles", lambda: _profiles(workshop, rows))
     rows = sorted((row for row in rows if row["timings"]), key=lambda row: time_of(row) or np.inf)
     return {
         "name": name,
@@ -142,16 +159,18 @@ def timing_of(row: Report, batch: int, threads: int = 1) -> Report | None:
     return next(fitting, None)
 
 
-def _answers(workshop: Workshop, subjects: Sequence[Subject]) -> tuple[list[Report], Report]:
+def _answers(
+    workshop: Workshop, subjects: Sequence[Subject], limit: float
+) -> tuple[list[Report], Report]:
     """Rows of the subjects that answer, and why the others don't."""
-    print(f"{workshop.folder.name}: files and answers ...", flush=True)
     workshop.plain_onnx()  # many build upon it, at the same time
-    built = ask_all(workshop.folder, subjects, "build", {s.name: ["1"] for s in subjects})
+    batches = {subject.name: ["1"] for subject in subjects}
+    built = ask_all(workshop.folder, subjects, "build", batches, limit)
     skipped = {name: str(found) for name, found in built.items() if _failed(found)}
     able = [subject for subject in subjects if subject.name not in skipped]
     paths = {s.name: [str(workshop.folder / f"answers-{s.slug}.npy")] for s in able}
     missing = [subject for subject in able if not Path(paths[subject.name][0]).exists()]
-    answered = ask_all(workshop.folder, missing, "answers", paths)
+    answered = ask_all(workshop.folder, missing, "answers", paths, limit)
     skipped |= {name: str(found) for name, found in answered.items() if _failed(found)}
     rows = []
     for subject in able:
@@ -204,34 +223,45 @@ def _accuracy(workshop: Workshop, logits: Any) -> Report:
 
 
 def _timings(
-    folder: Path, subjects: Sequence[Subject], skipped: Report, rounds: int
-) -> list[Report]:
-    """One thread for all; several for the fastest of each group."""
-    timings = _race(folder, subjects, 1, skipped, rounds)
+    folder: Path, subjects: Sequence[Subject], rounds: int, phases: Phases
+) -> tuple[list[Report], Report]:
+    """One thread for all, several for the fastest of each group; and why some did not end."""
+
+    def measure(threads: int, chosen: Iterable[Subject]) -> tuple[list[Report], Report]:
+        timings, failed = phases.once(
+            f"{folder.name}: in turns, threads: {threads}",
+            lambda: _race(folder, chosen, threads, rounds),
+        )
+        return timings, {f"{name}, threads: {threads}": why for name, why in failed.items()}
+
+    timings, failed = measure(1, subjects)
     single = {t["subject"]: t["p50_ms"] for t in timings if t["batch"] == BATCHES[0]}
     fastest: dict[str, Subject] = {}
     for subject in sorted(subjects, key=lambda s: single.get(s.name, np.inf), reverse=True):
         fastest[subject.group] = subject
-    return timings + _race(folder, list(fastest.values()), _THREADS, skipped, rounds)
+    more, failed_too = measure(_THREADS, fastest.values())
+    return timings + more, failed | failed_too
 
 
 def _race(
-    folder: Path, subjects: Iterable[Subject], threads: int, skipped: Report, rounds: int
-) -> list[Report]:
-    print(f"{folder.name}: in turns, threads: {threads} ...", flush=True)
+    folder: Path, subjects: Iterable[Subject], threads: int, rounds: int
+) -> tuple[list[Report], Report]:
+    """What was measured, and why some did not end."""
     processes = []
+    failed: dict[str, str] = {}
     try:
         for subject in subjects:
             batches = BATCHES if subject.batched else BATCHES[:1]
             try:
                 processes.append(Process(folder, subject, threads, batches))
             except SubjectError as error:
-                skipped[subject.name] = str(error)
-        return [
+                failed[subject.name] = str(error)
+        rows = [
             racer.row()
             for batch in BATCHES
-            for racer in race(processes, batch, _TURN_SECONDS[batch], rounds)
+            for racer in race(processes, batch, _TURN_SECONDS[batch], rounds, failed)
         ]
+        return rows, failed
     finally:
         for process in processes:
             process.close()

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.peers.worker FOLDER NAME THREADS build|answers|run [BATCH ...]`` talks in
 lines of JSON: one that it is ready, and for ``run`` one answer to each order ``{"batch": n,
-"seconds": s}``: the milliseconds of each run.
+"seconds": s}``: the milliseconds of each run. It ends, with all that it has started, when its
+standard input does.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 _CHUNK = 50
@@ -25,7 +29,7 @@ _LEAST_RUNS = 3
 def main(arguments: list[str]) -> None:
     """Do what the module's docstring says."""
     folder, name, threads, task, *batches = arguments
-    say = _speaker()
+    say, orders = _speaker(), _orders()
     if task == "run":
         _bind(int(threads))
     worker = _Worker(Path(folder), name, int(threads))
@@ -36,8 +40,8 @@ def main(arguments: list[str]) -> None:
         say("done")
     else:
         say({batch: worker.load(int(batch)) for batch in batches})
-        for line in sys.stdin:
-            say(worker.measure(**json.loads(line)))
+        while True:
+            say(worker.measure(**json.loads(orders.get())))
 
 
 def _speaker() -> Any:
@@ -50,6 +54,21 @@ def _speaker() -> Any:
         channel.flush()
 
     return say
+
+
+def _orders() -> SimpleQueue[bytes]:
+    """The lines of standard input; where it ends, so does the worker's group of processes."""
+    lines: SimpleQueue[bytes] = SimpleQueue()
+
+    def read() -> None:
+        # Not sys.stdin: its lock, held while it waits, would keep the interpreter from ending.
+        with open(0, "rb", buffering=0, closefd=False) as stream:
+            for line in stream:
+                lines.put(line)
+        os.killpg(0, signal.SIGKILL)
+
+    Thread(target=read, daemon=True).start()
+    return lines
 
 
 def _bind(threads: int) -> None:

@@ -83,9 +83,10 @@ class Workshop:
 
         What that writes can't be loaded: it holds TensorFlow's operator Erfc.
         """
-        from benchmarks import baselines
 
         def write(path: Path) -> None:
+            from benchmarks import baselines
+
             module = baselines.plain_module(self.trained, self.config, None)
             path.write_bytes(baselines.to_onnx(module))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from benchmarks.peers import goals, page
 from benchmarks.peers.limits import count_macs
+from benchmarks.peers.phases import Phases
 from benchmarks.peers.profiles import group_of
-from benchmarks.peers.race import ratio
+from benchmarks.peers.race import SubjectError, ask, ratio
 from benchmarks.peers.registry import all_subjects
 
 from vitsd.config import VitConfig
@@ -101,6 +104,48 @@ def test_a_missed_goal_says_by_how_much():
     rows = row("vitsd TFLite int8", 1.0, ours=True), row("peer", 1.5)
     verdicts = {name: rest[-1] for _, name, *rest in goals.judge(model(*rows))}
     assert verdicts["TFLite int8, batch 1, on the best peer"] == "short by 25 %"
+
+
+def test_a_cut_off_run_keeps_what_it_measured(tmp_path):
+    path = tmp_path / "phases.json"
+    first = Phases(path, resume=False)
+    first.once("race", lambda: [1.5])
+    with pytest.raises(KeyboardInterrupt):
+        first.once("profiles", _interrupt)
+    again = Phases(path, resume=True)
+    assert again.once("race", _interrupt) == [1.5]
+    assert again.once("profiles", lambda: {}) == {}
+    assert Phases(path, resume=False).once("race", lambda: "measured anew") == "measured anew"
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_subject_that_takes_too_long_is_ended(tmp_path):
+    subject = all_subjects()[0]
+    with pytest.raises(SubjectError, match=r"took over 0\.01 seconds"):
+        ask(tmp_path, subject, "build", "1", seconds=0.01)
+
+
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+    code = """
+import sys, threading
+from benchmarks.peers.worker import _orders
+_orders()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert worker.stdout.readline() == b"ready\n"
+    worker.stdin.close()
+    assert worker.wait(timeout=30) != 0
+    worker.stdout.close()
 
 
 def test_multiply_adds_are_counted():

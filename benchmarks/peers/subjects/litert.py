@@ -24,9 +24,9 @@ def _converter(name: str, optimize: bool = False, calibrate: bool = False) -> Bu
     """TFLiteConverter; a graph for calibration has a fixed batch size."""
 
     def build(workshop: Workshop, batch: int) -> Path:
-        from benchmarks import baselines
-
         def write(path: Path) -> None:
+            from benchmarks import baselines
+
             fixed = batch if calibrate else None
             module = baselines.plain_module(workshop.trained, workshop.config, fixed)
             images = workshop.calibration if calibrate else None
@@ -87,9 +87,10 @@ def _compiled_model(path: Path, threads: int, batch: int) -> Run:
 
 def _fixed_batch(workshop: Workshop, batch: int) -> Path:
     """CompiledModel takes no other batch size than the file's."""
-    from benchmarks import baselines
 
     def write(path: Path) -> None:
+        from benchmarks import baselines
+
         module = baselines.plain_module(workshop.trained, workshop.config, batch)
         path.write_bytes(baselines.to_tflite(module, optimize=True))
 

@@ -36,8 +36,6 @@ SUBJECTS = (
 
 def _export(workshop: Workshop, format: Format, quantization: Quantization) -> Path:
     """With all checks if there are images to check with, else with all layers at the lowest."""
-    from benchmarks.models import export_model
-    from vitsd_export import export
     from vitsd_export.options import artifact_name
 
     folder = workshop.folder / "vitsd"
@@ -45,8 +43,12 @@ def _export(workshop: Workshop, format: Format, quantization: Quantization) -> P
     if path.exists():
         return path
     if workshop.data:
+        from vitsd_export import export
+
         export(workshop.folder / MODEL, format, quantization, folder, workshop.data)
     else:
+        from benchmarks.models import export_model
+
         folder.mkdir(exist_ok=True)
         export_model(workshop.trained, workshop.spec, folder, [(format, quantization)])
     return path
