@@ -587,13 +587,14 @@ def test_a_folder_for_the_result_that_is_a_file_is_misuse(photos):
 
 
 def test_a_cluster_that_the_program_uses_already_stays_its_own(
-    engine, photos, classifier, tmp_path
+    engine, photos, classifier, tmp_path, monkeypatch
 ):
     if engine == "ray":
         used = pytest.importorskip("ray")
         used.init("local", num_cpus=1, log_to_driver=False)
         stop, works = used.shutdown, used.is_initialized
     else:
+        monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # as its program must
         used = pytest.importorskip("pyspark").SparkContext("local[1]", "mine")
         stop, works = used.stop, lambda: used.parallelize([1]).collect() == [1]
     try:
