@@ -16,7 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 60rem; m
        padding: 0 1rem; }
 table { border-collapse: collapse; font-size: 14px; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #d9e2ec; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 .ours { font-weight: 600; color: #1f5fa8; } .wrong { color: #9aa5b1; }
 figure { margin: 1.5rem 0; } figcaption { color: #52606d; font-size: 14px; }
 svg { max-width: 100%; height: auto; } .wide { overflow-x: auto; }

@@ -22,6 +22,14 @@ _PART_COLORS = (
     "#cbd2d9",
 )
 _WIDTH = 9.0
+_ABOVE: dict[str, Any] = {
+    "loc": "lower left",
+    "bbox_to_anchor": (0, 1),
+    "ncols": 4,
+    "fontsize": 8,
+    "frameon": False,
+}
+"""Of a legend: beside the picture, where it hides nothing."""
 Report = dict[str, Any]
 
 
@@ -108,7 +116,7 @@ def _bars(names: Sequence[str], values: Any, colors: Sequence[str]) -> tuple[Fig
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.6)
     handles = [mpl.patches.Patch(color=color) for color in (OURS, PEER, WRONG)]
-    axis.legend(handles, ["vitsd", "others", "answers wrongly"], loc="lower right", fontsize=8)
+    axis.legend(handles, ["vitsd", "others", "answers wrongly"], **_ABOVE)
     return figure, axis
 
 
@@ -154,7 +162,7 @@ def _scaling(rows: Sequence[Report]) -> Figure:
                 axis.text(rate, y, f" {rate:,.0f}", va="center", fontsize=7)
     labels = [f"batch {b}, {t} thread{'s' if t > 1 else ''}" for b, t in settings]
     handles = [mpl.patches.Patch(color=_PART_COLORS[i]) for i in range(len(settings))]
-    axis.legend(handles, labels, fontsize=8, loc="lower right")
+    axis.legend(handles, labels, **_ABOVE)
     axis.set_yticks(range(len(fastest)), [row["subject"] for row in fastest.values()], fontsize=8)
     axis.invert_yaxis()
     axis.margins(x=0.1)
@@ -175,7 +183,7 @@ def _parts(profiles: Report) -> Figure:
     axis.set_yticks(range(len(profiles)), list(profiles), fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("milliseconds an image")
-    axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    axis.legend(**{**_ABOVE, "ncols": 3})
     return figure
 
 
@@ -194,9 +202,12 @@ def _roofline(model: Report, limits: Report) -> Figure:
                 x = batch * macs / row["bytes"]
                 y = batch * macs / found["p50_ms"] / 1e6
                 axis.plot(x, y, marker, color=_color(row), markersize=5)
+                if row["ours"]:
+                    name = row["subject"].replace("vitsd ", "")
+                    axis.text(1.07 * x, y, name, va="center", fontsize=7, color=OURS)
     axis.plot([], [], "o", color="#52606d", label="1 image")
     axis.plot([], [], "s", color="#52606d", label="32 images")
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(**_ABOVE)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("multiply-adds for each byte of the file")
