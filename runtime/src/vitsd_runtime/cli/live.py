@@ -10,8 +10,6 @@ from typing import Any
 
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.cli import options
-from vitsd_runtime.cli.camera import follow_camera, play_video
-from vitsd_runtime.cli.watch import watch_folder
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.live.cameras import is_video_file
@@ -67,6 +65,10 @@ def run(classifier: Classifier, arguments: argparse.Namespace) -> None:
         VitsdError: it can't be opened, or the model fails.
         KeyboardInterrupt, SystemExit: a signal, before a video was at its end.
     """
+    # Imported here: photos that are named are answered sooner without them.
+    from vitsd_runtime.cli.camera import follow_camera, play_video
+    from vitsd_runtime.cli.watch import watch_folder
+
     if arguments.watch is not None:
         with _until_a_signal():
             watch_folder(classifier, arguments)
