@@ -19,6 +19,7 @@ from vitsd_runtime.engines.base import (
     not_installed,
     refusal,
 )
+from vitsd_runtime.engines.fixed_batch import run_in_parts
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.text import first_line
@@ -51,7 +52,7 @@ class OnnxEngine(Engine):
     def run(self, batch: AnyArray) -> Float32Array:
         """See :meth:`Engine.run`."""
         if self._one_by_one:
-            return np.concatenate([self._run(batch[i : i + 1]) for i in range(len(batch))])
+            return run_in_parts(batch, 1, self._run)
         return self._run(batch)
 
     def describe(self) -> dict[str, Any]:
