@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.peers.race import ratio
+from benchmarks.peers.race import ratio, timing
 
 Row = dict[str, Any]
 _KERAS_ONNX = "onnxruntime, Keras ONNX"
@@ -47,15 +47,10 @@ def _peer(row: Row) -> bool:
 
 def _fastest(rows: list[Row], batch: int, wanted: Callable[[Row], bool]) -> Row | None:
     """Of those that answer rightly."""
-    found = [row for row in rows if wanted(row) and row["right"] and _timing(row, batch)]
-    return min(found, key=lambda row: float(_timing(row, batch)["p50_ms"]), default=None)
-
-
-def _timing(row: Row, batch: int) -> Row:
-    fitting = (t for t in row["timings"] if (t["batch"], t["threads"]) == (batch, 1))
-    return next(fitting, {})
+    found = [row for row in rows if wanted(row) and row["right"] and timing(row, batch)]
+    return min(found, key=lambda row: float(timing(row, batch)["p50_ms"]), default=None)
 
 
 def _rounds(row: Row, batch: int) -> list[float]:
-    rounds: list[float] = _timing(row, batch)["rounds_ms"]
+    rounds: list[float] = timing(row, batch)["rounds_ms"]
     return rounds

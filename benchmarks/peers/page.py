@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import pictures
+from benchmarks.peers.race import timing
 from vitsd_runtime.system.files import atomic_write
 
 Report = dict[str, Any]
@@ -81,7 +82,7 @@ def _model(model: Report, report: Report) -> str:
 
 
 def _row(row: Report, model: Report, limits: Report) -> list[str]:
-    single, many = pictures.timing(row, 1), pictures.timing(row, 32)
+    single, many = timing(row, 1), timing(row, 32)
     change = row.get("top1_change")
     return [
         row["subject"],

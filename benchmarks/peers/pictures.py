@@ -10,6 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.peers.race import timing
+
 OURS, PEER, WRONG = "#1f5fa8", "#e0912f", "#cbd2d9"
 _PART_COLORS = (
     "#1f5fa8",
@@ -31,12 +33,6 @@ _ABOVE: dict[str, Any] = {
 }
 """Of a legend: beside the picture, where it hides nothing."""
 Report = dict[str, Any]
-
-
-def timing(row: Report, batch: int, threads: int = 1) -> Report:
-    """What was measured at one setting; empty if nothing."""
-    fitting = (t for t in row["timings"] if (t["batch"], t["threads"]) == (batch, threads))
-    return next(fitting, {})
 
 
 def share_of_limit(row: Report, model: Report, limits: Report, batch: int = 1) -> float:

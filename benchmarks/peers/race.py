@@ -151,6 +151,12 @@ def race(
     return [racer for process, racer in pairs if process.subject.name not in failed]
 
 
+def timing(row: Mapping[str, Any], batch: int, threads: int = 1) -> dict[str, Any]:
+    """Of a row's ``timings``, what was measured at one setting; empty if nothing."""
+    fitting = (t for t in row["timings"] if (t["batch"], t["threads"]) == (batch, threads))
+    return next(fitting, {})
+
+
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, float, float]:
     """How many times faster, with its 95 % interval: a bootstrap over the rounds.
 

@@ -22,7 +22,7 @@ from benchmarks.peers.page import write_page
 from benchmarks.peers.phases import Phases
 from benchmarks.peers.prepare import prepare
 from benchmarks.peers.profiles import profile_apart
-from benchmarks.peers.race import Process, SubjectError, ask_all, race
+from benchmarks.peers.race import Process, SubjectError, ask_all, race, timing
 from benchmarks.peers.registry import all_subjects
 from benchmarks.peers.subject import Subject, find
 from benchmarks.peers.workshop import Workshop
@@ -147,16 +147,9 @@ def compare(
     }
 
 
-def time_of(row: Report, batch: int = 1, threads: int = 1) -> float | None:
-    """Median milliseconds of a run, if it was measured."""
-    setting = timing_of(row, batch, threads)
-    return setting["p50_ms"] if setting else None
-
-
-def timing_of(row: Report, batch: int, threads: int = 1) -> Report | None:
-    """What was measured at one setting."""
-    fitting = (t for t in row["timings"] if (t["batch"], t["threads"]) == (batch, threads))
-    return next(fitting, None)
+def time_of(row: Report, batch: int = 1) -> float | None:
+    """Median milliseconds of a run on one thread, if it was measured."""
+    return timing(row, batch).get("p50_ms")
 
 
 def _answers(
