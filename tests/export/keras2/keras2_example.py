@@ -71,7 +71,7 @@ class Options:
     image_size: int = 24
     patch_size: int = 4
     width: int = 32
-    depth: int = 2
+    depth: int = 1
     heads: int = 4
     classes: int = 10
     units: tuple[int, ...] = (64, 32)

@@ -37,7 +37,7 @@ def signature_logits(folder, images):
         {},
         {"tau_is_variable": False},
         {"vanilla": True},
-        {"head": (2048, 1024), "units": (128, 64), "width": 64, "depth": 1},  # the published head
+        {"head": (2048, 1024), "units": (128, 64), "width": 64},  # the published head
         {"depth": 3, "width": 16, "units": (32, 16), "patch_size": 6, "heads": 3},
     ],
 )
@@ -57,7 +57,7 @@ def test_the_temperature_is_imported(saved, tmp_path):
     import_saved_model(saved, tmp_path / "model.keras", data="digits")
     model, _ = load_model(tmp_path / "model.keras")
     taus = [float(w.numpy()) for w in model.weights if w.path.endswith("tau")]
-    assert taus == pytest.approx([1.25 * 32**0.5] * 2, rel=1e-2)
+    assert taus == pytest.approx([1.25 * 32**0.5], rel=1e-2)
 
 
 def test_a_saved_model_with_preprocessing_brings_its_statistics(tmp_path, digits):
