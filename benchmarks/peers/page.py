@@ -13,11 +13,11 @@ from vitsd_runtime.system.files import atomic_write
 
 Report = dict[str, Any]
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 60rem; margin: 2rem auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 66rem; margin: 2rem auto;
        padding: 0 1rem; }
 table { border-collapse: collapse; font-size: 14px; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #d9e2ec; }
-th:first-child, td:first-child { text-align: left; white-space: nowrap; }
+td { white-space: nowrap; } th:first-child, td:first-child, .text :is(th, td) { text-align: left; }
 .ours { font-weight: 600; color: #1f5fa8; } .wrong { color: #9aa5b1; }
 figure { margin: 1.5rem 0; } figcaption { color: #52606d; font-size: 14px; }
 svg { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
@@ -39,7 +39,9 @@ def write_page(report: Report, path: Path) -> None:
         f"<code>{escape(report['command'])}</code>. All files of a model hold the same weights. "
         "They ran in turns, each bound to its cores while all others waited.</p>",
         "<h2>Goals</h2>",
+        '<div class="wide text">',
         _table(["model", "goal", "measured (95 %)", "asked", ""], report["goals"]),
+        "</div>",
         _limits(report),
         *(_model(model, report) for model in report["models"]),
         *_missing(report["missing"]),
