@@ -231,27 +231,32 @@ def _sources(names: Sequence[str], shard: Shard | None) -> Iterator[str | Path]:
     In a shard, an image is meant once: in the share of the name by which it comes first.
     """
     seen: set[str] = set()
-    for source, name in _named(names):
+    for folder, source in _named(names):
         if shard is not None:
             place = os.path.abspath(source)
             if place in seen:
                 continue
             seen.add(place)
-        if shard is None or shard.holds(name):
-            yield source
+            if not shard.holds(_name_in(folder, source)):
+                continue
+        yield source
 
 
-def _named(names: Sequence[str]) -> Iterator[tuple[str | Path, str]]:
-    """Each image, with its path in the folder that was named, or as it was named itself."""
+def _named(names: Sequence[str]) -> Iterator[tuple[str, str | Path]]:
+    """Each image, behind the folder that was named for it; "" where it was named itself."""
     for name in names:
         if not Path(name).is_dir():
-            yield name, name
+            yield "", name
             continue
         scan = _find_images(name)
         if left_out := scan.describe():
             output.note(f"{printable(name)}: {left_out}")
         for file in scan.files:
-            yield file, file.relative_to(name).as_posix()
+            yield name, file
+
+
+def _name_in(folder: str, source: str | Path) -> str:
+    return Path(source).relative_to(folder).as_posix() if folder else str(source)
 
 
 def _find_images(folder: str) -> ImageScan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,19 +26,22 @@ MAX_SLOW_VALUES = 4 * 10**6
 _BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 16}
 """That decoding takes, where it is not Pillow's 4; measured."""
 _START_OF_SCAN = b"\xff\xda"
+_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")
+"""A marker of a JPEG that has a length; a decoder passes over others, and over repeated FF."""
 _JPEGS = ("JPEG", "MPO")
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_NUMBERS = ("I", "F")  # and variants of the first, such as I;16
 _TURNED = {
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
+    2: ("FLIP_LEFT_RIGHT", False, False, True),
+    3: ("ROTATE_180", False, True, True),
+    4: ("FLIP_TOP_BOTTOM", False, True, False),
+    5: ("TRANSPOSE", True, False, False),
+    6: ("ROTATE_270", True, False, True),
+    7: ("TRANSVERSE", True, True, True),
+    8: ("ROTATE_90", True, True, False),
 }
-"""By EXIF orientation, what brings an image upright, in this order: rows become columns, top and
-bottom are exchanged, left and right are."""
+"""By EXIF orientation, what brings an image upright: Pillow's name for it; whether rows become
+columns, and then top and bottom are exchanged, and left and right are."""
 
 
 class TooManyPixelsError(VitsdError):
@@ -174,41 +178,48 @@ class DecodedImage:
         with readable(name):
             _check_limits(image, name)
             image.load()
-            turned = _TURNED.get(_orientation(image), (False, False, False))
+            turned = _TURNED.get(_orientation(image), ("", False, False, False))
         self._image, self._name = image, name
-        self._swapped, self._upside_down, self._mirrored = turned
+        self._turn, self._swapped, self._upside_down, mirrored = turned
         self._target = "L" if gray or image.mode in ("1", "L", "LA", "La") else "RGB"
+        self.ready = not (self._turn or image.mode != self._target or _is_transparent(image))
+        """Whether rows are as the decoder left them, which makes reading all of them no copy."""
         across, down = filled or image.size
         self.height, self.width = image.size[::-1]
         if self._swapped:
             self.height, self.width = image.size
             across, down = down, across
-        left = self.width - across if self._mirrored else 0.0
+        left = self.width - across if mirrored else 0.0
         top = self.height - down if self._upside_down else 0.0
         self.picture = left, top, left + across, top + down
 
-    def rows(self, start: int, stop: int) -> AnyArray:
-        """Rows ``start`` to ``stop``, ``(rows, width[, 3])``; uint8, or of the image's own type."""
+    def rows(self, start: int, stop: int) -> Any:
+        """Rows ``start`` to ``stop``: a PIL image of mode L or RGB, or numbers of another type."""
+        from PIL import Image
+
         if self._upside_down:
             start, stop = self.height - stop, self.height - start
         box = (start, 0, stop, self.width) if self._swapped else (0, start, self.width, stop)
         with readable(self._name):
-            part = self._converted(self._image.crop(box))
-        if self._swapped:
-            part = part.swapaxes(0, 1)
-        if self._upside_down:
-            part = part[::-1]
-        return part[:, ::-1] if self._mirrored else part
+            whole = stop - start == self.height
+            part = self._converted(self._image if whole else self._image.crop(box))
+            if self._turn:
+                part = part.transpose(Image.Transpose[self._turn])
+        return np.asarray(part) if part.mode.startswith(_NUMBERS) else part
 
-    def _converted(self, part: Any) -> AnyArray:
+    def _converted(self, part: Any) -> Any:
         from PIL import Image
 
-        if part.mode.startswith("I") or part.mode == "F":
-            return np.asarray(part)
-        if part.mode in _TRANSPARENT_MODES or "transparency" in part.info:
+        if part.mode.startswith(_NUMBERS):
+            return part
+        if _is_transparent(part):
             part = part.convert("LA" if part.mode == "La" else "RGBA").convert("RGBA")
             part = Image.alpha_composite(Image.new("RGBA", part.size, "white"), part)
-        return np.asarray(part if part.mode == self._target else part.convert(self._target))
+        return part if part.mode == self._target else part.convert(self._target)
+
+
+def _is_transparent(image: Any) -> bool:
+    return image.mode in _TRANSPARENT_MODES or "transparency" in image.info
 
 
 def _orientation(image: Any) -> int:
@@ -221,7 +232,8 @@ def _check_limits(image: Any, name: str, content: bytes = b"") -> None:
     width, height = image.size
     check_side(width, height, name)
     what, pixels = f"{name} has {width}x{height} pixels", width * height
-    scans = max(1, content.count(_START_OF_SCAN)) if image.format in _JPEGS else 1
+    in_one = image.format not in _JPEGS or _in_one_scan(image, content)
+    scans = 1 if in_one else max(1, content.count(_START_OF_SCAN))
     if not pixels:
         raise VitsdError(f"{what}: it is empty.")
     if pixels * _bytes_per_pixel(image, content) > MAX_DECODED_BYTES:
@@ -269,7 +281,7 @@ def _bytes_per_pixel(image: Any, content: bytes) -> float:
 def _in_one_scan(image: Any, content: bytes) -> bool:
     """Whether the first scan of a JPEG has all colors; not, if that can't be told."""
     place = 2
-    while content[place : place + 1] == b"\xff":
+    while _SEGMENT.match(content, place):
         if content[place : place + 2] == _START_OF_SCAN:
             colors = content[place + 4 : place + 5]
             return colors == bytes([len(image.getbands())]) and "progressive" not in image.info

@@ -97,8 +97,8 @@ def scan_images(folder: PathLike) -> ImageScan:
                 scan.left_out[path.suffix.lower()] += 1
         except OSError:
             scan.unreadable.append(path)
-    scan.files.sort()
-    scan.unreadable.sort()
+    for paths in (scan.files, scan.unreadable):  # as paths are ordered, but they are slow at it
+        paths.sort(key=lambda path: os.path.normcase(path).split(os.sep))
     return scan
 
 
@@ -157,7 +157,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def is_image_name(name: str) -> bool | None:
     """Whether a file of this name is taken for an image; None: its first bytes say so."""
-    ending = Path(name).suffix.lower()
+    ending = os.path.splitext(name)[1].lower()
     if ending in ENDINGS:
         return True
     return False if ending in _NOT_OPENED or name.endswith("~") else None

@@ -127,12 +127,19 @@ class _Image(Protocol):
     width: int
     picture: antialias.Box
     """The part that holds the picture: all, but in JPEGs of a smaller scale."""
+    ready: bool
+    """Whether reading all rows at once copies none of them."""
 
-    def rows(self, start: int, stop: int) -> AnyArray:
-        """Rows ``start`` to ``stop`` in the image's own values, ``(rows, width[, channels])``."""
+    def rows(self, start: int, stop: int) -> Any:
+        """Rows ``start`` to ``stop``: a PIL image of mode L or RGB, or the image's own values.
+
+        The latter as an array ``(rows, width[, channels])``.
+        """
 
 
 class _ArrayImage:
+    ready = False
+
     def __init__(self, array: AnyArray, value_range: ValueRange | None) -> None:
         numeric = value_range is not None and array.dtype.kind in "uif"
         if array.dtype not in (np.uint8, np.uint16) and not numeric:
@@ -199,18 +206,21 @@ def _fit(
 ) -> UInt8Array:
     """uint8 ``(height, width, 1 or 3)``, as many channels as the image has or the model takes."""
 
-    def rows(start: int, stop: int) -> UInt8Array:
-        values = image.rows(start, stop)
-        pixels = _to_8_bits(values.reshape(*values.shape[:2], -1), value_range, name)
+    def rows(start: int, stop: int) -> Any:
+        part = image.rows(start, stop)
+        if is_pil_image(part) and value_range is None:
+            return part
+        pixels = _to_8_bits(antialias.as_array(part), value_range, name)
         return _to_gray(pixels) if input_size[2] < pixels.shape[2] else pixels
 
     size, new_size = (image.height, image.width), input_size[:2]
     if size == new_size:
-        return rows(0, image.height)
+        return antialias.as_array(rows(0, image.height))
     box = image.picture
     if resize_mode == "crop":
         box = antialias.center_crop(box, new_size)
-    return antialias.resize(rows, size, new_size, box)
+    whole = image.ready and value_range is None
+    return antialias.resize(rows, size, new_size, box, whole)
 
 
 def _to_8_bits(values: AnyArray, value_range: ValueRange | None, name: str) -> UInt8Array:

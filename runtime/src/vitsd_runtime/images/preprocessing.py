@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from vitsd_runtime.images.resizing import interpolate
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.types import AnyArray, Float32Array
@@ -17,9 +19,12 @@ def preprocess(images: AnyArray, spec: ModelSpec) -> Float32Array:
     Returns:
         float32 ``(batch, image_size, image_size, channels)``.
     """
-    scale, offset = spec.normalization()
-    images = images * scale
-    images += offset
-    if images.shape[1:3] == (spec.image_size, spec.image_size):
+    count, height, width, _ = images.shape
+    # Whole rows of pixels: NumPy's innermost loop would be of one pixel else, five times slower.
+    scale, offset = (np.tile(each, width) for each in spec.normalization())
+    rows = images.reshape(count, height, -1) * scale
+    rows += offset
+    images = rows.reshape(images.shape)
+    if (height, width) == (spec.image_size, spec.image_size):
         return images
     return interpolate(images, spec.image_size)
