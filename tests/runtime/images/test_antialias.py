@@ -1,6 +1,9 @@
 """One resizing for files, PIL images and arrays: Pillow's, to the bit."""
 
+import contextlib
 import io
+import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vitsd_runtime.images import antialias
 from vitsd_runtime.images.antialias import center_crop, resize
 from vitsd_runtime.images.loading import load_image
 
@@ -27,6 +31,17 @@ def saved(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def chosen_anew(change):
+    """What resizes is chosen under a change of Pillow."""
+    antialias.choose_resizer.cache_clear()
+    try:
+        with change:
+            yield
+    finally:
+        antialias.choose_resizer.cache_clear()
 
 
 @given(sides, sides, st.sampled_from([1, 3]), sides, sides, st.booleans(), st.integers(0, 2**32))
@@ -54,13 +69,30 @@ def test_files_pil_images_and_arrays_are_resized_as_by_pillow_to_the_bit(
     size, mode = (new_height, new_width, channels), "crop" if crop else "stretch"
     for source in (array, image, saved(image)):
         np.testing.assert_array_equal(load_image(source, size, mode), expected.reshape(size))
+    with chosen_anew(mock.patch.dict(sys.modules, PIL=None)):
+        np.testing.assert_array_equal(load_image(array, size, mode), expected.reshape(size))
+
+
+def test_a_pillow_that_rounds_in_another_way_is_not_used():
+    array = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    expected = load_image(array, (32, 32, 3))
+    resize_of_pillow = Image.Image.resize
+
+    def resize_otherwise(image, *rest):
+        return resize_of_pillow(image, *rest).point(lambda level: min(level + 1, 255))
+
+    with chosen_anew(mock.patch.object(Image.Image, "resize", resize_otherwise)):
+        for source in (array, saved(Image.fromarray(array))):
+            np.testing.assert_array_equal(load_image(source, (32, 32, 3)), expected)
 
 
 @pytest.mark.parametrize("width", [3_649, 98_127, 100_000])
-def test_rounded_weights_do_not_change_white(width):
+@pytest.mark.parametrize("modules", [{}, {"PIL": None}])
+def test_rounded_weights_do_not_change_white(width, modules):
     white = np.full((3, width, 1), 255, np.uint8)
     box = (0.0, 0.0, float(width), 3.0)
-    result = resize(lambda start, stop: white[start:stop], (3, width), (2, 1), box)
+    with chosen_anew(mock.patch.dict(sys.modules, modules)):
+        result = resize(lambda start, stop: white[start:stop], (3, width), (2, 1), box)
     assert (result == 255).all()
 
 
@@ -85,4 +117,6 @@ def test_turned_photos_are_resized_upright(photo, orientation, mode):
 def test_parts_of_large_images_fit_together():
     array = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
     expected = np.asarray(pillows(Image.fromarray(array), 40, 50, (0, 0, 900, 700)))
-    np.testing.assert_array_equal(load_image(array, (40, 50, 3)), expected)
+    transparent = np.dstack([array, np.full((700, 900), 255, np.uint8)])  # converted part by part
+    for source in (array, saved(Image.fromarray(array)), saved(Image.fromarray(transparent))):
+        np.testing.assert_array_equal(load_image(source, (40, 50, 3)), expected)

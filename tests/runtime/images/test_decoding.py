@@ -81,6 +81,34 @@ def test_jpegs_of_very_many_scans_are_refused():
         load_image(with_scans(image, 1001), SIZE)
 
 
+def with_scans_by_color(image, count):
+    """A JPEG that is not progressive, with a scan of its own for each color, over and over."""
+    content = encoded(image.convert("L"), "JPEG")
+    frame, tables, scan = (content.index(b"\xff" + mark) for mark in (b"\xc0", b"\xc4", b"\xda"))
+    sides = content[frame + 4 : frame + 9]
+    colors = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    scans = b"".join(
+        content[scan : scan + 5] + bytes([1 + i % 3]) + content[scan + 6 : -2] for i in range(count)
+    )
+    frame_of_three = b"\xff\xc0" + struct.pack(">H", 17) + sides + b"\3" + colors
+    return content[:frame] + frame_of_three + content[tables:scan] + scans + content[-2:]
+
+
+@pytest.mark.parametrize(
+    ("marker", "before"), [(b"\xff\xff\xfe", b"0"), (b"\xff\xd0\xff\xef", b""), (b"\xff\xfe", b"")]
+)
+def test_scans_are_counted_wherever_a_comment_looks_like_the_only_one(marker, before):
+    image = Image.new("RGB", (1000, 1000), "gray")
+    content = with_scans_by_color(image, 3)
+    assert load_image(content, SIZE).shape == SIZE
+    # Whoever takes the second FF, or D0, for a marker with a length, comes to the second of these.
+    comment = before + b"\xff\xda\0\x0c\3" * 13_106
+    comment = marker + struct.pack(">H", 2 + len(comment)) + comment
+    content = with_scans_by_color(image, 1001)
+    with pytest.raises(VitsdError, match=r"in \d+ scans"):
+        load_image(content[:2] + comment + content[2:], SIZE)
+
+
 def test_what_takes_pillow_very_long_is_refused():
     side = int((decoding.MAX_SLOW_VALUES / 3) ** 0.5) + 2
     numbers = b"P3\n%d %d\n255\n" % (side, side) + b"1 " * (3 * side * side)

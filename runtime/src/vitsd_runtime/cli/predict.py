@@ -48,6 +48,8 @@ _ONE_BY_ONE = ("camera", "watch", "shard")
 """Modes in which one image is at work at a time."""
 _WORKERS = Option("workers", int, at_least=1, at_most=100_000)
 _BATCHES_A_TASK = 4
+_FEW = 6
+"""Images that are answered sooner than the engine's threads are measured."""
 _LEVELS_OF_12_BITS = 16
 """That are left when values of 12 bits are taken for 16 and brought to 8."""
 
@@ -280,7 +282,7 @@ def _choose_workers(arguments: argparse.Namespace, images: int) -> int:
     if arguments.shard is not None:  # it notes which one image is being read
         workers = 1
     workers = max(1, min(workers, batches))
-    if workers > 1 and arguments.num_threads is None:
+    if (workers > 1 or images <= _FEW) and arguments.num_threads is None:
         arguments.num_threads = 1
     return workers
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,6 +92,8 @@ class ModelSource:
             return last.opened
 
     def _check(self) -> None:
+        import platform  # 1 ms
+
         path = self.find()
         here = f"on this machine, {printable(platform.node())}"
         if not path.exists():

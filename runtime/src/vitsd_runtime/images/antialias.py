@@ -58,7 +58,7 @@ def resize(rows: Rows, size: Size, new_size: Size, box: Box, whole: bool = False
     Returns:
         uint8 ``(height, width, channels)``.
     """
-    return _resizer()(rows, size, new_size, box, whole)
+    return choose_resizer()(rows, size, new_size, box, whole)
 
 
 def as_array(part: Any) -> AnyArray:
@@ -84,7 +84,7 @@ def center_crop(box: Box, new_size: Size) -> Box:
 
 
 @lru_cache(maxsize=1)
-def _resizer() -> Callable[[Rows, Size, Size, Box, bool], UInt8Array]:
+def choose_resizer() -> Callable[[Rows, Size, Size, Box, bool], UInt8Array]:
     """What resizes here: Pillow, if it does it as NumPy."""
     pattern = (np.arange(40 * 60) ** 2 % 251).astype(np.uint8).reshape(40, 60, 1)
     task = lambda start, stop: pattern[start:stop], (40, 60), (7, 9), (0.3, 0.0, 59.8, 39.7), False
