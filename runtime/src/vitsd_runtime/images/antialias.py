@@ -105,12 +105,12 @@ def _by_pillow(rows: Rows, size: Size, new_size: Size, box: Box, whole: bool) ->
         part = rows(start, stop)
         if isinstance(part, np.ndarray):
             part = Image.fromarray(part if part.shape[2] == 3 else part[..., 0])
-        sides = (left, 0, right, stop - start)
-        part = part.resize((new_size[1], stop - start), Image.Resampling.BILINEAR, sides)
+        across = (left, 0, right, stop - start)
+        part = part.resize((new_size[1], stop - start), Image.Resampling.BILINEAR, across)
         narrow = narrow or Image.new(part.mode, (new_size[1], size[0]))
         narrow.paste(part, (0, start))
-    sides = (0, top, new_size[1], bottom)
-    return as_array(narrow.resize(new_size[::-1], Image.Resampling.BILINEAR, sides))
+    down = (0, top, new_size[1], bottom)
+    return as_array(narrow.resize(new_size[::-1], Image.Resampling.BILINEAR, down))
 
 
 def _in_numpy(rows: Rows, size: Size, new_size: Size, box: Box, whole: bool) -> UInt8Array:
