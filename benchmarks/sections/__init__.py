@@ -8,6 +8,7 @@ from typing import Any
 
 NAMES = (
     "export",
+    "folder",
     "latency",
     "quantization",
     "runtime",

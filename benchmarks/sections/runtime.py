@@ -115,13 +115,17 @@ def _median_ms(*functions: Callable[[], object]) -> list[float]:
 
 
 def _predict_rss(model: Path, folder: Path) -> float:
-    """Peak resident memory of the process of ``vitsd-predict``, in MB."""
     picture = folder / "picture.png"
     Image.new("L", (640, 480), 90).save(picture)
+    return peak_rss(model, picture)
+
+
+def peak_rss(*words: Path) -> float:
+    """Peak resident memory of the process of ``vitsd-predict`` with these words, in MB."""
     code = (
         "from vitsd_runtime.cli.predict import main; "
         "from vitsd_runtime.system.machine import peak_rss_mb; "
-        f"main([{str(model)!r}, {str(picture)!r}]); print(peak_rss_mb())"
+        f"main({[str(word) for word in words]!r}); print(peak_rss_mb())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])

@@ -16,7 +16,7 @@ from vitsd_runtime import Classifier
 _ROUNDS = 5
 _SECONDS = 1.0
 _FILES = 32
-_KINDS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
+KINDS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
     "png 32x32": ((32, 32), {"format": "PNG"}),
     "jpeg 500x400": ((500, 400), {"format": "JPEG", "quality": 85}),
     "jpeg 1920x1080": ((1920, 1080), {"format": "JPEG", "quality": 85}),
@@ -30,8 +30,8 @@ def run(request: Request) -> Results:
     pixels = np.random.default_rng(0).integers(0, 256, (_FILES, *size), np.uint8)
     inputs: dict[str, Any] = {"arrays": pixels}
     kilobytes = {"arrays": pixels[0].nbytes / 1e3}
-    for kind in _KINDS:
-        inputs[kind] = _write(request.scratch, kind)
+    for kind in KINDS:
+        inputs[kind] = write_pictures(request.scratch, kind)
         kilobytes[kind] = float(np.mean([os.path.getsize(path) for path in inputs[kind]])) / 1e3
     rounds = [
         {kind: _per_second(classifier, given) for kind, given in inputs.items()}
@@ -49,9 +49,9 @@ def run(request: Request) -> Results:
     }
 
 
-def _write(folder: Path, kind: str) -> list[Path]:
+def write_pictures(folder: Path, kind: str) -> list[Path]:
     """Pictures as detailed as photos: noise whose amplitude falls with its frequency."""
-    (width, height), options = _KINDS[kind]
+    (width, height), options = KINDS[kind]
     random = np.random.default_rng(0)
     frequencies = np.hypot(*np.meshgrid(np.fft.fftfreq(width), np.fft.fftfreq(height)))
     falloff = np.maximum(frequencies, 1 / width)[..., None] ** -1.5

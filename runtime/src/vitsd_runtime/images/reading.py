@@ -73,7 +73,7 @@ def _read_path(path: PathLike, name: str) -> bytes:
     if str(path).lower().endswith(RAW_ENDINGS):
         raise VitsdError(f"{name} is a camera's RAW file: convert it to JPEG or PNG first.")
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             # Not even the holes of a sparse file are read.
             if stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE_BYTES:
