@@ -14,12 +14,16 @@ from vitsd_export.graph.layer_names import scope_of
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.types import AnyArray, FloatArray
 
-_OPERATION_NAMES = {
+_OPERATION_NAMES: dict[int, str] = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
 }
 _PER_CHANNEL_VERSION = 12
 """Of FULLY_CONNECTED: the first that knows one scale per output with float inputs (the rule of
 TensorFlow Lite's own converter, tensorflow/lite/tools/versioning/op_version.cc)."""
+
+_LARGEST_OLD_CODE = 127
+"""What the older field of an operation's kind holds for all newer ones
+(``PLACEHOLDER_FOR_GREATER_OP_CODES``)."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,18 @@ def read_constants(content: bytes) -> dict[str, AnyArray]:
     return constants
 
 
-def fix_dense_layers(content: bytes) -> bytes:
-    """Work around two outputs of ai-edge-quantizer that tflite-runtime 2.14 mishandles.
+def fix_quantized(content: bytes) -> bytes:
+    """Work around three outputs of ai-edge-quantizer that other readers mishandle.
 
-    It accepts dynamic layers with one scale per output, whose version ai-edge-quantizer leaves
-    too low, and can't run them; and on Arm it reads the bias of integer layers whether there is
-    one or not, and crashes (``make arm64``).
+    tflite-runtime 2.14 accepts dynamic layers with one scale per output, whose version
+    ai-edge-quantizer leaves too low, and can't run them; and on Arm it reads the bias of integer
+    layers whether there is one or not, and crashes (``make arm64``). OpenVINO finds the kind of an
+    operation in the schema's older field, which ai-edge-quantizer leaves at 0, an ADD.
     """
     model = _parse(content)
     (graph,) = model.subgraphs
+    for code in model.operatorCodes:
+        code.deprecatedBuiltinCode = min(_builtin_code(code), _LARGEST_OLD_CODE)
     for operator in _fully_connected(model, graph):
         inputs, weights = (graph.tensors[i] for i in operator.inputs[:2])
         scales = weights.quantization.scale if weights.quantization else None
@@ -146,9 +153,11 @@ def _fully_connected(model: Any, graph: Any) -> Iterator[Any]:
 
 
 def _operation_name(model: Any, operator: Any) -> str:
-    code = model.operatorCodes[operator.opcodeIndex]
-    name: str = _OPERATION_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
-    return name
+    return _OPERATION_NAMES[_builtin_code(model.operatorCodes[operator.opcodeIndex])]
+
+
+def _builtin_code(code: Any) -> int:
+    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 
 def _name(tensor: Any) -> str:

@@ -19,7 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from vitsd_export.formats.tflite_schema import (
     find_dense_operations,
-    fix_dense_layers,
+    fix_quantized,
     read_constants,
 )
 from vitsd_export.graph.integer_graph import TensorGroup
@@ -225,7 +225,7 @@ class TFLiteQuantizer:
                 )
         except (ValueError, RuntimeError) as error:
             raise VitsdError(f"ai-edge-quantizer refused the graph: {first_line(error)}") from error
-        return fix_dense_layers(bytes(result.quantized_model))
+        return fix_quantized(bytes(result.quantized_model))
 
     @cached_property
     def _distributions(self) -> dict[str, Distribution]:
