@@ -36,7 +36,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
     "vitsd_export": (
         ("cli/",),
         ("exporter", "deploy/", "keras2/"),
-        ("artifact_writer", "gate", "web/", "golden"),
+        ("artifact_writer", "gate", "devices/", "web/", "golden"),
         ("options", "data"),
         ("quantization/", "layouts/"),
         ("formats/",),
@@ -57,7 +57,7 @@ HOUSE: dict[str, tuple[tuple[str, ...], ...]] = {
         ("benchmark", "verification", "accuracy"),
         ("classifier", "live/", "sharding", "batch/"),
         ("engines/",),
-        ("formats/", "images/", "models/", "structure/"),
+        ("formats/", "images/", "models/", "compatibility", "structure/"),
         ("spec/", "system/"),
         ("types", "validation", "errors"),
     ),

@@ -18,6 +18,7 @@ from vitsd_export.data import HeldOutData
 from vitsd_export.formats.onnx import to_onnx
 from vitsd_export.formats.saved_model import write_saved_model
 from vitsd_export.formats.tflite import to_tflite
+from vitsd_export.formats.tflite_rewrites import rewrite
 from vitsd_export.formats.tflite_schema import fix_batch, operation_versions
 from vitsd_export.formats.tflite_targets import check_versions, get_target
 from vitsd_export.graph.folding import fold
@@ -159,6 +160,7 @@ class ArtifactWriter:
         else:
             saved_model = self._saved_model(self._tflite_options)
             content = to_tflite(saved_model, float16=scheme.float16_weights)
+        content = rewrite(content, self._target.rewritten)
         versions = operation_versions(content)
         check_versions(versions, self._target)
         path.write_bytes(content)

@@ -21,17 +21,20 @@ from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import MODEL_FILE, load_model
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.run import newest_run, recorded_source
+from vitsd_export.devices.proof import DEVICES, Proof, check_installed, prove
 from vitsd_export.layouts import Layout, Served
 from vitsd_export.options import (
     ExportKeywords,
     ExportOptions,
+    compiled_path,
     output_paths,
     sidecar_paths,
 )
 from vitsd_export.quantization.schemes import Output, format_of
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import model_bytes, require_spec, write_spec
-from vitsd_runtime.spec import Confidence, ModelSpec
+from vitsd_runtime.images.preprocessing import preprocess
+from vitsd_runtime.spec import Confidence, ExportInfo, ModelSpec
 from vitsd_runtime.system.files import (
     atomic_write,
     check_writable,
@@ -67,6 +70,8 @@ class Artifact:
     comparison: Comparison
     search: SearchResult | None = None
     """What was searched, for a quantized file."""
+    compiled: bytes | None = None
+    """For an NPU, as it lies beside the file."""
 
 
 class ParityError(VitsdError):
@@ -184,6 +189,7 @@ def _export_all(
             "exported with a `layout`."
         )
     litert_js = _find_litert_js(paths, spec, options)
+    check_installed(options.target)
     dataset = load_matching(source, spec)
     # TensorFlow is loaded when the request is known to be sound.
     from vitsd_export.artifact_writer import ArtifactWriter
@@ -302,10 +308,12 @@ class _Exporter:
         logits = exported_logits(model, spec, np.concatenate(parts))
         ends = np.cumsum([len(images) for images in parts])[:-1]
         of_golden, of_test, of_validation = np.split(logits, ends)
-        figures = measure_parity(of_test, test.labels, test.reference, spec, test.name)
-        figures = dataclasses.replace(figures, trained_on=test.trained_on)
+        proof = self._prove(model, written.info, of_test)
+        figures = measure_parity(proof.logits, test.labels, test.reference, spec, test.name)
+        failures = (*figures.failures, *proof.failures)
+        figures = dataclasses.replace(figures, trained_on=test.trained_on, failures=failures)
         spec = spec.replace(
-            export=dataclasses.replace(written.info, parity=figures),
+            export=dataclasses.replace(proof.info, parity=figures),
             golden=self.golden.record(spec, of_golden),
             confidence=self._confidence(of_validation),
         )
@@ -313,7 +321,14 @@ class _Exporter:
         write_spec(model, spec)
         spec = require_spec(model)  # what a device will read
         comparison = Comparison.of(figures, str(path), spec, model_bytes(model))
-        return Artifact(path, spec, comparison, written.search)
+        return Artifact(path, spec, comparison, written.search, proof.compiled)
+
+    def _prove(self, model: Path, info: ExportInfo, logits: Float32Array) -> Proof:
+        """On the device that the file is made for; ``logits``: of the test images, here."""
+        if info.target not in DEVICES:
+            return Proof(info, logits)
+        inputs = preprocess(self.test.images, self.spec)
+        return prove(model.read_bytes(), info, inputs, logits, self.options.arena)
 
     def _surround(self, folder: Path, name: str, spec: ModelSpec) -> None:
         """Write what the layout wants beside the model: before its digests, which cover some."""
@@ -338,8 +353,12 @@ class _Exporter:
 def _put_in_place(temporary: Path, artifact: Artifact) -> None:
     with atomic_write(artifact.path) as target:
         shutil.move(temporary, target)
-    if artifact.search is not None and artifact.spec.export is not None:
-        _write_sidecars(artifact.path, artifact.spec.export.recipe, artifact.search)
+    export = artifact.spec.export
+    if artifact.search is not None and export is not None:
+        _write_sidecars(artifact.path, export.recipe, artifact.search)
+    if artifact.compiled is not None and export is not None and export.npu is not None:
+        with atomic_write(compiled_path(artifact.path, export.npu.accelerator)) as target:
+            target.write_bytes(artifact.compiled)
 
 
 def _write_sidecars(path: Path, recipe: Mapping[str, Any], search: SearchResult) -> None:

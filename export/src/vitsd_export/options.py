@@ -74,7 +74,17 @@ class ExportOptions:
         at_least=OPSETS.start,
         at_most=OPSETS.stop - 1,
     )
-    target: str = option("litert", "runtime of .tflite files", choices=TARGET_NAMES)
+    target: str = option(
+        "litert",
+        "what .tflite files are made for: a runtime, microcontrollers (tflite-micro) or an NPU",
+        choices=TARGET_NAMES,
+    )
+    arena: int = option(
+        0,
+        "for tflite-micro: bytes of memory that a microcontroller has for the model; 0: any",
+        at_least=0,
+        at_most=1 << 30,
+    )
     max_drop: float = option(
         0.5,
         "top-1 accuracy, in points, that quantization may cost on validation images; layers that "
@@ -208,6 +218,8 @@ class ExportOptions:
             raise UsageError(
                 f"{self.target} can't run {refused[0]} files; it takes {', '.join(known)}."
             )
+        if self.arena and self.target != "tflite-micro":
+            raise UsageError("`arena` is for `target=tflite-micro`.")
 
     def _check_recipe(self, artifacts: Artifacts) -> None:
         (_, quantization), *others = artifacts
@@ -247,6 +259,7 @@ class ExportKeywords(TypedDict, total=False):
     io: IoType
     opset: int
     target: TargetName
+    arena: int
     max_drop: float
     recipe: PathLike | Mapping[str, Any] | None
     litert_js: PathLike | None
@@ -285,6 +298,11 @@ def sidecar_paths(path: Path) -> tuple[Path, Path]:
     """Where the recipe and the picture of a quantized file go."""
     recipe = path.with_name(f"{path.name}.recipe.json")
     return recipe, path.with_name(f"{path.name}.sensitivity.png")
+
+
+def compiled_path(path: Path, accelerator: str) -> Path:
+    """Where what is compiled for an NPU goes."""
+    return path.with_name(f"{path.stem}.{accelerator}.tflite")
 
 
 def _combinations(

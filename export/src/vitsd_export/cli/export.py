@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,14 @@ from vitsd_export.deploy import DevicePlatform, check_folder, deploy
 from vitsd_export.exporter import Artifact, ParityError, export
 from vitsd_export.gate import Comparison
 from vitsd_export.layouts import LAYOUTS
-from vitsd_export.options import ALL, FORMAT_ALIASES, NO_LAYOUT, ExportOptions, sidecar_paths
+from vitsd_export.options import (
+    ALL,
+    FORMAT_ALIASES,
+    NO_LAYOUT,
+    ExportOptions,
+    compiled_path,
+    sidecar_paths,
+)
 from vitsd_export.quantization.schemes import EXPORT_FORMATS, OUTPUTS, SCHEMES, quantizations_of
 from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
 from vitsd_export.web import WEB_MODEL
@@ -220,15 +227,40 @@ def _export(
     return _Result(artifacts, [artifact.comparison for artifact in artifacts], None)
 
 
+def _device_lines(artifact: Artifact) -> Iterator[str]:
+    """What is known of a file on its microcontroller or NPU."""
+    export = artifact.spec.export
+    if export is not None and export.micro is not None:
+        micro = export.micro
+        yield (
+            f"{printable(artifact.path.name)} ran in {micro.interpreter} on {micro.images} test "
+            f"images, in an arena of {micro.arena:,} bytes: logits within {micro.steps} steps of "
+            "LiteRT's"
+        )
+    if export is not None and export.npu is not None:
+        npu = export.npu
+        compiled = compiled_path(artifact.path, npu.accelerator)
+        yield (
+            f"{printable(compiled.name)}, by {npu.compiler}: {npu.npu_operators} operators on the "
+            f"NPU, {npu.cpu_operators} on the CPU; estimated: {npu.sram:,} bytes of SRAM, "
+            f"{npu.off_chip:,} of flash or DRAM, {npu.cycles:,} cycles, {npu.milliseconds:.2f} ms"
+        )
+
+
 def _report(model: str | Path, result: _Result, deployed: Path | None) -> dict[str, Any]:
-    measured = {
-        artifact.comparison.path: {"quantization_search": artifact.search.measured()}
-        for artifact in result.artifacts
-        if artifact.search
-    }
+    measured = {artifact.comparison.path: _measured(artifact) for artifact in result.artifacts}
     rows = [{**c.to_dict(), **measured.get(c.path, {})} for c in result.comparisons]
     folder = {"deployed": str(deployed)} if deployed else {}
     return {"model": str(model), "artifacts": rows, **folder}
+
+
+def _measured(artifact: Artifact) -> dict[str, Any]:
+    """Beside the comparison: what the search found, and the device's figures."""
+    export = artifact.spec.export
+    figures = {"micro": export.micro, "npu": export.npu} if export else {}
+    found = {name: vars(section) for name, section in figures.items() if section}
+    search = {"quantization_search": artifact.search.measured()} if artifact.search else {}
+    return {**search, **found}
 
 
 def _print(model: str | Path, result: _Result, deployed: Path | None) -> None:
@@ -245,6 +277,8 @@ def _print(model: str | Path, result: _Result, deployed: Path | None) -> None:
     folder = printable(Path(first.path).parent)
     print(f"Compared with {printable(model)} on {first.images} test images. Files: {folder}/")
     for artifact in result.artifacts:
+        for line in _device_lines(artifact):
+            print(line)
         if (artifact.path / WEB_MODEL).is_file():
             folder = printable(artifact.path)
             print(f"Try it: python3 -m http.server --bind 127.0.0.1 --directory {folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,11 +38,11 @@ class DenseOperation:
 
 def operation_versions(content: bytes) -> dict[str, int]:
     """``{"FULLY_CONNECTED": 12, ...}``: the operations of a file and their newest version."""
-    model = _parse(content)
+    model = parse_model(content)
     versions: dict[str, int] = {}
     for graph in model.subgraphs:
         for operator in graph.operators:
-            name = _operation_name(model, operator)
+            name = operation_name(model, operator)
             version = model.operatorCodes[operator.opcodeIndex].version
             versions[name] = max(versions.get(name, 1), version)
     return versions
@@ -57,7 +58,7 @@ def find_dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, De
     Raises:
         VitsdError: a layer is not there.
     """
-    model = _parse(content)
+    model = parse_model(content)
     (graph,) = model.subgraphs
     operations = {}
     for operator in _fully_connected(model, graph):
@@ -73,7 +74,7 @@ def find_dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, De
 
 def read_constants(content: bytes) -> dict[str, AnyArray]:
     """Float32 constants by name; those of other types without elements."""
-    model = _parse(content)
+    model = parse_model(content)
     constants: dict[str, AnyArray] = {}
     for tensor in model.subgraphs[0].tensors:
         data = model.buffers[tensor.buffer].data
@@ -93,7 +94,7 @@ def fix_quantized(content: bytes) -> bytes:
     layers whether there is one or not, and crashes (``make arm64``). OpenVINO finds the kind of an
     operation in the schema's older field, which ai-edge-quantizer leaves at 0, an ADD.
     """
-    model = _parse(content)
+    model = parse_model(content)
     (graph,) = model.subgraphs
     for code in model.operatorCodes:
         code.deprecatedBuiltinCode = min(_builtin_code(code), _LARGEST_OLD_CODE)
@@ -109,35 +110,29 @@ def fix_quantized(content: bytes) -> bytes:
             products = inputs.quantization.scale[0] * np.asarray(scales, np.float64)
             bias = _add_zero_bias(model, graph, weights, products)
             operator.inputs = np.array([*operator.inputs[:2], bias], np.int32)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return serialize_model(model)
 
 
 def fix_batch(content: bytes) -> bytes:
     """Fix the number of images at one, for runtimes that refuse sizes that are open (-1)."""
-    model = _parse(content)
+    model = parse_model(content)
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             tensor.shapeSignature = None  # its shape, which is that of one image, holds then
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return serialize_model(model)
 
 
 def _add_zero_bias(model: Any, graph: Any, weights: Any, scales: FloatArray) -> int:
     """Add an int32 bias of zeros for weights ``(outputs, inputs)``; returns its tensor's number."""
-    outputs = int(weights.shape[-2])
-    buffer, tensor = schema.BufferT(), schema.TensorT()
     quantization = schema.QuantizationParametersT()
-    buffer.data = np.zeros(4 * outputs, np.uint8)
-    model.buffers.append(buffer)
     quantization.scale = scales.astype(np.float32)
     quantization.zeroPoint = np.zeros(len(scales), np.int64)
-    tensor.name = weights.name + b"_bias"
-    tensor.type, tensor.shape = schema.TensorType.INT32, np.array([outputs], np.int32)
-    tensor.buffer, tensor.quantization = len(model.buffers) - 1, quantization
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
+    zeros = np.zeros(weights.shape[-2], np.int32)
+    return add_constant(model, graph, f"{_name(weights)}_bias", zeros, quantization)
 
 
-def _parse(content: bytes) -> Any:
+def parse_model(content: bytes) -> Any:
+    """A file as the objects of TensorFlow Lite's schema, a ``ModelT``."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     for buffer in model.buffers:
         # As bytes, which they are where they lie behind the FlatBuffer, writing them takes seconds.
@@ -146,14 +141,84 @@ def _parse(content: bytes) -> Any:
     return model
 
 
+def serialize_model(model: Any) -> bytes:
+    """The inverse of :func:`parse_model`."""
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def operation_name(model: Any, operator: Any) -> str:
+    """The kind of an operation, as in ``BuiltinOperator``."""
+    return _OPERATION_NAMES[_builtin_code(model.operatorCodes[operator.opcodeIndex])]
+
+
+def add_constant(
+    model: Any, graph: Any, name: str, values: AnyArray, quantization: Any = None
+) -> int:
+    """Add a constant of int8 or int32; returns its tensor's number."""
+    number = add_tensor(model, graph, name, values.shape, values.dtype.name, quantization)
+    buffer = model.buffers[graph.tensors[number].buffer]
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    return number
+
+
+def add_tensor(
+    model: Any,
+    graph: Any,
+    name: str,
+    shape: Sequence[int],
+    dtype: str,
+    quantization: Any = None,
+) -> int:
+    """Add a tensor, with a buffer of its own; returns its number."""
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape = name.encode(), np.array(shape, np.int32)
+    tensor.type = getattr(schema.TensorType, dtype.upper())
+    tensor.quantization = quantization
+    model.buffers.append(schema.BufferT())
+    tensor.buffer = len(model.buffers) - 1
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def new_operation(
+    model: Any, options: Any, inputs: Sequence[int], outputs: Sequence[int], version: int = 1
+) -> Any:
+    """An operation, for one of a graph's ``operators``.
+
+    Args:
+        model: where its kind is noted.
+        options: of the schema's ``...OptionsT``, whose name tells the kind too.
+        inputs: numbers of tensors.
+        outputs: numbers of tensors.
+        version: that the kind has at least.
+    """
+    operator = schema.OperatorT()
+    table = type(options).__name__.removesuffix("T")  # SpaceToDepthOptions
+    kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", table.removesuffix("Options")).upper()
+    operator.opcodeIndex = _find_code(model, getattr(schema.BuiltinOperator, kind), version)
+    operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+    operator.builtinOptionsType = getattr(schema.BuiltinOptions, table)
+    operator.builtinOptions = options
+    return operator
+
+
+def _find_code(model: Any, number: int, version: int) -> int:
+    """Index of a kind of operation, in this version at least; added if it is not there."""
+    for i, code in enumerate(model.operatorCodes):
+        if _builtin_code(code) == number:
+            code.version = max(code.version, version)
+            return i
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.version = number, version
+    code.deprecatedBuiltinCode = min(number, _LARGEST_OLD_CODE)
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
 def _fully_connected(model: Any, graph: Any) -> Iterator[Any]:
     for operator in graph.operators:
-        if _operation_name(model, operator) == "FULLY_CONNECTED":
+        if operation_name(model, operator) == "FULLY_CONNECTED":
             yield operator
-
-
-def _operation_name(model: Any, operator: Any) -> str:
-    return _OPERATION_NAMES[_builtin_code(model.operatorCodes[operator.opcodeIndex])]
 
 
 def _builtin_code(code: Any) -> int:

@@ -1,4 +1,4 @@
-"""Which runtimes a ``.tflite`` is made for, and the check that its operations exist there."""
+"""What a ``.tflite`` is made for, and the check that its operations exist there."""
 
 from __future__ import annotations
 
@@ -6,62 +6,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from vitsd_runtime.compatibility import newest_versions
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.types import Quantization
+from vitsd_runtime.types import QUANTIZATIONS, Quantization
 
-TargetName = Literal["litert", "tflite-runtime-2.14"]
+TargetName = Literal[
+    "litert", "tflite-runtime-2.14", "tflite-micro", "ethos-u55", "ethos-u65", "ethos-u85"
+]
 TARGET_NAMES: tuple[TargetName, ...] = get_args(TargetName)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime that files are made for."""
+    """What files are made for."""
 
     name: TargetName
-    excluded: tuple[Quantization, ...]
+    excluded: tuple[Quantization, ...] = ()
     """What its kernels can't run."""
-    dynamic_per_channel: bool
+    dynamic_per_channel: bool = True
     """Whether it knows one scale per output in layers that quantize their activations at run
     time."""
-    exp_attention: bool
+    exp_attention: bool = True
     """Whether :attr:`vitsd_export.graph.options.GraphOptions.exp_attention` may be used."""
-    versions: Mapping[str, int] | None = None
-    """Newest version of each operation that it accepts; None: not limited."""
+    rewritten: tuple[str, ...] = ()
+    """Operations that it has no kernels for, of those that
+    :mod:`vitsd_export.formats.tflite_rewrites` can do without."""
 
+
+_ALL_BUT_INTEGERS: tuple[Quantization, ...] = tuple(q for q in QUANTIZATIONS if q != "int8-full")
 
 TARGETS: dict[TargetName, Target] = {
-    "litert": Target("litert", (), dynamic_per_channel=True, exp_attention=True),
-    # Found by loading files with raised version numbers in tflite-runtime 2.14.0. With 4-bit
-    # weights it crashes instead of refusing. Its XNNPACK has no EXP.
-    "tflite-runtime-2.14": Target(
-        "tflite-runtime-2.14",
-        ("int4",),
-        dynamic_per_channel=False,
-        exp_attention=False,
-        versions={
-            "ADD": 5,
-            "BATCH_MATMUL": 4,
-            "CAST": 1,
-            "CONCATENATION": 4,
-            "DEQUANTIZE": 5,
-            "DIV": 2,
-            "EXP": 2,
-            "FULLY_CONNECTED": 10,
-            "GELU": 2,
-            "MEAN": 3,
-            "MUL": 7,
-            "PAD": 4,
-            "QUANTIZE": 3,
-            "RESHAPE": 1,
-            "RSQRT": 2,
-            "SOFTMAX": 3,
-            "SPACE_TO_DEPTH": 2,
-            "STRIDED_SLICE": 8,
-            "SUB": 5,
-            "SUM": 2,
-            "TRANSPOSE": 6,
-        },
-    ),
+    target.name: target
+    for target in (
+        Target("litert"),
+        # With 4-bit weights it crashes instead of refusing. Its XNNPACK has no EXP.
+        Target("tflite-runtime-2.14", ("int4",), dynamic_per_channel=False, exp_attention=False),
+        Target("tflite-micro", _ALL_BUT_INTEGERS, rewritten=("GELU",)),
+        Target("ethos-u55", _ALL_BUT_INTEGERS, rewritten=("SPACE_TO_DEPTH",)),
+        Target("ethos-u65", _ALL_BUT_INTEGERS, rewritten=("SPACE_TO_DEPTH",)),
+        Target("ethos-u85", _ALL_BUT_INTEGERS, rewritten=("SPACE_TO_DEPTH",)),
+    )
 }
 
 
@@ -81,18 +65,17 @@ def check_versions(versions: Mapping[str, int], target: Target) -> None:
 
     Args:
         versions: of :func:`vitsd_export.formats.tflite_schema.operation_versions`.
-        target: the runtime.
+        target: what the file is made for.
 
     Raises:
         VitsdError: it would refuse an operation; names it.
     """
-    if target.versions is None:
-        return
+    newest = newest_versions(target.name)
     for name, version in versions.items():
-        newest = target.versions.get(name)
-        if version > (newest or 1):
-            known = f"it knows up to {newest}" if newest else "not known to work there"
+        known = newest.get(name, 0)
+        if version > known:
+            reason = f"it knows up to {known}" if known else "not known to work there"
             raise VitsdError(
-                f"{target.name} would refuse the file: {name} version {version} ({known}). Use "
+                f"{target.name} would refuse the file: {name} version {version} ({reason}). Use "
                 "`target=litert`."
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 from vitsd_runtime.cli import app
 from vitsd_runtime.cli.options import add_check_options, add_model_argument
+from vitsd_runtime.compatibility import ENGINES, Compatibility, compatibility
 from vitsd_runtime.engines import load_engine
 from vitsd_runtime.formats import detect_format, model_bytes, read_spec
 from vitsd_runtime.spec import Integrity, ModelSpec
@@ -34,6 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_model_argument(parser, ".tflite, .onnx or .keras file, or SavedModel folder")
     add_check_options(parser)
+    parser.add_argument(
+        "--compat",
+        action="store_true",
+        help="tell which engines, microcontrollers and NPUs take every operation",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -44,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    path = arguments.model
+    path, allow = arguments.model, arguments.allow_any_operation
     format = detect_format(path)
+    compatible = compatibility(path, format, allow) if arguments.compat else None
     spec = read_spec(path, verify=arguments.verify)
     contents = {}
     if format != "keras":
-        allow = arguments.allow_any_operation
         contents = load_engine(path, format, allow_any_operation=allow).describe()
     machine, state = describe_machine(), thermal_state()
     if arguments.json:
@@ -58,6 +64,7 @@ def _main(arguments: argparse.Namespace) -> None:
             "format": format,
             "bytes": model_bytes(path),
             **contents,
+            **({"compatibility": compatible._asdict()} if compatible else {}),
             "spec": spec.to_dict() if spec else None,
             "machine": {**machine, **state},
         }
@@ -65,6 +72,8 @@ def _main(arguments: argparse.Namespace) -> None:
         return
     print(f"{printable(path)}: {format}, {model_bytes(path):,} bytes")
     _print_contents(contents)
+    if compatible:
+        _print_compatibility(compatible)
     if spec is None:
         print("  no vitsd spec")
     else:
@@ -91,6 +100,14 @@ def _print_contents(contents: Mapping[str, Any]) -> None:
         print("  tensors: " + ", ".join(f"{count} {dtype}" for dtype, count in dtypes))
     if "note" in contents:
         print(f"  {contents['note']}")
+
+
+def _print_compatibility(compatible: Compatibility) -> None:
+    batch = "any number of images" if compatible.any_batch else "one image"
+    print(f"  tensors of at most {compatible.dimensions} dimensions, for {batch} at a time")
+    for name, objections in compatible.objections.items():
+        verdict = f"no: {', '.join(objections)}" if objections else "yes"
+        print(f"  {ENGINES[name].title:22} {verdict}")
 
 
 def _print_spec(spec: ModelSpec, verified: bool) -> None:

@@ -9,6 +9,8 @@ from vitsd_runtime.spec.sections import (
     ExportInfo,
     Golden,
     Integrity,
+    MicroFigures,
+    NpuFigures,
     ParityFigures,
     Provenance,
 )
@@ -24,7 +26,9 @@ __all__ = [
     "ExportInfo",
     "Golden",
     "Integrity",
+    "MicroFigures",
     "ModelSpec",
+    "NpuFigures",
     "ParityFigures",
     "Provenance",
 ]

@@ -263,6 +263,48 @@ class ParityFigures:
 
 
 @dataclass(frozen=True)
+class MicroFigures:
+    """A file in the interpreter of microcontrollers, on the exporting machine."""
+
+    interpreter: str
+    """Name and version."""
+    arena: int
+    """Bytes of memory that it needs, measured where pointers have 64 bits: with 32, it is less."""
+    images: int
+    steps: int
+    """Largest difference of a logit from LiteRT's, in quantization steps."""
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        _check(isinstance(self.interpreter, str), "micro.interpreter must be text")
+        _check_counts(self, "micro", "arena", "images", "steps")
+
+
+@dataclass(frozen=True)
+class NpuFigures:
+    """What a compiler for an NPU made of a file; all but the operators are its estimates."""
+
+    compiler: str
+    """Name and version."""
+    accelerator: str
+    npu_operators: int
+    cpu_operators: int
+    sram: int
+    """Bytes."""
+    off_chip: int
+    """Bytes of flash, or of DRAM where the weights lie there."""
+    cycles: int
+    milliseconds: float
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        good = isinstance(self.compiler, str) and isinstance(self.accelerator, str)
+        _check(good, "npu.compiler and npu.accelerator must be text")
+        _check_counts(self, "npu", "npu_operators", "cpu_operators", "sram", "off_chip", "cycles")
+        _check(_is_number(self.milliseconds), "npu.milliseconds must be a number")
+
+
+@dataclass(frozen=True)
 class ExportInfo:
     """How a file was exported, and what the parity gate measured."""
 
@@ -283,6 +325,10 @@ class ExportInfo:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The quantization recipe, as ``vitsd_export`` replays it."""
     parity: ParityFigures | None = None
+    micro: MicroFigures | None = None
+    """Of files made for microcontrollers."""
+    npu: NpuFigures | None = None
+    """Of files made for an NPU, where its compiler was installed."""
 
     def __post_init__(self) -> None:
         """Check the types."""
@@ -296,8 +342,11 @@ class ExportInfo:
             _check_optional(self, name, int)
         for name in ("operations", "recipe"):
             _check(isinstance(getattr(self, name), Mapping), f"export.{name} must be an object")
-        if self.parity is not None and not isinstance(self.parity, ParityFigures):
-            object.__setattr__(self, "parity", from_dict(ParityFigures, self.parity, "parity"))
+        parts = {"parity": ParityFigures, "micro": MicroFigures, "npu": NpuFigures}
+        for name, section in parts.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, section):
+                object.__setattr__(self, name, from_dict(section, value, name))
 
 
 def from_dict(cls: type[_T], values: Any, name: str) -> _T:
@@ -332,6 +381,13 @@ def _check_optional(section: Any, name: str, kind: type) -> None:
     value = getattr(section, name)
     good = value is None or (_is_int(value) if kind is int else isinstance(value, kind))
     _check(good, f"{type(section).__name__}.{name} must be of type {kind.__name__}")
+
+
+def _check_counts(section: Any, name: str, *counts: str) -> None:
+    good = all(
+        _is_int(getattr(section, count)) and getattr(section, count) >= 0 for count in counts
+    )
+    _check(good, f"{name} must hold whole numbers for {', '.join(counts)}")
 
 
 def _is_int(value: Any) -> bool:

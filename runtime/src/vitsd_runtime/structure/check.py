@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import mmap
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.spec.limits import MAX_MODEL_BYTES
-from vitsd_runtime.structure.graph import FlawError, check_graph, require
+from vitsd_runtime.structure.graph import FlawError, Graph, Rule, check_graph, require
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import Format
+from vitsd_runtime.types import Format, PathLike
 
 
 def check_structure(
@@ -40,9 +40,26 @@ def check_structure(
     """
     if format not in ("tflite", "onnx"):
         return
+    with _refusals(model), _content(model) as data:
+        _check(data, format, allow_any_operation, unsafe_dtypes)
+
+
+def read_graph(path: PathLike, format: Format, allow_any_operation: bool = False) -> Graph:
+    """The operations and tensors of a ``.tflite`` or ``.onnx`` file; not checked any further.
+
+    Raises:
+        VitsdError: the file is damaged, or has operations that are not allowed.
+    """
+    model = Path(path)
+    with _refusals(model), _content(model) as data:
+        return _read(data, format, allow_any_operation)
+
+
+@contextlib.contextmanager
+def _refusals(model: Path | bytes) -> Iterator[None]:
+    """What is wrong with a model, as an error that names it."""
     try:
-        with _content(model) as data:
-            _check(data, format, allow_any_operation, unsafe_dtypes)
+        yield
     except (FlawError, struct.error) as error:
         flaw = error if isinstance(error, FlawError) else "it is damaged or cut off"
         name = printable(model) if isinstance(model, Path) else "the model"
@@ -51,18 +68,19 @@ def check_structure(
         ) from error
 
 
-def _check(data: Any, format: Format, any_operation: bool, unsafe_dtypes: Collection[str]) -> None:
+def _read(data: Any, format: Format, any_operation: bool) -> Graph:
     # Only what this format needs: an import takes as long as half of a check.
     if format == "tflite":
-        from vitsd_runtime.structure import tflite, tflite_rules
+        from vitsd_runtime.structure import tflite
 
-        graph = tflite.read_tflite(data, any_operation)
-        rules, products = tflite_rules.RULES, tflite_rules.PRODUCTS
-    else:
-        from vitsd_runtime.structure import onnx, onnx_rules
+        return tflite.read_tflite(data, any_operation)
+    from vitsd_runtime.structure import onnx, onnx_rules
 
-        graph = onnx.read_onnx(data, tuple(onnx_rules.RULES), any_operation)
-        rules, products = onnx_rules.RULES, onnx_rules.PRODUCTS
+    return onnx.read_onnx(data, tuple(onnx_rules.RULES), any_operation)
+
+
+def _check(data: Any, format: Format, any_operation: bool, unsafe_dtypes: Collection[str]) -> None:
+    graph = _read(data, format, any_operation)
     for tensor in (*graph.constants.values(), *graph.declared.values()):
         require(
             tensor.dtype not in unsafe_dtypes,
@@ -70,7 +88,18 @@ def _check(data: Any, format: Format, any_operation: bool, unsafe_dtypes: Collec
             tensor.dtype,
         )
     if not any_operation:
-        check_graph(graph, rules, products)
+        check_graph(graph, *_rules(format))
+
+
+def _rules(format: Format) -> tuple[Mapping[str, Rule], Sequence[str]]:
+    """Of each kind of operation; and the kinds that are products of matrices."""
+    if format == "tflite":
+        from vitsd_runtime.structure import tflite_rules
+
+        return tflite_rules.RULES, tflite_rules.PRODUCTS
+    from vitsd_runtime.structure import onnx_rules
+
+    return onnx_rules.RULES, onnx_rules.PRODUCTS
 
 
 @contextlib.contextmanager

@@ -77,6 +77,8 @@ class Operation(NamedTuple):
     """None where an optional one is left out."""
     outputs: tuple[Key, ...]
     options: Mapping[str, Any]
+    version: int = 1
+    """Of its kind, in a ``.tflite``."""
 
 
 class Graph(NamedTuple):
@@ -89,6 +91,8 @@ class Graph(NamedTuple):
     input: Key
     output: Key
     dynamic_batch: bool
+    opset: int = 0
+    """Of ONNX."""
 
 
 Rule = Callable[[Operation, Sequence[Any], Sequence[Any]], Sequence[Tensor]]

@@ -77,7 +77,7 @@ def read_onnx(data: Any, known: Sequence[str], any_operation: bool) -> Graph:
     if graph is None:
         raise FlawError("it is no ONNX model, or cut off: it has no graph")
     require(opset >= _OLDEST_OPSET or any_operation, "it has operator set {}, an old one", opset)
-    return _graph(data, graph, known, any_operation)
+    return _graph(data, graph, known, any_operation)._replace(opset=opset)
 
 
 def _opset(data: Any, span: Span) -> int:

@@ -68,6 +68,7 @@ class _Kind(NamedTuple):
     """Of the table, which may be left out if this is empty."""
     fields: Sequence[str] = ()
     """Names of its fields."""
+    version: int = 1
 
 
 _KINDS: Mapping[int, _Kind] = {
@@ -273,7 +274,7 @@ def _kind(
     file.text(custom)
     number = max(old, number)
     if number in _KINDS and not custom:
-        return _KINDS[number]
+        return _KINDS[number]._replace(version=max(version, 1))
     require(
         any_operation,
         "it has operation {}, {} (`allow_any_operation`)",
@@ -299,7 +300,7 @@ def _operation(
     require(reads and writes, "{} has no inputs or no outputs", kind.name)
     require(not any(others), "{} has options of its own", kind.name)
     given = tuple(None if key < 0 else key for key in reads) if -1 in reads else reads
-    return Operation(kind.name, given, writes, _options(file, table, options, kind))
+    return Operation(kind.name, given, writes, _options(file, table, options, kind), kind.version)
 
 
 def _options(file: FlatBuffer, table: int, position: int, kind: _Kind) -> Mapping[str, Any]:

@@ -55,8 +55,11 @@ def _multiplier(number: float, limit: float = _MAX_MULTIPLIER) -> None:
 
 def _elementwise(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor]:
     first, second = inputs
-    _real_or_int8(first, second, *outputs)
     require(step.options["activation"] in _ACTIVATIONS, "has an unknown activation")
+    if step.kind == "ADD" and first.dtype == second.dtype == "int32":  # an index of GATHER
+        shapes.values(second)
+    else:
+        _real_or_int8(first, second, *outputs)
     if first.dtype == "int8":
         a, b, result = _scale(first), _scale(second), _scale(outputs[0])
         if step.kind == "MUL":
@@ -72,9 +75,12 @@ def _elementwise(step: Operation, inputs: Inputs, outputs: Declared) -> list[Ten
 def _gather(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor]:
     value, indices = inputs
     _real_or_int8(value, *outputs)
+    require(not step.options["batch_dims"], "picks in another way than along an axis")
+    if value.constant and len(value.shape) == 1:  # a table; engines refuse indices beyond its end
+        require(indices.dtype == "int32" and not step.options["axis"], "has an odd table")
+        return _same(value, indices.shape)
+    require(len(indices.shape) == 1, "picks in another way than along an axis")
     numbers = shapes.values(indices)
-    plain = len(indices.shape) == 1 and not step.options["batch_dims"]
-    require(plain, "picks in another way than along an axis")
     return _same(value, shapes.gather(value.shape, numbers, step.options["axis"]))
 
 
@@ -156,8 +162,10 @@ def _quantize(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor
 
 def _cast(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor]:
     (value,) = inputs
-    require(value.dtype == "uint8", "takes {}", value.dtype)
-    return [Tensor("float32", value.shape)]
+    made = {"uint8": "float32", "int8": "int32"}.get(value.dtype)  # of pixels, for a table's index
+    if made is None:
+        raise FlawError(f"takes {value.dtype}")
+    return [Tensor(made, value.shape)]
 
 
 def _real(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor]:
