@@ -28,6 +28,13 @@ from vitsd_runtime import UsageError
             {"target": "tflite-runtime-2.14", "quantization": ["none", "int4"]},
             "can't run int4 files; it takes none, float16, dynamic, int8, int8-full",
         ),
+        (
+            {"target": "tflite-micro", "quantization": "dynamic"},
+            "tflite-micro can't run dynamic files; it takes int8-full",
+        ),
+        ({"target": "ethos-u85"}, "ethos-u85 can't run none files; it takes int8-full"),
+        ({"arena": 1000, "quantization": "int8-full"}, "`arena` is for `target=tflite-micro`"),
+        ({"arena": -1}, "arena must be from 0 to 1,073,741,824"),
         ({"max_drop": float("inf")}, "max_drop must be of type float"),
         ({"max_drop": 100.5}, r"max_drop must be from 0 to 100"),
         ({"calibration_images": 31}, "calibration_images must be from 32 to 1,000,000"),

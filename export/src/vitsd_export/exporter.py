@@ -21,7 +21,7 @@ from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import MODEL_FILE, load_model
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.run import newest_run, recorded_source
-from vitsd_export.devices.proof import DEVICES, Proof, check_installed, prove
+from vitsd_export.devices.proof import DEVICES, Limits, Proof, check_installed, prove
 from vitsd_export.layouts import Layout, Served
 from vitsd_export.options import (
     ExportKeywords,
@@ -30,7 +30,7 @@ from vitsd_export.options import (
     output_paths,
     sidecar_paths,
 )
-from vitsd_export.quantization.schemes import Output, format_of
+from vitsd_export.quantization.schemes import SCHEMES, Output, format_of
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import model_bytes, require_spec, write_spec
 from vitsd_runtime.images.preprocessing import preprocess
@@ -139,6 +139,7 @@ def export(
         warnings.warn("quantize is called quantization now", DeprecationWarning, stacklevel=2)
         quantization = quantize
     checked = ExportOptions(format, quantization, **options)
+    check_installed(checked.target)
     trained = newest_run(containing=MODEL_FILE) / MODEL_FILE if model is None else locate(model)
     keras_model, spec = load_model(trained)
     paths = output_paths(checked, spec.name, _output_folder(output, model, trained))
@@ -189,7 +190,6 @@ def _export_all(
             "exported with a `layout`."
         )
     litert_js = _find_litert_js(paths, spec, options)
-    check_installed(options.target)
     dataset = load_matching(source, spec)
     # TensorFlow is loaded when the request is known to be sound.
     from vitsd_export.artifact_writer import ArtifactWriter
@@ -328,7 +328,9 @@ class _Exporter:
         if info.target not in DEVICES:
             return Proof(info, logits)
         inputs = preprocess(self.test.images, self.spec)
-        return prove(model.read_bytes(), info, inputs, logits, self.options.arena)
+        share = SCHEMES[info.quantization].machine_difference
+        limits = Limits(self.options.arena, share * float(self.test.reference.std()))
+        return prove(model.read_bytes(), info, inputs, logits, limits)
 
     def _surround(self, folder: Path, name: str, spec: ModelSpec) -> None:
         """Write what the layout wants beside the model: before its digests, which cover some."""

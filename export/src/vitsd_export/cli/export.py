@@ -234,8 +234,8 @@ def _device_lines(artifact: Artifact) -> Iterator[str]:
         micro = export.micro
         yield (
             f"{printable(artifact.path.name)} ran in {micro.interpreter} on {micro.images} test "
-            f"images, in an arena of {micro.arena:,} bytes: logits within {micro.steps} steps of "
-            "LiteRT's"
+            f"images, in an arena of {micro.arena:,} bytes: the classes of LiteRT for "
+            f"{100 * micro.agreement:.1f} %, logits within {micro.steps} steps"
         )
     if export is not None and export.npu is not None:
         npu = export.npu

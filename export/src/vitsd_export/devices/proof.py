@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from vitsd.evaluation.metrics import agreement
 from vitsd_export.devices.ethos_u import ACCELERATORS, compile_with_vela, find_vela
 from vitsd_export.devices.micro import require_micro, run_micro
 from vitsd_runtime.spec import ExportInfo, MicroFigures
@@ -18,6 +20,16 @@ _MICRO = "tflite-micro"
 DEVICES = (_MICRO, *ACCELERATORS)
 """Targets of which more is known than what a file's operations are."""
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may need and do on its device."""
+
+    arena: int
+    """Bytes that a microcontroller has for it; 0: any number."""
+    difference: float
+    """By which a logit may differ from LiteRT's."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,11 @@ def check_installed(target: str) -> None:
 
 
 def prove(
-    content: bytes, info: ExportInfo, inputs: Float32Array, logits: Float32Array, arena: int = 0
+    content: bytes,
+    info: ExportInfo,
+    inputs: Float32Array,
+    logits: Float32Array,
+    limits: Limits,
 ) -> Proof:
     """Run or compile a file as its target wants it.
 
@@ -59,13 +75,13 @@ def prove(
         info: of the file; says which of :data:`DEVICES` it is made for.
         inputs: ``(n, ...)`` as the model takes them, preprocessed.
         logits: ``(n, classes)``, what LiteRT made of them.
-        arena: bytes that a microcontroller has for the file; 0: not limited.
+        limits: what must hold.
 
     Raises:
         VitsdError: the interpreter or the compiler refuses the file.
     """
     if info.target == _MICRO:
-        return _prove_micro(content, info, inputs, logits, arena)
+        return _prove_micro(content, info, inputs, logits, limits)
     vela = find_vela()
     if vela is None:
         return Proof(info, logits)
@@ -78,15 +94,29 @@ def prove(
 
 
 def _prove_micro(
-    content: bytes, info: ExportInfo, inputs: Float32Array, logits: Float32Array, arena: int
+    content: bytes, info: ExportInfo, inputs: Float32Array, logits: Float32Array, limits: Limits
 ) -> Proof:
     run = run_micro(content, inputs)
-    steps = round(float(np.abs(run.logits - logits).max()) / run.step)
-    figures = MicroFigures(run.interpreter, run.arena, len(inputs), steps)
-    failures: tuple[str, ...] = ()
-    if 0 < arena < run.arena:
-        failures = (
-            f"it needs an arena of {run.arena:,} bytes (`arena` is {arena:,}): train a model with "
-            "fewer tokens, narrower or with fewer blocks",
+    difference = float(np.abs(run.logits - logits).max())
+    figures = MicroFigures(
+        run.interpreter,
+        run.arena,
+        images=len(inputs),
+        steps=round(difference / run.step),
+        agreement=agreement(run.logits, logits),
+    )
+    failures = _beyond(run.arena, difference, limits)
+    return Proof(dataclasses.replace(info, micro=figures), run.logits, tuple(failures))
+
+
+def _beyond(arena: int, difference: float, limits: Limits) -> Iterator[str]:
+    if 0 < limits.arena < arena:
+        yield (
+            f"it needs an arena of {arena:,} bytes (`arena` is {limits.arena:,}): train a model "
+            "with fewer tokens, a smaller `hidden_dim` or fewer layers"
         )
-    return Proof(dataclasses.replace(info, micro=figures), run.logits, failures)
+    if difference > limits.difference:
+        yield (
+            f"a logit in TensorFlow Lite Micro is {difference:.2g} from LiteRT's (at most "
+            f"{limits.difference:.2g})"
+        )

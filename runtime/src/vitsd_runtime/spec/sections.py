@@ -273,9 +273,12 @@ class MicroFigures:
     images: int
     steps: int
     """Largest difference of a logit from LiteRT's, in quantization steps."""
+    agreement: float
+    """Fraction of the images with LiteRT's top-1 class."""
 
     def __post_init__(self) -> None:
         """Check the types."""
+        _check(_is_number(self.agreement), "micro.agreement must be a number")
         _check(isinstance(self.interpreter, str), "micro.interpreter must be text")
         _check_counts(self, "micro", "arena", "images", "steps")
 
