@@ -75,7 +75,7 @@ clean:  ## remove what the targets above have made
 $(VENV)/.installed: $(PROJECTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed (make PYTHON=...)")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e "./runtime[serve,release]" -e "./vitsd[tensorflow,digits]" -e ./export
+	$(PIP) -e "./runtime[serve,release]" -e "./vitsd[tensorflow,digits]" -e "./export[micro,ethos-u]"
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
