@@ -317,7 +317,7 @@ class _Exporter:
             golden=self.golden.record(spec, of_golden),
             confidence=self._confidence(of_validation),
         )
-        self._surround(folder, path.name, spec)
+        self._surround(folder, path.name, spec, model)
         write_spec(model, spec)
         spec = require_spec(model)  # what a device will read
         comparison = Comparison.of(figures, str(path), spec, model_bytes(model))
@@ -332,12 +332,12 @@ class _Exporter:
         limits = Limits(self.options.arena, share * float(self.test.reference.std()))
         return prove(model.read_bytes(), info, inputs, logits, limits)
 
-    def _surround(self, folder: Path, name: str, spec: ModelSpec) -> None:
+    def _surround(self, folder: Path, name: str, spec: ModelSpec, model: Path) -> None:
         """Write what the layout wants beside the model: before its digests, which cover some."""
         layout, export = self.options.served_by, spec.export
         if layout is None or export is None or export.format is None:
             return
-        files = layout.files(Served(name, spec, self.golden.pixels), export.format)
+        files = layout.files(Served(name, spec, self.golden.pixels, model), export.format)
         for place, content in files.items():
             file = folder / place
             file.parent.mkdir(parents=True, exist_ok=True)

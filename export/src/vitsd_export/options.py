@@ -39,7 +39,7 @@ FEWEST_IMAGES = 32
 NO_LAYOUT = "none"
 
 IoType = Literal["float32", "int8"]
-LayoutName = Literal["none", "triton", "tfserving", "kserve"]
+LayoutName = Literal["none", "triton", "tfserving", "kserve", "c"]
 Artifacts = Sequence[tuple[Output, Quantization]]
 
 
@@ -63,7 +63,8 @@ class ExportOptions:
     layout: str = option(
         NO_LAYOUT,
         "a folder for a model server, with its configuration and with the preprocessing in the "
-        f"graph: {', '.join(f'{row.name} ({row.help})' for row in LAYOUTS.values())}",
+        "graph, or for a firmware: "
+        f"{', '.join(f'{row.name} ({row.help})' for row in LAYOUTS.values())}",
         choices=(NO_LAYOUT, *LAYOUTS),
     )
     io: str = option("float32", "input and output of int8 TFLite", choices=("float32", "int8"))
@@ -123,7 +124,8 @@ class ExportOptions:
     @property
     def preprocesses(self) -> bool:
         """Whether the graph takes pixels and preprocesses them."""
-        return self.embed_preprocessing or self.served_by is not None
+        layout = self.served_by
+        return self.embed_preprocessing or (layout is not None and not layout.firmware)
 
     @property
     def served_by(self) -> Layout | None:
@@ -248,6 +250,12 @@ class ExportOptions:
                 f"`layout={self.layout}` takes `format={taken[0]}`"
                 + "".join(f" or `format={format}`" for format in taken[1:])
                 + f", one at a time; got {', '.join(sorted(given))}."
+            )
+        if self.served_by.firmware != (self.target == "tflite-micro"):
+            raise UsageError(
+                "`layout=c` needs `target=tflite-micro` and `quantization=int8-full`."
+                if self.served_by.firmware
+                else f"`layout={self.layout}` is for servers: leave out `target`."
             )
 
 

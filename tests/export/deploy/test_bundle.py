@@ -281,6 +281,7 @@ def test_the_command_exports_and_deploys(command, trained, tmp_path):
         (["--deploy", "out", "--wheels", "pi"], "aarch64,3.11"),
         (["--deploy", "."], "current folder"),
         (["--deploy", ".."], "current folder"),
+        (["--deploy", "out", "--target", "tflite-micro"], "No Python runs on tflite-micro"),
         (["--deploy", "files"], "two folders"),
     ],
 )

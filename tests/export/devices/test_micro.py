@@ -148,19 +148,23 @@ def test_other_quantizations_are_refused(trained, tmp_path):
         export(trained / "model.keras", "tflite", "int8", tmp_path, target="tflite-micro")
 
 
-def test_export_measures_it_and_inspect_shows_it(trained, exported, tmp_path, command_here):
+def test_export_measures_it_and_what_it_writes_shows_it(trained, exported, tmp_path, command_here):
     recipe = json.loads((exported / "digits-int8-full.tflite.recipe.json").read_text())
     (tmp_path / "r.json").write_text(json.dumps({**recipe, "target": "tflite-micro"}))
     done = command_here(
         *("vitsd-export", trained / "model.keras", "--quantization", "int8-full"),
         *("--target", "tflite-micro", "--recipe", tmp_path / "r.json", "--output", tmp_path),
+        *("--layout", "c"),
     )
     assert done.returncode == 0, done.stderr
-    assert "digits-int8-full.tflite ran in tflite-micro" in done.stdout
-    path = tmp_path / "digits-int8-full.tflite"
+    assert "digits-int8-full ran in tflite-micro" in done.stdout
+    assert "http.server" not in done.stdout
+    path = tmp_path / "digits-int8-full" / "digits-int8-full.tflite"
     figures = read_spec(path).export.micro
     assert f"an arena of {figures.arena:,} bytes" in done.stdout
     assert figures.images == 359
+    header = path.with_name("model.h").read_text()
+    assert f"#define VITSD_ARENA_BYTES {figures.arena}\n" in header
     shown = command_here("vitsd-inspect", path, "--compat").stdout
     assert f'"arena": {figures.arena}' in shown
     assert re.search(r"TensorFlow Lite Micro +yes", shown)

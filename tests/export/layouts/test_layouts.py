@@ -237,7 +237,10 @@ def fill(folder, row, format, served):
     return model
 
 
-@pytest.fixture(params=[(row, format) for row in LAYOUTS.values() for format in row.formats])
+SERVERS = [row for row in LAYOUTS.values() if not row.firmware]
+
+
+@pytest.fixture(params=[(row, format) for row in SERVERS for format in row.formats])
 def folder(request, served, tmp_path):
     """A folder as an export leaves it, and its layout."""
     row, format = request.param

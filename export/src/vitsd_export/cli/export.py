@@ -16,6 +16,7 @@ from vitsd.hub.saving import MODEL_FILE
 from vitsd.training.run import newest_run
 from vitsd_export.cli import add_options, print_comparisons
 from vitsd_export.deploy import DevicePlatform, check_folder, deploy
+from vitsd_export.devices.proof import DEVICES
 from vitsd_export.exporter import Artifact, ParityError, export
 from vitsd_export.gate import Comparison
 from vitsd_export.layouts import LAYOUTS
@@ -200,6 +201,8 @@ def _check_deployment(
         raise UsageError("A model for a server is a folder to copy already: leave out --deploy.")
     if "web" in formats:
         raise UsageError("A web export is a folder to copy already: leave out --deploy.")
+    if arguments.target in DEVICES:
+        raise UsageError(f"No Python runs on {arguments.target}: leave out --deploy.")
     check_folder(Path(arguments.deploy), arguments.overwrite)
     output = arguments.output
     if output and Path(output).resolve() == Path(arguments.deploy).resolve():

@@ -72,6 +72,16 @@ def find_dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, De
     return {name: operations[name] for name in layers}
 
 
+def end_quantizations(content: bytes) -> tuple[tuple[float, int], tuple[float, int]]:
+    """Scale and zero point of the input and of the output of an integer-only file."""
+    (graph,) = parse_model(content).subgraphs
+    image, logits = (graph.tensors[i].quantization for i in (graph.inputs[0], graph.outputs[0]))
+    return (
+        (float(image.scale[0]), int(image.zeroPoint[0])),
+        (float(logits.scale[0]), int(logits.zeroPoint[0])),
+    )
+
+
 def read_constants(content: bytes) -> dict[str, AnyArray]:
     """Float32 constants by name; those of other types without elements."""
     model = parse_model(content)

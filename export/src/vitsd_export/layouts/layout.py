@@ -28,6 +28,8 @@ class Served:
     """With its export."""
     golden: UInt8Array
     """``(n, *input_size)``, to warm up with."""
+    model: Path | None = None
+    """The model, without its spec."""
 
     @property
     def max_batch_size(self) -> int:
@@ -57,6 +59,9 @@ class Layout:
     kept: tuple[str, ...]
     """How the paths in the folder begin, ``{}`` stands for the name: with others in it, it is not
     all ours."""
+    firmware: bool = False
+    """Whether it is for microcontrollers, with the preprocessing beside the model; servers have it
+    in the model's graph."""
 
     def owns(self, folder: Path) -> bool:
         """Whether all files in a folder may have been written here."""

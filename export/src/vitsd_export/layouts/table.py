@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vitsd_export.layouts import kserve, tfserving, triton
+from vitsd_export.layouts import firmware, kserve, tfserving, triton
 from vitsd_export.layouts.layout import Layout
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -33,6 +33,15 @@ LAYOUTS: Mapping[str, Layout] = {
             model_path=kserve.model_path,
             files=kserve.files,
             kept=kserve.KEPT,
+        ),
+        Layout(
+            "c",
+            "C sources for firmware",
+            formats=("tflite",),
+            model_path=firmware.model_path,
+            files=firmware.files,
+            kept=firmware.KEPT,
+            firmware=True,
         ),
     )
 }
