@@ -358,6 +358,37 @@ def test_gather_refuses_what_is_not_there(indices):
         assert rules[kind](step, [image, good], [picked])[0].shape == picked.shape
 
 
+TABLE = Tensor("int8", (256,), Quantization(1, 0.1, 0.1, False, 0), True)
+CODES = TABLE._replace(shape=(4, 7), constant=False)
+INDICES = Tensor("int32", (4, 7))
+FIRST = Tensor("int32", (1,), None, True, (128,))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "options", "made"),
+    [
+        ("CAST", [CODES], {}, "int32"),
+        ("CAST", [TABLE._replace(dtype="int64")], {}, None),
+        ("ADD", [INDICES, FIRST], {"activation": 0}, "int32"),
+        ("ADD", [INDICES, INDICES], {"activation": 0}, None),
+        ("SUB", [INDICES, FIRST], {"activation": 0}, None),
+        ("GATHER", [TABLE, INDICES], {"axis": 0, "batch_dims": 0}, "int8"),
+        ("GATHER", [TABLE, CODES], {"axis": 0, "batch_dims": 0}, None),
+        ("GATHER", [TABLE, INDICES], {"axis": 0, "batch_dims": 1}, None),
+        ("GATHER", [TABLE._replace(constant=False), INDICES], {"axis": 0, "batch_dims": 0}, None),
+    ],
+)
+def test_integers_are_looked_up_in_tables(kind, inputs, options, made):
+    step = Operation(kind, tuple(range(len(inputs))), (9,), options)
+    declared = [CODES if made == "int8" else INDICES]
+    if made is None:
+        with pytest.raises(FlawError):
+            RULES[kind](step, inputs, declared)
+    else:
+        (output,) = RULES[kind](step, inputs, declared)
+        assert (output.dtype, output.shape) == (made, (4, 7))
+
+
 def test_weights_of_a_type_at_which_the_engine_crashes_are_refused():
     with pytest.raises(VitsdError, match="int8 weights, at which the installed engine"):
         check_structure(INT8, "tflite", unsafe_dtypes=["int8"])
