@@ -8,6 +8,7 @@ import pytest
 from vitsd_runtime import UsageError
 from vitsd_runtime.compatibility import ENGINES, compatibility, newest_versions
 from vitsd_runtime.engines import load_engine
+from vitsd_runtime.structure.tflite_rules import RULES
 
 FILES = [
     "-float32.tflite",
@@ -104,6 +105,10 @@ def test_new_operator_sets_are_refused_by_old_engines(exported_model, tmp_path):
     onnx.save(model, tmp_path / "new.onnx")
     found = compatibility(tmp_path / "new.onnx", "onnx").objections
     assert found == {"onnxruntime-1.12": ["operator set 18 (at most 17)"], "openvino": []}
+
+
+def test_every_operation_that_is_written_is_in_the_table():
+    assert newest_versions("litert").keys() == RULES.keys()
 
 
 def test_every_engine_has_its_operations():
