@@ -94,10 +94,10 @@ class Augmenter:
         images = np.where(params.flip[:, None, None, None], mirrored, images).astype(np.float32)
         if params.angle.any():
             cos, sin = np.cos(params.angle), np.sin(params.angle)
-            images = _affine(images, cos, -sin, sin, cos)
+            images = affine(images, (cos, -sin, sin, cos))
         if (params.height_zoom != 1).any() or (params.width_zoom != 1).any():
             zeros = np.zeros_like(params.height_zoom)
-            images = _affine(images, params.width_zoom, zeros, zeros, params.height_zoom)
+            images = affine(images, (params.width_zoom, zeros, zeros, params.height_zoom))
         return images
 
     def __call__(self, images: AnyArray) -> Float32Array:
@@ -127,31 +127,50 @@ class Augmenter:
             yield self(images[chosen]), labels[chosen]
 
 
-def _affine(
-    images: Float32Array, xx: Float32Array, xy: Float32Array, yx: Float32Array, yy: Float32Array
+def affine(
+    images: AnyArray,
+    matrix: tuple[AnyArray, AnyArray, AnyArray, AnyArray],
+    shift: tuple[AnyArray, AnyArray] | None = None,
 ) -> Float32Array:
-    """Sample at ``(xx x + xy y, yx x + yy y)`` relative to the image's center; bilinear."""
-    batch, height, width, _ = images.shape
-    y = np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2)
-    x = np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)
-    xx, xy, yx, yy = (value.astype(np.float32)[:, None, None] for value in (xx, xy, yx, yy))
-    source_x = _reflect(xx * x + xy * y[:, None] + np.float32((width - 1) / 2), width)
-    source_y = _reflect(yx * x + yy * y[:, None] + np.float32((height - 1) / 2), height)
-    left, top = np.floor(source_x).astype(np.intp), np.floor(source_y).astype(np.intp)
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    weight_x = (source_x - left).astype(np.float32)[..., None]
-    weight_y = (source_y - top).astype(np.float32)[..., None]
-    image = np.arange(batch)[:, None, None]
-    upper = images[image, top, left] * (1 - weight_x) + images[image, top, right] * weight_x
-    lower = images[image, bottom, left] * (1 - weight_x) + images[image, bottom, right] * weight_x
-    sampled: Float32Array = upper * (1 - weight_y) + lower * weight_y
+    """Sample at ``(xx x + xy y, yx x + yy y)`` relative to the image's center; bilinear.
+
+    Args:
+        images: ``(n, height, width, channels)``.
+        matrix: xx, xy, yx and yy, each ``(n,)``.
+        shift: added to x and y, in pixels, each ``(n,)``.
+    """
+    batch, height, width, channels = images.shape
+    center_x, center_y = np.float32((width - 1) / 2), np.float32((height - 1) / 2)
+    x, y = (np.arange(n, dtype=np.float32) for n in (width, height))
+    x, y = x - center_x, (y - center_y)[:, None]
+    none = np.zeros(batch)
+    xx, xy, yx, yy, dx, dy = (
+        value.astype(np.float32)[:, None, None] for value in (*matrix, *(shift or (none, none)))
+    )
+    source_x = _reflect(xx * x + xy * y + (dx + center_x), width)
+    source_y = _reflect(yx * x + yy * y + (dy + center_y), height)
+    left, top = source_x.astype(np.intp), source_y.astype(np.intp)
+    weight_x, weight_y = (source - np.floor(source) for source in (source_x, source_y))
+    here = (np.arange(batch)[:, None, None] * height + top) * width + left
+    right, below = left < width - 1, width * (top < height - 1)
+
+    def between(first: AnyArray, second: AnyArray, weight: AnyArray) -> AnyArray:
+        return first + (second - first) * weight
+
+    sampled = np.empty(images.shape, np.float32)
+    for channel in range(channels):  # one by one: NumPy is slow where it repeats short rows
+        plane = images[..., channel].ravel().astype(np.float32)
+        upper, lower = (
+            between(plane.take(row), plane.take(row + right), weight_x)
+            for row in (here, here + below)
+        )
+        sampled[..., channel] = between(upper, lower, weight_y)
     return sampled
 
 
 def _reflect(position: Any, size: int) -> Any:
     """Coordinates folded into the image: ``dcba|abcd|dcba``."""
-    position = np.mod(position, 2 * size)
-    position = np.where(position >= size, 2 * size - 1 - position, position)
+    position = position - 2 * size * np.floor(position / np.float32(2 * size))
     # Between the last pixel's center and its mirror image, and before the first, the edge pixel
     # itself is meant.
-    return np.clip(position, 0, size - 1)
+    return np.clip(np.minimum(position, 2 * size - 1 - position), 0, size - 1)
