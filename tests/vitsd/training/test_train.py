@@ -22,7 +22,6 @@ from vitsd.evaluation.confidence import fit_confidence
 from vitsd.model.vit import build_vit
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks
-from vitsd.training.augmentation import BatchAugmentation, random_crop
 from vitsd.training.distribution import ProcessGroup
 from vitsd.training.history import read_history
 from vitsd.training.optimizer import compile_model, learning_rate_schedule
@@ -445,25 +444,6 @@ def test_batches_hold_every_image_once_and_depend_on_the_epoch():
     assert epoch(0) == first
     for images, labels in (batches[i] for i in range(3)):
         np.testing.assert_array_equal(labels.argmax(axis=1), images.ravel())
-
-
-def test_random_crops_differ_within_a_batch():
-    images = np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1).repeat(200, axis=0)
-    crops = random_crop(images, 1, np.random.default_rng(0))
-    kinds = {crop.tobytes() for crop in crops}
-    assert len(kinds) == 9
-    assert images[0].tobytes() in kinds
-
-
-def test_mixing_keeps_labels_and_pixels_in_step():
-    images = np.zeros((16, 32, 32, 1), np.uint8)
-    images[8:] = 200
-    labels = np.eye(2, dtype=np.float32)[np.arange(16) // 8]
-    for recipe in (TrainingRecipe(mixup_alpha=1.0), TrainingRecipe(cutmix_alpha=1.0)):
-        mixed, mixed_labels = BatchAugmentation(recipe)(images, labels, np.random.default_rng(0))
-        np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-5)
-        np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)) / 200, mixed_labels[:, 1], atol=0.1)
-        assert len(np.unique(mixed_labels.round(3))) > 2
 
 
 def test_two_classes_and_no_validation(tmp_path, caplog):
