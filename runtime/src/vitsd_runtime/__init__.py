@@ -30,7 +30,7 @@ __all__ = [
 
 def __getattr__(name: str) -> str:
     if name == "__version__":  # looked up when asked for: it takes a tenth of the import
-        from importlib.metadata import version
+        from vitsd_runtime.system.version import version_of
 
-        return version("vitsd-runtime")
+        return version_of("vitsd-runtime")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

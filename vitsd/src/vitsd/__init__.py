@@ -10,8 +10,10 @@ backend.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from vitsd_runtime.system.version import version_of
 
 if TYPE_CHECKING:  # for editors and type checkers; the same names as in _MODULES
     from vitsd.config import VitConfig
@@ -76,7 +78,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return metadata.version("vitsd")
+        return version_of("vitsd")
     if name not in _MODULES:
         raise AttributeError(f"module 'vitsd' has no attribute {name!r}")
     return getattr(import_module(f"vitsd.{_MODULES[name]}"), name)

@@ -22,6 +22,7 @@ from vitsd_runtime.system.signals import catch_signals, check_interrupted
 from vitsd_runtime.system.stderr import own_stderr
 from vitsd_runtime.system.streams import drop_unwritable_messages, open_missing_streams
 from vitsd_runtime.system.text import DEBUG, printable, unforeseen
+from vitsd_runtime.system.version import version_of
 
 if TYPE_CHECKING:
     _TextHandler = logging.StreamHandler[TextIO]
@@ -188,10 +189,7 @@ class _Version(argparse.Action):
         self._distribution = distribution
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        package = self._distribution.replace("-", "_")
-        from importlib.metadata import version  # 17 ms of import
-
-        print(package, version(self._distribution))
+        print(self._distribution.replace("-", "_"), version_of(self._distribution))
         parser.exit()
 
 
