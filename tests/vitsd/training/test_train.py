@@ -8,6 +8,7 @@ import json
 import math
 import random
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from vitsd.data.sources import load_dataset
 from vitsd.evaluation.confidence import fit_confidence
 from vitsd.model.vit import build_vit
 from vitsd.recipe import TrainingRecipe
-from vitsd.training import callbacks
+from vitsd.training import callbacks, optimizer
 from vitsd.training.distribution import ProcessGroup
 from vitsd.training.history import read_history
 from vitsd.training.optimizer import compile_model, learning_rate_schedule
@@ -55,6 +56,14 @@ def small():
     return dataclasses.replace(digits, train=digits.train.sample(160), test=digits.test.sample(60))
 
 
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(CONFIG, RECIPE, small, folder)
+    return folder
+
+
 class Interrupt(keras.callbacks.Callback):
     """Ctrl-C in the middle of an epoch."""
 
@@ -66,7 +75,7 @@ class Interrupt(keras.callbacks.Callback):
         self.now = epoch == self.epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.now and batch == 1:
+        if self.now and batch >= 1:
             raise KeyboardInterrupt
 
 
@@ -86,9 +95,8 @@ def test_the_schedule_warms_up_linearly_and_falls_on_a_cosine(warmup):
         assert float(schedule(step)) == pytest.approx(formula(step, recipe, 20), abs=1e-8)
 
 
-def test_the_optimizer_uses_the_schedule_and_it_is_logged(small, tmp_path):
-    train(CONFIG, RECIPE, small, tmp_path / "run")
-    rows = read_history(tmp_path / "run" / "metrics.csv")
+def test_the_optimizer_uses_the_schedule_and_it_is_logged(small, whole):
+    rows = read_history(whole / "metrics.csv")
     steps = math.ceil(len(small.with_validation(0.2).train) / RECIPE.batch_size)
     assert [row["step"] for row in rows] == [steps, 2 * steps, 3 * steps, 4 * steps]
     for row in rows:
@@ -172,9 +180,13 @@ def test_an_origin_that_does_not_fit_is_refused_before_training(small, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_interrupted_and_resumed_is_the_same_as_uninterrupted(small, tmp_path, monkeypatch):
-    train(CONFIG, RECIPE, small, tmp_path / "whole")
-
+@pytest.mark.parametrize("chunk", [1, 3])  # of the 4 steps of an epoch, called at once
+def test_interrupted_and_resumed_is_the_same_as_uninterrupted(
+    small, whole, tmp_path, monkeypatch, chunk
+):
+    if chunk > 1:
+        monkeypatch.setattr(optimizer, "on_accelerator", lambda: True)
+        monkeypatch.setattr(optimizer, "_CHUNK", chunk)
     with monkeypatch.context() as patch:
         patch.setattr(callbacks, "Progress", lambda *a: Interrupt(2))
         with pytest.raises(KeyboardInterrupt):
@@ -183,12 +195,13 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(small, tmp_path, m
     assert len(read_history(tmp_path / "parts" / "metrics.csv")) == 2
     train(CONFIG, RECIPE, small, tmp_path / "parts", resume=True)
 
-    whole, parts = (read_history(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
-    assert [row["step"] for row in parts] == [row["step"] for row in whole]
-    for a, b in zip(whole, parts, strict=True):
+    rows, parts = (read_history(run / "metrics.csv") for run in (whole, tmp_path / "parts"))
+    assert [row["step"] for row in parts] == [row["step"] for row in rows]
+    for a, b in zip(rows, parts, strict=True):
         assert b["learning_rate"] == a["learning_rate"]
         # The same images, draws and optimizer state.
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+        assert b["val_loss"] == pytest.approx(a["val_loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +239,27 @@ def test_a_run_that_dies_while_it_saves_can_be_resumed(small, tmp_path, monkeypa
     rows = read_history(tmp_path / "run" / "metrics.csv")
     assert len(rows) == RECIPE.epochs
     assert rows[results["epoch"] - 1]["val_top1"] == max(row["val_top1"] for row in rows)
+
+
+def test_checkpoints_take_at_most_a_twentieth_of_the_time(monkeypatch):
+    now, epoch_of, saved = [0.0], [0], []
+
+    def write(path, *arrays):
+        saved.append(epoch_of[0])
+        now[0] += 1  # second
+
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(callbacks, "_write_arrays", write)
+    checkpoint = callbacks.LastCheckpoint("last.npz")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    checkpoint.set_model(model)
+    for epoch_of[0], seconds in enumerate([5, 30, 5, 5, 5, 5, 5]):
+        now[0] += seconds
+        checkpoint.on_epoch_end(epoch_of[0])
+    assert saved == [0, 1, 5]
+    checkpoint.on_train_end()  # what resumes a run that is trained, but not finished
+    assert saved == [0, 1, 5, 6]
 
 
 def test_what_can_not_be_resumed_is_an_error(small, tmp_path):
@@ -274,7 +308,7 @@ def test_a_terminal_shows_a_bar_with_the_time_left(monkeypatch):
     metrics = {"loss": 1.25, "top1": 0.5}
     for epoch in (1, 2):  # of a run that was resumed after its first epoch
         progress.on_epoch_begin(epoch)
-        for batch in range(2):
+        for batch in (0, 2):  # the second is of a chunk that is longer than what is left
             progress.on_train_batch_end(batch, metrics)
         progress.on_epoch_end(epoch, metrics)
     progress.on_train_end()
@@ -320,18 +354,15 @@ def test_resuming_a_finished_run_trains_no_more(small, tmp_path):
     assert (tmp_path / "run" / "model.keras").exists()
 
 
-def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, tmp_path):
-    train(CONFIG, dataclasses.replace(RECIPE, epochs=1), small, tmp_path / "run")
+def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, whole, tmp_path):
     with pytest.raises(UsageError, match="already holds a run"):
-        train(CONFIG, RECIPE, small, tmp_path / "run")
-    with pytest.raises(UsageError, match=r"recipe.epochs was 1, now 4"):
-        train(CONFIG, RECIPE, small, tmp_path / "run", resume=True)
-    deeper, shorter = (
-        dataclasses.replace(CONFIG, num_layers=2),
-        dataclasses.replace(RECIPE, epochs=1),
-    )
+        train(CONFIG, RECIPE, small, whole)
+    longer = dataclasses.replace(RECIPE, epochs=9)
+    with pytest.raises(UsageError, match=r"recipe.epochs was 4, now 9"):
+        train(CONFIG, longer, small, whole, resume=True)
+    deeper = dataclasses.replace(CONFIG, num_layers=2)
     with pytest.raises(UsageError, match=r"config.num_layers was 1, now 2"):
-        train(deeper, shorter, small, tmp_path / "run", resume=True)
+        train(deeper, RECIPE, small, whole, resume=True)
     with pytest.raises(UsageError, match="no run in"):
         train(CONFIG, RECIPE, small, tmp_path / "none", resume=True)
 

@@ -33,3 +33,10 @@ def load_keras() -> None:
         raise UsageError(
             f'Keras has no backend here ({first_line(error)}): pip install "vitsd[{backend}]".'
         ) from error
+
+
+def on_accelerator() -> bool:
+    """Whether Keras computes on something else than the CPU."""
+    import keras
+
+    return "cpu" not in str(keras.ops.zeros(()).device).lower()

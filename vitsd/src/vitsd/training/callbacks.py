@@ -27,6 +27,8 @@ from vitsd_runtime.types import AnyArray
 _log = logging.getLogger(__name__)
 _SCORES = ("val_balanced_accuracy", "val_top1", "epoch")
 """What the best epoch has most of: the first that is measured."""
+_PAUSE = 20
+"""Between two checkpoints, in units of the time that one takes."""
 NO_SCORE = -1.0
 """Lower than that of any epoch."""
 Logs = dict[str, Any] | None
@@ -34,7 +36,7 @@ Logs = dict[str, Any] | None
 
 
 class Interruptible(keras.callbacks.Callback):
-    """Stop after the step in which Ctrl-C was pressed, even if native code swallowed it."""
+    """Stop after the steps in which Ctrl-C was pressed, even if native code swallowed it."""
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Between training steps."""
@@ -63,8 +65,10 @@ class EpochSeeds(keras.callbacks.Callback):
         """Set the epoch of the batches, and the seeds of the model's random layers."""
         self._sequence.epoch = epoch
         states = [v for v in self.model.variables if v.name == "seed_generator_state"]
-        for number, state in enumerate(states):
-            state.assign([self._seed * 65_537 + epoch, number])
+        # Far apart: a generator counts up from its state, and must not reach another's.
+        random = np.random.default_rng((self._seed, epoch))
+        for state in states:
+            state.assign(random.integers(0, 2**30, 2))
 
 
 class MetricsLog(keras.callbacks.Callback):
@@ -118,7 +122,9 @@ class MetricsLog(keras.callbacks.Callback):
 
 
 class LastCheckpoint(keras.callbacks.Callback):
-    """Save weights and optimizer state after every epoch, for resuming.
+    """Save weights and optimizer state after an epoch, for resuming.
+
+    After every epoch, unless epochs are so short that this would take a twentieth of the time.
 
     Not by Keras' ``save_weights``: when the disk is full, HDF5 fails once more for every object in
     its memory, and crashes the process.
@@ -130,10 +136,25 @@ class LastCheckpoint(keras.callbacks.Callback):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        self._due = 0.0
+        self._is_saved = True
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Replace the checkpoint."""
+        """Replace the checkpoint, if it is due."""
+        self._is_saved = time.perf_counter() >= self._due
+        if self._is_saved:
+            self._save()
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        """Replace the checkpoint, if it is not of the last epoch."""
+        if not self._is_saved:
+            self._save()
+
+    def _save(self) -> None:
+        start = time.perf_counter()
         _write_arrays(self._path, *map(keras.ops.convert_to_numpy, _state(self.model)))
+        end = time.perf_counter()
+        self._due = end + _PAUSE * (end - start)
 
 
 def read_checkpoint(path: Path) -> bytes:
@@ -296,7 +317,9 @@ class Progress(keras.callbacks.Callback):
         """Move the bar."""
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix(loss=f"{(logs or {})['loss']:.3f}", refresh=False)
-            self._bar.update(self._batch_size)
+            # A chunk of several steps may end after the epoch's last one.
+            steps = self._epochs_done * self._steps + min(batch + 1, self._steps)
+            self._bar.update(steps * self._batch_size - self._bar.n)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Log the epoch's line."""

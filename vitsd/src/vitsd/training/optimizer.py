@@ -6,7 +6,11 @@ from typing import Any
 
 import keras
 
+from vitsd.backend import on_accelerator
 from vitsd.recipe import TrainingRecipe
+
+_CHUNK = 50
+"""Steps that an accelerator computes without waiting for the callbacks: a second or less."""
 
 
 def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: int) -> None:
@@ -51,7 +55,16 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
         else None,
         # On the CPU, XLA is a quarter slower here than TensorFlow's own kernels; JAX requires it.
         jit_compile=keras.backend.backend() == "jax",
+        steps_per_execution=min(_chunk(), steps_per_epoch),
     )
+
+
+def _chunk() -> int:
+    """Steps after which callbacks are called; one where steps take long, and on PyTorch.
+
+    There Keras knows no chunks.
+    """
+    return _CHUNK if on_accelerator() and keras.backend.backend() != "torch" else 1
 
 
 class _OfImages(keras.metrics.Metric):

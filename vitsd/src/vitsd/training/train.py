@@ -12,7 +12,7 @@ import platform
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -44,6 +44,7 @@ from vitsd_runtime.spec import Confidence, ModelSpec, Provenance
 from vitsd_runtime.spec.sections import from_dict as section_from_dict
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.machine import describe_machine
+from vitsd_runtime.system.version import version_of
 from vitsd_runtime.types import Float32Array, PathLike
 
 _log = logging.getLogger(__name__)
@@ -358,8 +359,8 @@ def _restore(model: keras.Model, folder: RunFolder, group: ProcessGroup) -> tupl
         return [], best
     content = group.from_first(lambda: cb.read_checkpoint(folder.checkpoint))
     cb.restore_checkpoint(content, folder.checkpoint, model)
-    # A run killed between the two writes has a row more than its checkpoint. (Steps don't tell the
-    # epoch: mixed_float16 skips some.)
+    # A run that was killed may have more rows than its checkpoint: those epochs are repeated, and
+    # yield the same. (Steps don't tell the epoch: mixed_float16 skips some.)
     step = int(model.optimizer.iterations)
     history = [row for row in history if (row["step"] or 0) <= step]
     if not history or history[-1]["step"] != step:
@@ -452,7 +453,7 @@ def _versions() -> dict[str, str]:
     """Versions of what trained the model."""
     backend = keras.backend.backend()
     return {
-        "vitsd": metadata.version("vitsd"),
+        "vitsd": version_of("vitsd"),
         "python": platform.python_version(),
         "keras": keras.__version__,
         backend: import_module(backend).__version__,
