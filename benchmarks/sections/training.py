@@ -119,7 +119,7 @@ def measure(setting: Setting, folder: Path) -> dict[str, Any]:
 
     ``overhead`` is what ``vitsd-train`` adds to a bare step, its checkpoints included.
     """
-    steps = 200 if on_accelerator() else 3
+    steps = 200 if on_accelerator() else max(1, 384 // setting.batch_size)
     split = _random_images(setting.batch_size * steps)
     bare, loop = _BareSteps(setting, split), _TrainingLoop(setting, split, folder)
     bare.run(), loop.run(epoch=0)  # compile
