@@ -22,7 +22,7 @@ from vitsd_export.formats.saved_model import write_saved_model
 from vitsd_export.formats.tflite import to_tflite
 from vitsd_export.formats.tflite_targets import TargetName
 from vitsd_export.graph.folding import FoldedVit, fold
-from vitsd_export.graph.layer_names import dense_layers
+from vitsd_export.graph.layer_names import kernels
 from vitsd_export.graph.masks import bounded_masks
 from vitsd_export.graph.module import inference_module
 from vitsd_export.graph.options import GraphOptions
@@ -158,7 +158,7 @@ def _all_integer(
     saved_model: Path,
 ) -> bytes:
     write_saved_model(inference_module(folded, spec, options=options), saved_model)
-    layers = [name for name, _ in dense_layers(folded)]
+    layers = [name for name, _ in kernels(folded)]
     quantizer = _UniformQuantizer(to_tflite(saved_model), layers, calibration)
     return quantizer.build_integer({_UniformQuantizer.GROUP: LayerChoice("static")})
 

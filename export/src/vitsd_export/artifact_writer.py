@@ -22,7 +22,7 @@ from vitsd_export.formats.tflite_rewrites import rewrite
 from vitsd_export.formats.tflite_schema import fix_batch, operation_versions
 from vitsd_export.formats.tflite_targets import check_versions, get_target
 from vitsd_export.graph.folding import fold
-from vitsd_export.graph.layer_names import dense_layers
+from vitsd_export.graph.layer_names import kernels
 from vitsd_export.graph.masks import bounded_masks
 from vitsd_export.graph.module import inference_module
 from vitsd_export.graph.options import GraphOptions
@@ -94,8 +94,8 @@ class ArtifactWriter:
         self._recipe = self._options.load_recipe(self._config.architecture)
         weights = read_weights(model, self._config, check_shapes)
         self._folded = fold(weights, self._config)
-        self.layers = {name: kernel.size for name, kernel in dense_layers(self._folded)}
-        """Names of the dense layers, and how many weights each has."""
+        self.layers = {name: kernel.size for name, kernel in kernels(self._folded)}
+        """Names of the layers with weights, and how many each has."""
         self._modules: dict[GraphOptions, Any] = {}
         self._open = contextlib.ExitStack()
 
@@ -231,7 +231,7 @@ class ArtifactWriter:
         return build(search.choices), search
 
     def _quantize_onnx(self, scheme: Scheme, batch_size: int) -> tuple[bytes, SearchResult | None]:
-        quantizer = OnnxQuantizer(self._onnx, list(self.layers), self._calibration())
+        quantizer = OnnxQuantizer(self._onnx, list(self._layers_of("onnx")), self._calibration())
         if self._held_out is None:
             return quantizer.build(self._unchecked(scheme, "onnx")), None
         inputs = self._inputs(self._held_out.images)
@@ -243,10 +243,11 @@ class ArtifactWriter:
         self, scheme: Scheme, candidate: EngineCandidate, held_out: HeldOutData
     ) -> SearchResult:
         evaluator = self._evaluator(scheme, candidate, held_out)
+        layers = self._layers_of(candidate.format)
         if self._recipe is not None:
-            return replay(evaluator, self._recipe, list(self.layers))
+            return replay(evaluator, self._recipe, list(layers))
         ladder = scheme.ladders[candidate.format]
-        return PrecisionSearch(evaluator, self.layers, scheme, ladder).run()
+        return PrecisionSearch(evaluator, layers, scheme, ladder).run()
 
     def _evaluator(self, scheme: Scheme, candidate: Candidate, held_out: HeldOutData) -> Evaluator:
         budget = AccuracyBudget(self._options.max_drop, scheme.agreement or 0.0)
@@ -256,7 +257,13 @@ class ArtifactWriter:
         """All layers on the first precision, where there are no images to check a choice on."""
         if scheme.needs_calibration:
             raise UsageError(f"{scheme.name} needs images to choose precisions on.")
-        return dict.fromkeys(self.layers, LayerChoice(scheme.ladders[format][0]))
+        return dict.fromkeys(self._layers_of(format), LayerChoice(scheme.ladders[format][0]))
+
+    def _layers_of(self, format: Format) -> dict[str, int]:
+        """The layers that are quantized: of ONNX files the matrices, not the convolutions."""
+        shapes = {name: kernel.shape for name, kernel in kernels(self._folded)}
+        every = format != "onnx"
+        return {n: size for n, size in self.layers.items() if every or len(shapes[n]) == 2}
 
     def _tflite_quantizer(
         self, float_model: bytes, calibration: AnyArray | None

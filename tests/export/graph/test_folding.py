@@ -21,8 +21,10 @@ from vitsd_runtime import VitsdError
 
 @st.composite
 def configs(draw):
-    width, spt = draw(st.sampled_from([8, 12, 24])), draw(st.booleans())
-    patch = draw(st.integers(2 if spt else 1, 4))
+    width = draw(st.sampled_from([8, 12, 24]))
+    stem = draw(st.sampled_from([(), (), (6,), (4, 7)]))
+    spt = not stem and draw(st.booleans())
+    patch = draw(st.sampled_from([1, 2, 4]) if stem else st.integers(2 if spt else 1, 4))
     side = draw(st.integers(2, 4))
     return VitConfig(
         input_size=(patch * side, patch * side, draw(st.sampled_from([1, 3]))),
@@ -38,6 +40,7 @@ def configs(draw):
         pooling=draw(st.sampled_from(["flatten", "gap"])),
         activation=draw(st.sampled_from(["gelu", "relu"])),
         spt=spt,
+        stem_filters=stem,
         lsa=draw(st.booleans()),
     )
 
@@ -48,8 +51,8 @@ def randomize(model, seed):
     Scales are around 1, temperatures around their start.
     """
     random = np.random.default_rng(seed)
-    for weight in model.trainable_variables:
-        if weight.name in ("gamma", "tau"):
+    for weight in model.weights:
+        if weight.name in ("gamma", "tau", "moving_variance"):
             weight.assign(weight * random.uniform(0.5, 1.5, weight.shape))
         else:
             weight.assign(weight + 0.1 * random.normal(size=weight.shape))

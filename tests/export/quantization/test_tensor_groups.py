@@ -12,7 +12,7 @@ from vitsd_export.formats.tflite import to_tflite
 from vitsd_export.formats.tflite_schema import read_constants
 from vitsd_export.graph.folding import fold
 from vitsd_export.graph.integer_graph import TensorGroup
-from vitsd_export.graph.layer_names import dense_layers
+from vitsd_export.graph.layer_names import kernels
 from vitsd_export.graph.module import inference_module
 from vitsd_export.graph.options import GraphOptions
 from vitsd_export.graph.weights import read_weights
@@ -43,6 +43,7 @@ CONFIGS = {
     },
     "odd patches, relu": {"key_dim": 8, "patch_size": 3, "image_size": 9, "activation": "relu"},
     "no shifts, no mask": {"key_dim": 8, "spt": False, "lsa": False},
+    "convolutions": {"key_dim": 8, "spt": False, "stem_filters": (6,)},
 }
 
 
@@ -60,7 +61,7 @@ def make_quantizer(folder, **options):
     folded = fold(read_weights(build_vit(config), config), config)
     options = GraphOptions(integer_masks=(-20.0,))
     write_saved_model(inference_module(folded, spec, options=options), folder)
-    layers = [name for name, _ in dense_layers(folded)]
+    layers = [name for name, _ in kernels(folded)]
     side = config.image_size
     images = np.random.default_rng(0).normal(size=(4, side, side, 1)).astype(np.float32)
     return TFLiteQuantizer(to_tflite(folder), layers, images), images
@@ -85,7 +86,7 @@ def test_every_tensor_is_in_a_group(options, tmp_path):
     assert np.isfinite(load_engine(content, "tflite").run(images)).all()
     groups = collections.Counter(map(quantizer.tensor_group, tensors(quantizer.float_model)))
     absent = set(GROUP_METHODS) - set(groups)
-    assert absent <= {"first norm", "second norm", "activations"}
+    assert absent <= {"patches", "first norm", "second norm", "activations"}
     if options.get("spt", True):
         assert groups["first norm"] == 1
     if options.get("activation") != "relu":  # a ReLU is a part of its dense layer

@@ -13,6 +13,7 @@ from packaging.version import Version
 
 import vitsd
 from vitsd.model import names
+from vitsd.model.convolutions import ConvolutionalTokenization
 from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
 
 
@@ -42,6 +43,53 @@ def reference_tokens(image, patch, gamma, beta, kernel, bias, epsilon):
             normalized = (features - features.mean()) / np.sqrt(features.var() + epsilon)
             tokens.append((normalized * gamma + beta) @ kernel + bias)
     return np.array(tokens)
+
+
+def reference_convolution(image, kernel, stride):
+    """A 3x3 convolution with zeros around the image, pixel by pixel."""
+    height, width, _ = image.shape
+    rows, columns = -(-height // stride), -(-width // stride)
+    above = ((rows - 1) * stride + 3 - height) // 2
+    left = ((columns - 1) * stride + 3 - width) // 2
+    padded = np.pad(image, ((above, 3), (left, 3), (0, 0)))
+    result = np.zeros((rows, columns, kernel.shape[-1]))
+    for row, column in np.ndindex(rows, columns):
+        top, start = row * stride, column * stride
+        window = padded[top : top + 3, start : start + 3]
+        result[row, column] = np.einsum("rci,rcio->o", window, kernel)
+    return result
+
+
+@given(
+    st.sampled_from([((4,), 4), ((4,), 2), ((4, 5), 4), ((4,), 1)]),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([1, 3]),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=15)
+def test_convolutional_tokenization(stem, rows, columns, channels, seed):
+    filters, patch = stem
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(2, rows * patch, columns * patch, channels)).astype("float32")
+    layer = ConvolutionalTokenization(filters, patch, 5)
+    layer.build(images.shape)
+    layer.set_weights([np.abs(random.normal(size=w.shape)) + 0.1 for w in layer.weights])
+    strides = [1] * (len(filters) + 1)
+    for i in range(patch.bit_length() - 1):
+        strides[-1 - i] = 2
+    expected = []
+    for values in images:
+        for i, stride in enumerate(strides):
+            values = np.maximum(values, 0) if i else values
+            kernel = np.asarray(layer.convolutions[i].kernel)
+            gamma, beta, mean, variance = map(np.asarray, layer.norms[i].weights)
+            values = reference_convolution(values, kernel, stride)
+            values = (values - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+        expected.append(values.reshape(-1, 5))
+    result = np.asarray(layer(images, training=False))
+    assert result.shape[1:] == layer.compute_output_shape(images.shape)[1:]
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
 @given(

@@ -70,6 +70,13 @@ def test_the_published_recipe_has_its_published_size():
             "pooling": st.sampled_from(["flatten", "gap"]),
             "head_units": st.sampled_from([(), (7,), (9, 5)]),
         }
+    )
+    | st.fixed_dictionaries(
+        {
+            "spt": st.just(False),
+            "stem_filters": st.sampled_from([(5,), (3, 6)]),
+            "patch_size": st.sampled_from([1, 2, 4]),
+        }
     ),
 )
 @settings(max_examples=15)
@@ -127,6 +134,10 @@ def test_an_unknown_preset_suggests_the_nearest():
         ({"num_layers": True}, "num_layers"),
         ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon"),
         ({"head_units": ("many",)}, "head_units"),
+        ({"stem_filters": (8,)}, "turn spt off"),
+        ({"stem_filters": (8,), "spt": False}, "power of 2 up to 4; got 6"),
+        ({"stem_filters": (8,), "spt": False, "patch_size": 8}, "power of 2 up to 4; got 8"),
+        ({"stem_filters": (0,)}, "stem_filters"),
     ],
 )
 def test_impossible_architectures_are_refused_with_the_reason(changes, message):

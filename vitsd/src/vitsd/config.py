@@ -14,6 +14,8 @@ from vitsd_runtime.spec.limits import MAX_CLASSES, MAX_SCORES, MAX_SIDE, MAX_WEI
 from vitsd_runtime.validation import option
 
 Shape = tuple[int, ...]
+BATCH_NORM_EPSILON = 1e-3
+"""Added to the variances."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,15 @@ class VitConfig(Architecture):
         """Number of tokens of an image."""
         return (self.image_size // self.patch_size) ** 2
 
+    def stem_shapes(self) -> Iterator[tuple[int, int]]:
+        """Input channels and filters of the convolutions, the one that makes the tokens last."""
+        sizes = (self.input_size[2], *self.stem_filters, self.hidden_dim)
+        return pairwise(sizes if self.stem_filters else ())
+
     def weight_shapes(self) -> Iterator[Shape]:
         """The shapes of all weights, without the statistics of the normalization."""
         hidden, heads = self.hidden_dim, (self.num_heads, self.key_dim)
-        patch = self.patch_size**2 * self.input_size[2] * (5 if self.spt else 1)
-        if self.spt:
-            yield from ((patch,), (patch,))
-        yield from _dense(patch, hidden)
+        yield from self._tokenization_shapes()
         yield (self.tokens, hidden)
         for _ in range(self.num_layers):
             for _ in ("query", "key", "value"):
@@ -121,6 +125,16 @@ class VitConfig(Architecture):
         features = hidden * (self.tokens if self.pooling == "flatten" else 1)
         yield from _dense(features, *self.head_units, self.num_classes)
 
+    def _tokenization_shapes(self) -> Iterator[Shape]:
+        for inputs, outputs in self.stem_shapes():
+            yield (3, 3, inputs, outputs)
+            yield from 4 * [(outputs,)]  # batch normalization
+        if not self.stem_filters:
+            patch = self.patch_size**2 * self.input_size[2] * (5 if self.spt else 1)
+            if self.spt:
+                yield from ((patch,), (patch,))
+            yield from _dense(patch, self.hidden_dim)
+
     def parameter_count(self) -> int:
         """Number of weights of the model, without the statistics of the normalization."""
         return sum(map(math.prod, self.weight_shapes()))
@@ -133,6 +147,12 @@ class VitConfig(Architecture):
             num_classes: at least 2.
         """
         return dataclasses.replace(self, input_size=input_size, num_classes=num_classes)
+
+
+def convolution_strides(layers: int, patch_size: int) -> tuple[int, ...]:
+    """Strides of convolutions that make a token of every ``patch_size`` pixels: the last are 2."""
+    halvings = patch_size.bit_length() - 1
+    return (1,) * (layers - halvings) + (2,) * halvings
 
 
 def _dense(*sizes: int) -> Iterator[Shape]:

@@ -25,12 +25,15 @@ TensorFlow Lite's own converter, tensorflow/lite/tools/versioning/op_version.cc)
 _LARGEST_OLD_CODE = 127
 """What the older field of an operation's kind holds for all newer ones
 (``PLACEHOLDER_FOR_GREATER_OP_CODES``)."""
+_WITH_WEIGHTS = ("FULLY_CONNECTED", "CONV_2D")
 
 
 @dataclass(frozen=True)
 class DenseOperation:
-    """The tensors of a FULLY_CONNECTED operation with constant weights, by name."""
+    """An operation with constant weights, and its tensors by name."""
 
+    kind: str
+    """FULLY_CONNECTED or CONV_2D."""
     inputs: str
     outputs: str
     weights: str
@@ -49,7 +52,7 @@ def operation_versions(content: bytes) -> dict[str, int]:
 
 
 def find_dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, DenseOperation]:
-    """The dense layers' operations, found by the scope of their weights.
+    """The operations of dense layers and convolutions, found by the scope of their weights.
 
     Args:
         content: a file.
@@ -61,14 +64,18 @@ def find_dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, De
     model = parse_model(content)
     (graph,) = model.subgraphs
     operations = {}
-    for operator in _fully_connected(model, graph):
+    for operator in _operators(model, graph, *_WITH_WEIGHTS):
         weights = graph.tensors[operator.inputs[1]]
         scope = scope_of(_name(weights))
         if scope in layers and model.buffers[weights.buffer].data is not None:
-            inputs, outputs = (graph.tensors[i] for i in (operator.inputs[0], operator.outputs[0]))
-            operations[scope] = DenseOperation(_name(inputs), _name(outputs), _name(weights))
+            tensors = (operator.inputs[0], operator.outputs[0], operator.inputs[1])
+            operations[scope] = DenseOperation(
+                _operation_name(model, operator), *(_name(graph.tensors[i]) for i in tensors)
+            )
     if missing := [name for name in layers if name not in operations]:
-        raise VitsdError(f"The converter did not keep {missing[0]} as a FULLY_CONNECTED operation.")
+        raise VitsdError(
+            f"The converter did not keep {missing[0]} as one of {', '.join(_WITH_WEIGHTS)}."
+        )
     return {name: operations[name] for name in layers}
 
 
@@ -108,7 +115,7 @@ def fix_quantized(content: bytes) -> bytes:
     (graph,) = model.subgraphs
     for code in model.operatorCodes:
         code.deprecatedBuiltinCode = min(_builtin_code(code), _LARGEST_OLD_CODE)
-    for operator in _fully_connected(model, graph):
+    for operator in _operators(model, graph, "FULLY_CONNECTED"):
         inputs, weights = (graph.tensors[i] for i in operator.inputs[:2])
         scales = weights.quantization.scale if weights.quantization else None
         per_channel = scales is not None and len(scales) > 1
@@ -225,9 +232,9 @@ def _find_code(model: Any, number: int, version: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-def _fully_connected(model: Any, graph: Any) -> Iterator[Any]:
+def _operators(model: Any, graph: Any, *kinds: str) -> Iterator[Any]:
     for operator in graph.operators:
-        if operation_name(model, operator) == "FULLY_CONNECTED":
+        if operation_name(model, operator) in kinds:
             yield operator
 
 

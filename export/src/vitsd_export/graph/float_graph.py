@@ -12,7 +12,14 @@ import tensorflow as tf
 
 from vitsd.config import VitConfig
 from vitsd_export.graph import layer_names
-from vitsd_export.graph.folding import Attention, Block, Dense, FoldedVit, score_bounds
+from vitsd_export.graph.folding import (
+    Attention,
+    Block,
+    Convolution,
+    Dense,
+    FoldedVit,
+    score_bounds,
+)
 from vitsd_export.graph.ops import (
     Tensor,
     activate,
@@ -23,7 +30,7 @@ from vitsd_export.graph.ops import (
     unit_variance,
 )
 from vitsd_export.graph.options import GraphOptions
-from vitsd_export.graph.tokenization import cut_patches
+from vitsd_export.graph.tokenization import convolve, cut_patches
 
 ScoreObserver = Callable[[int, Tensor], None]
 """Called with a block's number and its attention scores before mask and softmax, ``(batch, tokens
@@ -59,17 +66,25 @@ def build_float_logits(
 
 
 def _tokenize(images: Tensor, folded: FoldedVit) -> Tensor:
+    config, tokenization = folded.config, folded.tokenization
+    if isinstance(tokenization, Convolution):
+        grid = convolve(images, folded, tokenization)
+        projected = tf.reshape(grid, (-1, config.tokens, config.hidden_dim))
+    else:
+        projected = _project_patches(images, folded, tokenization)
+    # Fold the projection's bias into the position embedding: one addition instead of two.
+    return projected + constant(folded.position_embedding + tokenization.bias)
+
+
+def _project_patches(images: Tensor, folded: FoldedVit, tokenization: Dense) -> Tensor:
     config = folded.config
     with tf.name_scope("patches"):
-        patches, kernel = cut_patches(images, folded)
+        patches, kernel = cut_patches(images, folded, tokenization)
         if config.spt:
             patches = relative_to_first(patches)
             patches = patches - mean(patches)
             patches = unit_variance(patches, config.layer_norm_epsilon)
-    projection = Dense(kernel, np.zeros(config.hidden_dim))
-    projected = dense(patches, projection, layer_names.TOKENIZATION)
-    # Fold the projection's bias into the position embedding: one addition instead of two.
-    return projected + constant(folded.position_embedding + folded.tokenization.bias)
+    return dense(patches, Dense(kernel, np.zeros(config.hidden_dim)), layer_names.TOKENIZATION)
 
 
 def _mlp(branch: Tensor, block: Block, config: VitConfig, number: int) -> Tensor:

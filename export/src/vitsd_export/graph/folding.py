@@ -17,6 +17,8 @@ The steps, each exact in real arithmetic:
 4. **Query-key and value-output merge**, per head: ``(n Wq + bq)(n Wk)^T = (n A + c) n^T`` with
    ``A = Wq Wk^T`` and ``c = bq Wk^T``, and ``weights (n Wv) Wo = (weights n) B`` with
    ``B = Wv Wo``: keys and values are then ``n`` itself, shared by all heads.
+5. **Batch normalization** scales and shifts by constants at inference, which join the convolution
+   before it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vitsd.config import VitConfig
+from vitsd.config import BATCH_NORM_EPSILON, VitConfig, convolution_strides
 from vitsd.model import names
 from vitsd_runtime.types import AnyArray, FloatArray
 
@@ -47,6 +49,22 @@ class Dense:
         return Dense(
             self.kernel - self.kernel.mean(axis=1, keepdims=True), self.bias - self.bias.mean()
         )
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A 3x3 convolution with zeros around the image ("same" padding)."""
+
+    kernel: FloatArray
+    """``(3, 3, channels, filters)``, float64."""
+    bias: FloatArray
+    """``(filters,)``."""
+    stride: int
+
+    def centered(self) -> Convolution:
+        """The same map with every output vector's mean removed."""
+        kernel = self.kernel - self.kernel.mean(axis=-1, keepdims=True)
+        return Convolution(kernel, self.bias - self.bias.mean(), self.stride)
 
 
 @dataclass(frozen=True)
@@ -80,8 +98,11 @@ class FoldedVit:
     """The weights of the inference graph, all float64."""
 
     config: VitConfig
-    tokenization: Dense
-    """On patches normalized without scale and shift (SPT), or on plain patches; centered."""
+    stem: list[Convolution]
+    """In front of the tokenization, each followed by ReLU; empty where patches are cut."""
+    tokenization: Dense | Convolution
+    """On patches normalized without scale and shift (SPT), on plain patches, or on what the stem
+    makes; centered."""
     position_embedding: FloatArray
     """``(tokens, hidden_dim)``, centered."""
     blocks: list[Block]
@@ -140,9 +161,7 @@ def fold(
     def norm(name: str) -> tuple[FloatArray, FloatArray]:
         return exact[f"{name}/gamma"], exact[f"{name}/beta"]
 
-    tokenization = dense(f"{names.TOKENIZATION}/projection")
-    if config.spt:
-        tokenization = tokenization.after_norm(*norm(f"{names.TOKENIZATION}/norm"))
+    stem, tokenization = _fold_tokenization(exact, config)
     positions = exact[f"{names.POSITION_EMBEDDING}/embedding"]
 
     merge = merging_pays(config) if merge is None else merge
@@ -162,11 +181,38 @@ def fold(
 
     return FoldedVit(
         config=config,
+        stem=stem,
         tokenization=tokenization.centered(),
         position_embedding=positions - positions.mean(axis=1, keepdims=True),
         blocks=blocks,
         head=head,
     )
+
+
+def _fold_tokenization(
+    weights: Mapping[str, FloatArray], config: VitConfig
+) -> tuple[list[Convolution], Convolution | Dense]:
+    """The stem, and the layer that makes the tokens."""
+
+    def part(name: str) -> FloatArray:
+        return weights[f"{names.TOKENIZATION}/{name}"]
+
+    if config.stem_filters:
+        strides = convolution_strides(len(config.stem_filters) + 1, config.patch_size)
+        layers = []
+        for i, stride in enumerate(strides):
+            gamma, beta, mean, variance = (
+                part(f"{names.batch_norm(i)}/{name}")
+                for name in ("gamma", "beta", "moving_mean", "moving_variance")
+            )
+            scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+            kernel = part(f"{names.convolution(i)}/kernel")
+            layers.append(Convolution(kernel * scale, beta - mean * scale, stride))
+        return layers[:-1], layers[-1]
+    projection = Dense(part("projection/kernel"), part("projection/bias"))
+    if config.spt:
+        projection = projection.after_norm(part("norm/gamma"), part("norm/beta"))
+    return [], projection
 
 
 def _fold_attention(

@@ -19,9 +19,9 @@ import tensorflow as tf
 
 from vitsd.config import VitConfig
 from vitsd_export.graph import layer_names
-from vitsd_export.graph.folding import Attention, Block, Dense, FoldedVit
+from vitsd_export.graph.folding import Attention, Block, Convolution, Dense, FoldedVit
 from vitsd_export.graph.ops import Tensor, activate, constant, dense, mean
-from vitsd_export.graph.tokenization import cut_patches
+from vitsd_export.graph.tokenization import convolve, cut_patches
 from vitsd_runtime.types import FloatArray
 
 
@@ -91,20 +91,34 @@ def _in(group: TensorGroup) -> Iterator[None]:
 
 
 def _tokenize(images: Tensor, folded: FoldedVit) -> Tensor:
+    config, tokenization = folded.config, folded.tokenization
+    if isinstance(tokenization, Convolution):
+        grid = convolve(images, folded, tokenization, _relu)
+        with _in(TensorGroup.INTERMEDIATES):
+            projected = tf.reshape(grid, (-1, config.tokens, config.hidden_dim))
+    else:
+        projected = _project_patches(images, folded, tokenization)
+    # Fold the projection's bias into the position embedding: one addition instead of two.
+    with _in(TensorGroup.RESIDUAL_STREAM):
+        stream = projected + constant(folded.position_embedding + tokenization.bias)
+    with _in(TensorGroup.INTERMEDIATES):
+        return tf.reshape(stream, (config.tokens, config.hidden_dim))
+
+
+def _relu(values: Tensor) -> Tensor:
+    with _in(TensorGroup.ACTIVATIONS):
+        return tf.nn.relu(values)
+
+
+def _project_patches(images: Tensor, folded: FoldedVit, tokenization: Dense) -> Tensor:
     config = folded.config
     with _in(TensorGroup.PATCHES):
-        patches, kernel = cut_patches(images, folded)
+        patches, kernel = cut_patches(images, folded, tokenization)
         if config.spt:
             patches = patches - mean(patches)
     if config.spt:
         patches = _unit_variance_twice(patches, config.layer_norm_epsilon)
-    projection = Dense(kernel, np.zeros(config.hidden_dim))
-    projected = dense(patches, projection, layer_names.TOKENIZATION)
-    # Fold the projection's bias into the position embedding: one addition instead of two.
-    with _in(TensorGroup.RESIDUAL_STREAM):
-        stream = projected + constant(folded.position_embedding + folded.tokenization.bias)
-    with _in(TensorGroup.INTERMEDIATES):
-        return tf.reshape(stream, (config.tokens, config.hidden_dim))
+    return dense(patches, Dense(kernel, np.zeros(config.hidden_dim)), layer_names.TOKENIZATION)
 
 
 def _unit_variance_twice(patches: Tensor, epsilon: float) -> Tensor:

@@ -1,6 +1,6 @@
-"""Names of the dense layers: the contract between graph, converters, quantizers and recipes.
+"""Names of the layers with weights: the contract between graph, converters, quantizers and recipes.
 
-A graph builds each dense layer in a scope of this name, the converters keep scopes as the first
+A graph builds each dense layer and convolution in a scope of this name, the converters keep scopes as the first
 part of their tensors' and nodes' names, and the quantizers find the layers again by it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vitsd.model.names import LOGITS, TOKENIZATION, head, mlp
+from vitsd.model.names import LOGITS, TOKENIZATION, convolution, head, mlp
 from vitsd_export.graph.folding import FoldedVit
 from vitsd_runtime.types import FloatArray
 
@@ -16,8 +16,9 @@ from vitsd_runtime.types import FloatArray
 __all__ = [
     "LOGITS",
     "TOKENIZATION",
-    "dense_layers",
+    "convolution",
     "head",
+    "kernels",
     "key",
     "mlp",
     "output",
@@ -47,8 +48,10 @@ def output(block: int) -> str:
     return f"block_{block}_output"
 
 
-def dense_layers(folded: FoldedVit) -> Iterator[tuple[str, FloatArray]]:
-    """Names and kernels of the dense layers, in the order of the graph."""
+def kernels(folded: FoldedVit) -> Iterator[tuple[str, FloatArray]]:
+    """Of the dense layers and convolutions, by name, in the order of the graph."""
+    for i, layer in enumerate(folded.stem):
+        yield convolution(i), layer.kernel
     yield TOKENIZATION, folded.tokenization.kernel
     for i, block in enumerate(folded.blocks):
         attention = block.attention

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vitsd_export.graph.folding import Dense
+from vitsd_export.graph.folding import Convolution, Dense
 from vitsd_runtime.types import AnyArray
 
 Tensor = Any
@@ -23,6 +23,13 @@ def dense(inputs: Tensor, layer: Dense, name: str) -> Tensor:
     """A dense layer in the scope ``name``; a bias of zeros is left out."""
     with tf.name_scope(name):
         outputs = tf.matmul(inputs, constant(layer.kernel))
+        return outputs + constant(layer.bias) if layer.bias.any() else outputs
+
+
+def convolution(images: Tensor, layer: Convolution, name: str) -> Tensor:
+    """A convolution in the scope ``name``; a bias of zeros is left out."""
+    with tf.name_scope(name):
+        outputs = tf.nn.conv2d(images, constant(layer.kernel), layer.stride, "SAME")
         return outputs + constant(layer.bias) if layer.bias.any() else outputs
 
 

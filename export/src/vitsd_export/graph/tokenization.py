@@ -1,26 +1,57 @@
-"""Images to patches; with Shifted Patch Tokenization, of the image and its four shifted copies."""
+"""Images to tokens: patches, with those of four shifted copies beside them, or convolutions."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
 import tensorflow as tf
 
 from vitsd.config import VitConfig
-from vitsd_export.graph.folding import FoldedVit
-from vitsd_export.graph.ops import Tensor
+from vitsd_export.graph import layer_names
+from vitsd_export.graph.folding import Convolution, Dense, FoldedVit
+from vitsd_export.graph.ops import Tensor, convolution
 from vitsd_runtime.types import FloatArray
 
 
-def cut_patches(images: Tensor, folded: FoldedVit) -> tuple[Tensor, FloatArray]:
+def convolve(
+    images: Tensor,
+    folded: FoldedVit,
+    tokenization: Convolution,
+    activation: Callable[[Tensor], Tensor] = tf.nn.relu,
+) -> Tensor:
+    """A grid of tokens, without the bias of the last convolution.
+
+    Args:
+        images: preprocessed float32 ``(batch, image_size, image_size, channels)``.
+        folded: the weights.
+        tokenization: the last convolution.
+        activation: ReLU, which follows all the others.
+
+    Returns:
+        float32 ``(batch, rows, columns, hidden_dim)``.
+    """
+    for i, layer in enumerate(folded.stem):
+        images = activation(convolution(images, layer, layer_names.convolution(i)))
+    unbiased = dataclasses.replace(tokenization, bias=np.zeros_like(tokenization.bias))
+    return convolution(images, unbiased, layer_names.TOKENIZATION)
+
+
+def cut_patches(
+    images: Tensor, folded: FoldedVit, tokenization: Dense
+) -> tuple[Tensor, FloatArray]:
     """Flattened patches, and the projection's kernel with its rows in their order.
 
     Args:
         images: preprocessed float32 ``(batch, image_size, image_size, channels)``.
         folded: the weights.
+        tokenization: the projection.
 
     Returns:
         float32 ``(batch, tokens, features)``, and float64 ``(features, hidden_dim)``.
     """
-    config, kernel = folded.config, folded.tokenization.kernel
+    config, kernel = folded.config, tokenization.kernel
     if not config.spt:
         # Flattens a patch in (row, column, channel) order, the order of the projection's rows.
         patches = _space_to_depth(images, config.patch_size)

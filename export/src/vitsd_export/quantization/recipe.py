@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +105,7 @@ class QuantizationRecipe:
         ):
             if own != requested:
                 raise UsageError(f"The recipe is for {name} {printable(own, 80)}, not {requested}.")
-        own_architecture, other = self.architecture.to_dict(), architecture.to_dict()
+        own_architecture, other = map(dataclasses.asdict, (self.architecture, architecture))
         if differing := sorted(k for k in own_architecture if own_architecture[k] != other[k]):
             raise UsageError(
                 f"The recipe is for another architecture ({', '.join(differing[:4])} differ); "

@@ -111,8 +111,10 @@ class TFLiteQuantizer:
             elif choice.precision == "dynamic":
                 self._add_dynamic(quantizer, name, bits=8)
             elif choice.precision == "int4":
-                self._add_dynamic(quantizer, name, bits=4)
-                if choice.method == MSE:
+                # Engines have no int4 convolutions.
+                matrix = self._dense[name].kind == "FULLY_CONNECTED"
+                self._add_dynamic(quantizer, name, bits=4 if matrix else 8)
+                if matrix and choice.method == MSE:
                     weights = self._dense[name].weights
                     ranges[weights] = self._clipped_weights(weights)
             elif choice.precision != "float":
@@ -165,7 +167,7 @@ class TFLiteQuantizer:
         self, quantizer: Any, ranges: dict[str, Range], layer: str, method: RangeMethod
     ) -> None:
         operation = self._dense[layer]
-        quantizer.add_static_config(self._pattern(layer), "FULLY_CONNECTED", 8, 8)
+        quantizer.add_static_config(self._pattern(layer), operation.kind, 8, 8)
         for tensor in (operation.inputs, operation.outputs):
             # Layers that share their input, as queries and keys do, share its range: the first's.
             ranges.setdefault(tensor, self._range(tensor, method))
@@ -175,7 +177,7 @@ class TFLiteQuantizer:
 
         granularity = QuantGranularity("CHANNELWISE" if self._dynamic_per_channel else "TENSORWISE")
         pattern = self._pattern(layer)
-        quantizer.add_dynamic_config(pattern, "FULLY_CONNECTED", bits, granularity)
+        quantizer.add_dynamic_config(pattern, self._dense[layer].kind, bits, granularity)
 
     def _pattern(self, layer: str) -> str:
         return f"^{re.escape(self._dense[layer].outputs)};?$"

@@ -21,6 +21,8 @@ from vitsd_runtime.validation import option, validate
 _Self = TypeVar("_Self", bound="Architecture")
 POOLINGS = ("flatten", "gap")
 ACTIVATIONS = ("gelu", "relu")
+LATER = ("stem_filters",)
+"""Options that came with schema 5."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,13 @@ class Architecture:
     )
     activation: str = option("gelu", "after every dense layer but the last", choices=ACTIVATIONS)
     spt: bool = option(True, "Shifted Patch Tokenization; off: patches of the image alone")
+    stem_filters: tuple[int, ...] = option(
+        (),
+        "instead of cutting patches: overlapping 3x3 convolutions with these numbers of filters, "
+        "and one more that makes the tokens; together they halve the image to patch_size",
+        at_least=1,
+        at_most=MAX_UNITS,
+    )
     lsa: bool = option(True, "Locality Self-Attention; off: ordinary self-attention")
     attention_dropout: float = option(
         0.1, "dropout rate of the attention weights", at_least=0, below=1
@@ -80,9 +89,10 @@ class Architecture:
     def __post_init__(self) -> None:
         """Check each option and how they fit together."""
         validate(self)
-        for name in ("mlp_units", "head_units"):
+        for name in ("mlp_units", "head_units", "stem_filters"):
             if len(getattr(self, name)) > MAX_DENSE_LAYERS:
                 raise UsageError(f"{name} must be at most {MAX_DENSE_LAYERS} layers.")
+        self._check_stem()
         if not self.mlp_units or self.mlp_units[-1] != self.hidden_dim:
             raise UsageError(
                 f"The last of mlp_units must equal hidden_dim ({self.hidden_dim}); "
@@ -94,12 +104,30 @@ class Architecture:
                 "least 2."
             )
 
+    def _check_stem(self) -> None:
+        if not self.stem_filters:
+            return
+        if self.spt:
+            raise UsageError(
+                "stem_filters takes the place of Shifted Patch Tokenization: turn spt off."
+            )
+        layers = len(self.stem_filters) + 1
+        if self.patch_size & (self.patch_size - 1) or self.patch_size > 2**layers:
+            raise UsageError(
+                f"{layers} convolutions halve an image at most {layers} times: patch_size must be "
+                f"a power of 2 up to {2**layers}; got {self.patch_size}."
+            )
+
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-serializable dict; the inverse of :meth:`from_dict`."""
+        """A JSON-serializable dict; the inverse of :meth:`from_dict`.
+
+        Options that older runtimes do not know are left out where nothing has changed for them.
+        """
         return {
             field.name: list(value) if isinstance(value, tuple) else value
             for field in dataclasses.fields(self)
             for value in (getattr(self, field.name),)
+            if not (field.name in LATER and value == field.default)
         }
 
     @classmethod

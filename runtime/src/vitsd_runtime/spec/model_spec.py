@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.spec.architecture import Architecture
+from vitsd_runtime.spec.architecture import LATER, Architecture
 from vitsd_runtime.spec.limits import MAX_CLASSES, MAX_JSON_BYTES, MAX_SIDE
 from vitsd_runtime.spec.sections import (
     AugmentationRanges,
@@ -31,8 +31,8 @@ from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, Float32Array, ResizeMode, ValueRange
 from vitsd_runtime.validation import REDUCING_GAP, check_value_range
 
-SCHEMA_VERSION = 4
-_SCHEMAS = {"reducing_gap": 4, "value_range": 3}
+SCHEMA_VERSION = 5
+_SCHEMAS = {"reducing_gap": 4, "value_range": 3, **dict.fromkeys(LATER, 5)}
 """The first with an entry. Older ones are written where they suffice; runtimes that would pass over
 the entry without a word must refuse."""
 _OLDEST_SCHEMA = 2
@@ -192,13 +192,13 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-serializable object with its ``schema_version``; absent sections are left out."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        if self.architecture is not None:
-            values["architecture"] = self.architecture.to_dict()
+        values["architecture"] = self.architecture.to_dict() if self.architecture else {}
         for name in _SECTIONS:
             if values[name] is not None:
                 values[name] = to_dict(values[name])
         present = {k: v for k, v in values.items() if v is not None and v != {}}
-        version = max(_SCHEMAS.get(name, _OLDEST_SCHEMA) for name in present)
+        entries = (*present, *values["architecture"])
+        version = max(_SCHEMAS.get(name, _OLDEST_SCHEMA) for name in entries)
         return {"schema_version": version, **present}
 
     def to_json(self) -> str:

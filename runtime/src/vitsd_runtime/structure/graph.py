@@ -99,14 +99,17 @@ Rule = Callable[[Operation, Sequence[Any], Sequence[Any]], Sequence[Tensor]]
 """The outputs of an operation with these inputs, or a :class:`FlawError`."""
 
 
-def check_graph(graph: Graph, rules: Mapping[str, Rule], products: Sequence[str]) -> None:
+Depth = Callable[[Sequence[Any]], int]
+"""How many products an operation with these inputs adds up for each number that it makes."""
+
+
+def check_graph(graph: Graph, rules: Mapping[str, Rule], products: Mapping[str, Depth]) -> None:
     """Prove that a model can be run, with any number of images that it takes at once.
 
     Args:
         graph: the model.
         rules: for each kind of operation.
-        products: kinds that multiply matrices: the work is that of their outputs, times the last
-            dimension of their first input.
+        products: for each kind of operation that multiplies matrices.
 
     Raises:
         FlawError: it can't.
@@ -120,7 +123,9 @@ be, so that shapes that fit for it fit for every number."""
 
 
 class _Walk:
-    def __init__(self, graph: Graph, rules: Mapping[str, Rule], products: Sequence[str]) -> None:
+    def __init__(
+        self, graph: Graph, rules: Mapping[str, Rule], products: Mapping[str, Depth]
+    ) -> None:
         self._graph, self._rules, self._products = graph, rules, products
         image = graph.declared[graph.input]
         self._known: dict[Key, Tensor] = {**graph.constants}
@@ -185,10 +190,10 @@ class _Walk:
         self._live += nbytes
 
     def _count(self, step: Operation, inputs: Sequence[Tensor | None]) -> None:
-        elements, first = self._elements, inputs[0]
+        elements = self._elements
         made = sum([elements[key] for key in step.outputs])
-        if first is not None and step.kind in self._products:
-            made *= first.shape[-1]
+        if step.kind in self._products:
+            made *= self._products[step.kind](inputs)
         self._work += made + sum([elements[key] for key in step.inputs if key is not None])
         if self._live > limits.MAX_LIVE_BYTES:
             raise FlawError(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Callable
 
 from vitsd_runtime.structure import shapes
-from vitsd_runtime.structure.graph import Operation, Rule, Shape, Tensor, require
+from vitsd_runtime.structure.graph import Depth, Operation, Rule, Shape, Tensor, require
 
 Inputs = Sequence[Tensor]
 
@@ -98,6 +98,22 @@ def _layer_norm(step: Operation, inputs: Inputs) -> list[Tensor]:
     fits = all(scale.shape == value.shape[-1:] for scale in scales)
     require(fits, "has a scale of another shape than {}", value.shape[-1:])
     return _float32(value.shape)
+
+
+def _convolve(step: Operation, inputs: Inputs) -> list[Tensor]:
+    image, weights, *bias = inputs
+    _real(image, weights, *bias)
+    options = step.options
+    plain = options.get("group", 1) == 1 and set(options.get("dilations", ())) <= {1}
+    require(plain and options.get("kernel_shape", (3, 3)) == (3, 3), "has unknown options")
+    strides = options.get("strides", (1, 1))
+    shape = shapes.convolve(image.shape, weights.shape, strides, (2, 3, 1))
+    sizes = zip(image.shape[2:], shape[2:], strides)
+    margins = [(made - 1) * stride + 3 - size for size, made, stride in sizes]
+    pads = (*(n // 2 for n in margins), *((n + 1) // 2 for n in margins))
+    require(options.get("pads") == pads, "has other margins than {}", pads)
+    require(all(tensor.shape == weights.shape[:1] for tensor in bias), "has an unknown bias")
+    return _float32(shape)
 
 
 def _gather(step: Operation, inputs: Inputs) -> list[Tensor]:
@@ -206,6 +222,9 @@ RULES: Mapping[str, Rule] = {
     },
     "Cast": _rule(_cast, 1, to=int),
     "Concat": _rule(_concat, 1, 64, axis=int),
+    "Conv": _rule(
+        _convolve, 2, 3, dilations=tuple, group=int, kernel_shape=tuple, pads=tuple, strides=tuple
+    ),
     "DequantizeLinear": _rule(_dequantize, 3, axis=int),
     "DynamicQuantizeLinear": _rule(_dynamic_quantize, 1),
     "Gather": _rule(_gather, 2, axis=int),
@@ -221,4 +240,8 @@ RULES: Mapping[str, Rule] = {
     "SpaceToDepth": _rule(_space_to_depth, 1, blocksize=int),
     "Transpose": _rule(_transpose, 1, perm=tuple),
 }
-PRODUCTS = ("MatMul", "MatMulInteger")
+PRODUCTS: Mapping[str, Depth] = {
+    "Conv": shapes.convolution_depth,
+    "MatMul": shapes.matmul_depth,
+    "MatMulInteger": shapes.matmul_depth,
+}

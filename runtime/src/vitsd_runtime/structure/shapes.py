@@ -46,6 +46,40 @@ def matmul(left: Shape, right: Shape, right_transposed: bool = False) -> Shape:
     return (*broadcast(left[:-2], right[:-2]), left[-2], outer)
 
 
+def matmul_depth(inputs: Sequence[Tensor]) -> int:
+    """Products that are added up for each number of a product of matrices."""
+    return inputs[0].shape[-1]
+
+
+def convolve(
+    image: Shape, weights: Shape, strides: tuple[int, ...], axes: tuple[int, int, int]
+) -> Shape:
+    """Of a 3x3 convolution with as much padding as leaves the image's size to the strides.
+
+    Args:
+        image: with any batch first.
+        weights: filters first, their other axes as those of the image.
+        strides: of rows and columns.
+        axes: of the image's rows, columns and channels.
+    """
+    fits = len(image) == len(weights) == 4 and strides in ((1, 1), (2, 2))
+    require(fits, "convolves {} and {} in steps of {}", image, weights, strides)
+    rows, columns, channels = axes
+    kernel = (weights[rows], weights[columns], weights[channels])
+    require(kernel == (3, 3, image[channels]), "convolves {} and {}", image, weights)
+    shape = [*image]
+    shape[rows], shape[columns] = -(-image[rows] // strides[0]), -(-image[columns] // strides[1])
+    shape[channels] = weights[0]
+    unfolded = shape[rows] * shape[columns] * math.prod(weights[1:])  # as some engines do first
+    require(4 * unfolded <= limits.MAX_LIVE_BYTES, "convolves {}", image)
+    return tuple(shape)
+
+
+def convolution_depth(inputs: Sequence[Tensor]) -> int:
+    """Products that are added up for each number of a convolution."""
+    return math.prod(inputs[1].shape[1:])
+
+
 def reduce(shape: Shape, axes: Sequence[int], keep: bool) -> Shape:
     """Without the axes, or with length 1 there."""
     gone = {axis(number, len(shape)) for number in axes}

@@ -74,6 +74,12 @@ class _Kind(NamedTuple):
 _KINDS: Mapping[int, _Kind] = {
     0: _Kind("ADD", 11, "b?", ["activation"]),
     2: _Kind("CONCATENATION", 10, "ib", ["axis", "activation"]),
+    3: _Kind(
+        "CONV_2D",
+        1,
+        "biibiib",
+        ["padding", "columns", "rows", "activation", "apart_x", "apart_y", "bias_type"],
+    ),
     6: _Kind("DEQUANTIZE", 38),
     9: _Kind("FULLY_CONNECTED", 8, "bb??b", ["activation", "layout", "keep", "", "bias_type"]),
     18: _Kind("MUL", 21, "b", ["activation"]),

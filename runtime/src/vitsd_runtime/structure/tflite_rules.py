@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Callable
 
 from vitsd_runtime.structure import shapes
-from vitsd_runtime.structure.graph import FlawError, Operation, Rule, Shape, Tensor, require
+from vitsd_runtime.structure.graph import Depth, FlawError, Operation, Rule, Shape, Tensor, require
 
 Inputs = Sequence[Tensor]
 Declared = Sequence[Tensor]
+_CHANNELS_LAST = (1, 2, 3)
 _MAX_RANK = 4
 """Of what most kernels loop over."""
 _ACTIVATIONS = (0, 1, 3)
@@ -105,14 +106,34 @@ def _fully_connected(step: Operation, inputs: Inputs, outputs: Declared) -> list
         weights.shape,
     )
     units = weights.shape[0]
+    _check_product(image, weights, bias, outputs[0])
+    rows = image.shape[:-1] if options["keep"] else (image.elements // image.shape[-1],)
+    return _same(image, (*rows, units))
+
+
+def _convolve(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor]:
+    image, weights, bias = inputs
+    _real_or_int8(image, *outputs)
+    options = step.options
+    plain = not (options["padding"] or options["bias_type"]) and options["apart_x"] < 2
+    require(plain and options["activation"] in _ACTIVATIONS, "has unknown options")
+    require(options["apart_x"] == options["apart_y"], "has unknown options")
+    shape = shapes.convolve(
+        image.shape, weights.shape, (options["rows"], options["columns"]), _CHANNELS_LAST
+    )
+    require(weights.constant and weights.dtype != "int4", "has unknown weights")
+    _check_product(image, weights, bias, outputs[0])
+    return _same(image, shape)
+
+
+def _check_product(image: Tensor, weights: Tensor, bias: Tensor | None, output: Tensor) -> None:
+    """Check a product of an image and weights whose first axis are the outputs."""
     _check_weights(image, weights)
-    _check_bias(image, bias, units)
+    _check_bias(image, bias, weights.shape[0])
     if image.dtype == "int8":
         least, most = weights.quantization[1:3] if weights.quantization else (0.0, 0.0)
         for scale in (least, most):
-            _multiplier(_scale(image) * scale / _scale(outputs[0]))
-    rows = image.shape[:-1] if options["keep"] else (image.elements // image.shape[-1],)
-    return _same(image, (*rows, units))
+            _multiplier(_scale(image) * scale / _scale(output))
 
 
 def _check_weights(image: Tensor, weights: Tensor) -> None:
@@ -285,6 +306,7 @@ RULES: Mapping[str, Rule] = {
     "BATCH_MATMUL": _rule(_matmul, 2),
     "CAST": _rule(_cast, 1),
     "CONCATENATION": _rule(_concatenate, 1, 64),
+    "CONV_2D": _rule(_convolve, 3),
     "DEQUANTIZE": _rule(_dequantize, 1),
     "DIV": _rule(_elementwise, 2),
     "EXP": _rule(_real, 1),
@@ -305,4 +327,8 @@ RULES: Mapping[str, Rule] = {
     "SUM": _rule(_reduce, 2),
     "TRANSPOSE": _rule(_transpose, 2),
 }
-PRODUCTS = ("BATCH_MATMUL", "FULLY_CONNECTED")
+PRODUCTS: Mapping[str, Depth] = {
+    "BATCH_MATMUL": shapes.matmul_depth,
+    "CONV_2D": shapes.convolution_depth,
+    "FULLY_CONNECTED": shapes.matmul_depth,
+}

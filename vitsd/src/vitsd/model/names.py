@@ -15,6 +15,16 @@ LOGITS = "logits"
 """The last layer, whose size is the number of classes."""
 
 
+def convolution(layer: int) -> str:
+    """A convolution in the tokenization."""
+    return f"convolution_{layer}"
+
+
+def batch_norm(layer: int) -> str:
+    """Batch normalization after a convolution in the tokenization."""
+    return f"batch_norm_{layer}"
+
+
 def attention(block: int) -> str:
     """Locality Self-Attention of a block."""
     return f"block_{block}_attention"

@@ -12,6 +12,7 @@ from keras import layers
 
 from vitsd.config import VitConfig
 from vitsd.model import names
+from vitsd.model.convolutions import ConvolutionalTokenization
 from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
 
 Tensor = Any
@@ -88,16 +89,23 @@ class _LayerFactory:
         self._config, self._policy = config, policy
 
     def tokens(self, images: Tensor) -> Tensor:
-        tokenization = ShiftedPatchTokenization(
-            self._config.patch_size,
-            self._config.hidden_dim,
-            shifted=self._config.spt,
-            epsilon=self._config.layer_norm_epsilon,
-            dtype=self._policy,
-            name=names.TOKENIZATION,
-        )
         position = PositionEmbedding(dtype=self._policy, name=names.POSITION_EMBEDDING)
-        return position(tokenization(images))
+        return position(self._tokenization()(images))
+
+    def _tokenization(self) -> layers.Layer:
+        config = self._config
+        common = {"dtype": self._policy, "name": names.TOKENIZATION}
+        if config.stem_filters:
+            return ConvolutionalTokenization(
+                config.stem_filters, config.patch_size, config.hidden_dim, **common
+            )
+        return ShiftedPatchTokenization(
+            config.patch_size,
+            config.hidden_dim,
+            shifted=config.spt,
+            epsilon=config.layer_norm_epsilon,
+            **common,
+        )
 
     def block(self, tokens: Tensor, block: int) -> Tensor:
         config = self._config

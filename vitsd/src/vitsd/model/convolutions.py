@@ -1,0 +1,103 @@
+"""Images to tokens by overlapping convolutions, written with Keras' own layers.
+
+Source: A. Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers",
+arXiv:2104.05704, with strides instead of its max pooling; T. Xiao et al., "Early Convolutions Help
+Transformers See Better", arXiv:2106.14881.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from vitsd.config import BATCH_NORM_EPSILON, convolution_strides
+from vitsd.model import names
+
+Tensor = Any
+"""A tensor of Keras' backend."""
+Shape = tuple[Any, ...]
+"""Sizes of a tensor's axes; None where a size is not known."""
+
+
+@keras.saving.register_keras_serializable(package="vitsd")
+class ConvolutionalTokenization(layers.Layer):
+    """Turn images into tokens by 3x3 convolutions, each with batch normalization.
+
+    All but the last, whose filters are a token's values, are followed by ReLU. The last ones have
+    stride 2, as many as it takes for a token to every ``patch_size`` pixels; those before have
+    stride 1. Zeros are around the images ("same" padding).
+
+    Input: float ``(batch, height, width, channels)``; both sides are multiples of ``patch_size``.
+    Output: float ``(batch, tokens, hidden_dim)``, tokens in row-major order.
+
+    Args:
+        filters: of the convolutions before the last.
+        patch_size: pixels from one token to the next, a power of 2.
+        hidden_dim: length of a token.
+        **kwargs: of a Keras layer.
+    """
+
+    def __init__(
+        self, filters: Sequence[int], patch_size: int, hidden_dim: int, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = tuple(filters)
+        self.patch_size = patch_size
+        self.hidden_dim = hidden_dim
+        strides = convolution_strides(len(self.filters) + 1, patch_size)
+        units = (*self.filters, hidden_dim)
+        self.convolutions = [
+            layers.Conv2D(
+                size,
+                3,
+                strides=stride,
+                padding="same",
+                use_bias=False,
+                data_format="channels_last",
+                dtype=self.dtype_policy,
+                name=names.convolution(i),
+            )
+            for i, (size, stride) in enumerate(zip(units, strides, strict=True))
+        ]
+        self.norms = [
+            layers.BatchNormalization(
+                momentum=0.9,
+                epsilon=BATCH_NORM_EPSILON,
+                dtype=self.dtype_policy,
+                name=names.batch_norm(i),
+            )
+            for i in range(len(units))
+        ]
+
+    def build(self, input_shape: Shape) -> None:
+        """Make the weights, for images ``(batch, height, width, channels)``."""
+        shape = input_shape
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            convolution.build(shape)
+            shape = convolution.compute_output_shape(shape)
+            norm.build(shape)
+
+    def call(self, images: Tensor, training: bool | None = None) -> Tensor:
+        """Tokens of images."""
+        for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            images = norm(convolution(ops.relu(images) if i else images), training=training)
+        _, rows, columns, _ = images.shape
+        return ops.reshape(images, (-1, rows * columns, self.hidden_dim))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """``(batch, tokens, hidden_dim)``."""
+        height, width = input_shape[1], input_shape[2]
+        tokens = (height // self.patch_size) * (width // self.patch_size)
+        return (input_shape[0], tokens, self.hidden_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "patch_size": self.patch_size,
+            "hidden_dim": self.hidden_dim,
+        }
