@@ -26,6 +26,7 @@ def configs(draw):
     spt = not stem and draw(st.booleans())
     patch = draw(st.sampled_from([1, 2, 4]) if stem else st.integers(2 if spt else 1, 4))
     side = draw(st.integers(2, 4))
+    mlp_units = draw(st.sampled_from([(width,), (2 * width, width), (5, 7, width)]))
     return VitConfig(
         input_size=(patch * side, patch * side, draw(st.sampled_from([1, 3]))),
         num_classes=draw(st.integers(2, 7)),
@@ -35,12 +36,14 @@ def configs(draw):
         num_layers=draw(st.integers(1, 3)),
         num_heads=draw(st.integers(1, 4)),
         key_dim=draw(st.sampled_from([2, 5, 16, 40])),
-        mlp_units=draw(st.sampled_from([(width,), (2 * width, width), (5, 7, width)])),
+        mlp_units=mlp_units,
         head_units=draw(st.sampled_from([(), (11,), (9, 6)])),
         pooling=draw(st.sampled_from(["flatten", "gap"])),
         activation=draw(st.sampled_from(["gelu", "relu"])),
         spt=spt,
         stem_filters=stem,
+        mlp_output_activation=draw(st.booleans()),
+        mlp_convolution=len(mlp_units) > 1 and draw(st.booleans()),
         lsa=draw(st.booleans()),
     )
 

@@ -43,7 +43,7 @@ CONFIGS = {
     },
     "odd patches, relu": {"key_dim": 8, "patch_size": 3, "image_size": 9, "activation": "relu"},
     "no shifts, no mask": {"key_dim": 8, "spt": False, "lsa": False},
-    "convolutions": {"key_dim": 8, "spt": False, "stem_filters": (6,)},
+    "convolutions": {"key_dim": 8, "spt": False, "stem_filters": (6,), "mlp_convolution": True},
 }
 
 
@@ -90,7 +90,8 @@ def test_every_tensor_is_in_a_group(options, tmp_path):
     if options.get("spt", True):
         assert groups["first norm"] == 1
     if options.get("activation") != "relu":  # a ReLU is a part of its dense layer
-        assert groups["activations"] == 2 + len(options.get("head_units", ()))
+        others = (*options.get("head_units", ()), *options.get("stem_filters", ()))
+        assert groups["activations"] == 2 + len(others)
 
 
 def test_a_tensor_that_nobody_named_is_an_error(tmp_path):

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 import vitsd
 from vitsd.model import names
-from vitsd.model.convolutions import ConvolutionalTokenization
+from vitsd.model.convolutions import ConvolutionalTokenization, TokenConvolution
 from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
 
 
@@ -90,6 +90,20 @@ def test_convolutional_tokenization(stem, rows, columns, channels, seed):
     result = np.asarray(layer(images, training=False))
     assert result.shape[1:] == layer.compute_output_shape(images.shape)[1:]
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_token_convolution():
+    random = np.random.default_rng(0)
+    tokens = random.normal(size=(2, 9, 4)).astype("float32")
+    layer = TokenConvolution("relu")
+    layer.build(tokens.shape)
+    layer.set_weights([random.normal(size=w.shape) for w in layer.weights])
+    kernel, bias = map(np.asarray, layer.weights)
+    each = np.zeros((3, 3, 4, 4))  # a kernel in which no channel sees another
+    each[..., range(4), range(4)] = kernel[..., 0]
+    convolved = [reference_convolution(grid, each, 1) for grid in tokens.reshape(2, 3, 3, 4)]
+    expected = np.maximum(tokens + np.reshape(convolved, tokens.shape) + bias, 0)
+    np.testing.assert_allclose(layer(tokens), expected, rtol=1e-5, atol=1e-5)
 
 
 @given(

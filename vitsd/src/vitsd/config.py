@@ -99,9 +99,20 @@ class VitConfig(Architecture):
         return self.alone()
 
     @property
+    def grid(self) -> int:
+        """Tokens on a side of an image."""
+        return self.image_size // self.patch_size
+
+    @property
     def tokens(self) -> int:
         """Number of tokens of an image."""
-        return (self.image_size // self.patch_size) ** 2
+        return self.grid**2
+
+    @property
+    def mlp_activations(self) -> tuple[str, ...]:
+        """What follows each dense layer of a block, by Keras' names."""
+        last = self.activation if self.mlp_output_activation else "linear"
+        return (self.activation,) * (len(self.mlp_units) - 1) + (last,)
 
     def stem_shapes(self) -> Iterator[tuple[int, int]]:
         """Input channels and filters of the convolutions, the one that makes the tokens last."""
@@ -121,6 +132,8 @@ class VitConfig(Architecture):
                 yield ()
             yield from 4 * [(hidden,)]  # two norms
             yield from _dense(hidden, *self.mlp_units)
+            if self.mlp_convolution:
+                yield from ((3, 3, self.mlp_units[0], 1), self.mlp_units[:1])
         yield from 2 * [(hidden,)]
         features = hidden * (self.tokens if self.pooling == "flatten" else 1)
         yield from _dense(features, *self.head_units, self.num_classes)

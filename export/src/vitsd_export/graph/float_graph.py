@@ -17,6 +17,7 @@ from vitsd_export.graph.folding import (
     Block,
     Convolution,
     Dense,
+    DepthwiseConvolution,
     FoldedVit,
     score_bounds,
 )
@@ -25,6 +26,7 @@ from vitsd_export.graph.ops import (
     activate,
     constant,
     dense,
+    depthwise_convolution,
     mean,
     relative_to_first,
     unit_variance,
@@ -88,10 +90,21 @@ def _project_patches(images: Tensor, folded: FoldedVit, tokenization: Dense) -> 
 
 
 def _mlp(branch: Tensor, block: Block, config: VitConfig, number: int) -> Tensor:
-    for j, layer in enumerate(block.mlp):
-        branch = activate(dense(branch, layer, layer_names.mlp(number, j)), config.activation)
-    # The MLP ends in an activation, whose output is not centered.
-    return branch - mean(branch)
+    for j, (layer, activation) in enumerate(zip(block.mlp, config.mlp_activations, strict=True)):
+        branch = dense(branch, layer, layer_names.mlp(number, j))
+        if j == 0 and block.convolution is not None:
+            branch = _convolve_tokens(branch, block.convolution, config)
+        branch = activate(branch, activation)
+    # The output of an activation is not centered.
+    return branch - mean(branch) if config.mlp_output_activation else branch
+
+
+def _convolve_tokens(
+    tokens: Tensor, convolution: DepthwiseConvolution, config: VitConfig
+) -> Tensor:
+    units = tokens.shape[-1]
+    grid = tf.reshape(tokens, (-1, config.grid, config.grid, units))
+    return tf.reshape(depthwise_convolution(grid, convolution), (-1, config.tokens, units))
 
 
 def _classify(stream: Tensor, folded: FoldedVit) -> Tensor:

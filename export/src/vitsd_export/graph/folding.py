@@ -10,7 +10,7 @@ The steps, each exact in real arithmetic:
    ``(g n + beta) W + b = n (diag(g) W) + (b + beta W)``.
 2. **Mean removal.** Only LayerNorms read the residual stream, so its mean per token is irrelevant.
    A linear map that writes the stream has its output centered once, here, and the LayerNorm after
-   it needs no mean. An activation stands between the MLP's last dense layer and the stream, so
+   it needs no mean. Where an activation stands between the MLP's last dense layer and the stream,
    that mean remains.
 3. **Softmax** ignores what is constant along a row, so the key bias vanishes. Its rows sum to one,
    so the value bias passes through attention unchanged and joins the output bias.
@@ -18,7 +18,7 @@ The steps, each exact in real arithmetic:
    ``A = Wq Wk^T`` and ``c = bq Wk^T``, and ``weights (n Wv) Wo = (weights n) B`` with
    ``B = Wv Wo``: keys and values are then ``n`` itself, shared by all heads.
 5. **Batch normalization** scales and shifts by constants at inference, which join the convolution
-   before it.
+   before it. A sum of an image and its depthwise convolution is one depthwise convolution.
 """
 
 from __future__ import annotations
@@ -68,6 +68,16 @@ class Convolution:
 
 
 @dataclass(frozen=True)
+class DepthwiseConvolution:
+    """A 3x3 convolution of each channel with itself, with zeros around the image."""
+
+    kernel: FloatArray
+    """``(3, 3, channels)``, float64."""
+    bias: FloatArray
+    """``(channels,)``."""
+
+
+@dataclass(frozen=True)
 class Attention:
     """Attention over normalized tokens ``n``; heads side by side in the columns of ``query``.
 
@@ -91,6 +101,9 @@ class Block:
 
     attention: Attention
     mlp: list[Dense]
+    """The last is centered, unless an activation follows it."""
+    convolution: DepthwiseConvolution | None
+    """After the first layer of the MLP, before its activation."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +182,11 @@ def fold(
     for i in range(config.num_layers):
         mlp = [dense(names.mlp(i, j)) for j in range(len(config.mlp_units))]
         mlp[0] = mlp[0].after_norm(*norm(names.mlp_norm(i)))
+        if not config.mlp_output_activation:
+            mlp[-1] = mlp[-1].centered()
+        convolution = _fold_convolution(exact, i) if config.mlp_convolution else None
         attention = _fold_attention(exact, i, norm(names.attention_norm(i)), config, merge)
-        blocks.append(Block(attention, mlp))
+        blocks.append(Block(attention, mlp, convolution))
 
     head = [dense(names.head(i)) for i in range(len(config.head_units))] + [dense(names.LOGITS)]
     scale, shift = norm(names.FINAL_NORM)
@@ -213,6 +229,13 @@ def _fold_tokenization(
     if config.spt:
         projection = projection.after_norm(part("norm/gamma"), part("norm/beta"))
     return [], projection
+
+
+def _fold_convolution(weights: Mapping[str, FloatArray], block: int) -> DepthwiseConvolution:
+    name = names.mlp_convolution(block)
+    kernel = weights[f"{name}/kernel"][..., 0].copy()
+    kernel[1, 1] += 1.0
+    return DepthwiseConvolution(kernel, weights[f"{name}/bias"])
 
 
 def _fold_attention(

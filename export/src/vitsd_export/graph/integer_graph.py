@@ -19,8 +19,15 @@ import tensorflow as tf
 
 from vitsd.config import VitConfig
 from vitsd_export.graph import layer_names
-from vitsd_export.graph.folding import Attention, Block, Convolution, Dense, FoldedVit
-from vitsd_export.graph.ops import Tensor, activate, constant, dense, mean
+from vitsd_export.graph.folding import (
+    Attention,
+    Block,
+    Convolution,
+    Dense,
+    DepthwiseConvolution,
+    FoldedVit,
+)
+from vitsd_export.graph.ops import Tensor, activate, constant, dense, depthwise_convolution, mean
 from vitsd_export.graph.tokenization import convolve, cut_patches
 from vitsd_runtime.types import FloatArray
 
@@ -158,16 +165,28 @@ def _inverse_deviation(centered: Tensor, epsilon: float) -> Tensor:
 
 
 def _mlp(branch: Tensor, block: Block, config: VitConfig, number: int) -> Tensor:
-    for j, layer in enumerate(block.mlp):
-        branch = _activated(branch, layer, config, layer_names.mlp(number, j))
+    for j, (layer, activation) in enumerate(zip(block.mlp, config.mlp_activations, strict=True)):
+        branch = dense(branch, layer, layer_names.mlp(number, j))
+        if j == 0 and block.convolution is not None:
+            branch = _convolve_tokens(branch, block.convolution, config)
+        with _in(TensorGroup.ACTIVATIONS):
+            branch = activate(branch, activation)
+    if not config.mlp_output_activation:
+        return branch
     with _in(TensorGroup.INTERMEDIATES):
         return branch - mean(branch)
 
 
-def _activated(inputs: Tensor, layer: Dense, config: VitConfig, name: str) -> Tensor:
-    outputs = dense(inputs, layer, name)
-    with _in(TensorGroup.ACTIVATIONS):
-        return activate(outputs, config.activation)
+def _convolve_tokens(
+    tokens: Tensor, convolution: DepthwiseConvolution, config: VitConfig
+) -> Tensor:
+    units = tokens.shape[-1]
+    with _in(TensorGroup.INTERMEDIATES):
+        grid = tf.reshape(tokens, (1, config.grid, config.grid, units))
+    with _in(TensorGroup.DENSE_OUTPUTS):
+        convolved = depthwise_convolution(grid, convolution)
+    with _in(TensorGroup.INTERMEDIATES):
+        return tf.reshape(convolved, (config.tokens, units))
 
 
 def _classify(stream: Tensor, folded: FoldedVit) -> Tensor:
@@ -178,7 +197,9 @@ def _classify(stream: Tensor, folded: FoldedVit) -> Tensor:
         else:
             features = tf.reduce_mean(stream, axis=-2, keepdims=True)
     for i, layer in enumerate(folded.head[:-1]):
-        features = _activated(features, layer, config, layer_names.head(i))
+        features = dense(features, layer, layer_names.head(i))
+        with _in(TensorGroup.ACTIVATIONS):
+            features = activate(features, config.activation)
     return dense(features, folded.head[-1], layer_names.LOGITS)
 
 

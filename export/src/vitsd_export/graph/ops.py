@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vitsd_export.graph.folding import Convolution, Dense
+from vitsd_export.graph.folding import Convolution, Dense, DepthwiseConvolution
 from vitsd_runtime.types import AnyArray
 
 Tensor = Any
@@ -31,6 +31,12 @@ def convolution(images: Tensor, layer: Convolution, name: str) -> Tensor:
     with tf.name_scope(name):
         outputs = tf.nn.conv2d(images, constant(layer.kernel), layer.stride, "SAME")
         return outputs + constant(layer.bias) if layer.bias.any() else outputs
+
+
+def depthwise_convolution(images: Tensor, layer: DepthwiseConvolution) -> Tensor:
+    """A depthwise convolution."""
+    kernel, strides = constant(layer.kernel[..., None]), (1, 1, 1, 1)
+    return tf.nn.depthwise_conv2d(images, kernel, strides, "SAME") + constant(layer.bias)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -60,7 +66,9 @@ def inverse_deviation(centered: Tensor, epsilon: float) -> Tensor:
 
 
 def activate(values: Tensor, activation: str) -> Tensor:
-    """ReLU, or GELU in its exact form."""
+    """ReLU, GELU in its exact form, or nothing (linear)."""
+    if activation == "linear":
+        return values
     if activation == "relu":
         return tf.nn.relu(values)
     # The erf form: TFLite's converter and onnxruntime recognize it and fuse it to their GELU.

@@ -21,7 +21,7 @@ from vitsd_runtime.validation import option, validate
 _Self = TypeVar("_Self", bound="Architecture")
 POOLINGS = ("flatten", "gap")
 ACTIVATIONS = ("gelu", "relu")
-LATER = ("stem_filters",)
+LATER = ("stem_filters", "mlp_output_activation", "mlp_convolution")
 """Options that came with schema 5."""
 
 
@@ -60,6 +60,13 @@ class Architecture:
         choices=POOLINGS,
     )
     activation: str = option("gelu", "after every dense layer but the last", choices=ACTIVATIONS)
+    mlp_output_activation: bool = option(
+        True, "the activation after the last dense layer of a block too, as published"
+    )
+    mlp_convolution: bool = option(
+        False,
+        "a depthwise 3x3 convolution over neighboring tokens before a block's first activation",
+    )
     spt: bool = option(True, "Shifted Patch Tokenization; off: patches of the image alone")
     stem_filters: tuple[int, ...] = option(
         (),
@@ -97,6 +104,10 @@ class Architecture:
             raise UsageError(
                 f"The last of mlp_units must equal hidden_dim ({self.hidden_dim}); "
                 f"got {self.mlp_units}."
+            )
+        if self.mlp_convolution and len(self.mlp_units) < 2:
+            raise UsageError(
+                "mlp_convolution stands between two layers: give mlp_units two or more."
             )
         if self.spt and self.patch_size < 2:
             raise UsageError(

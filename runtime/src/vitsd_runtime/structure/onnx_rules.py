@@ -104,10 +104,11 @@ def _convolve(step: Operation, inputs: Inputs) -> list[Tensor]:
     image, weights, *bias = inputs
     _real(image, weights, *bias)
     options = step.options
-    plain = options.get("group", 1) == 1 and set(options.get("dilations", ())) <= {1}
-    require(plain and options.get("kernel_shape", (3, 3)) == (3, 3), "has unknown options")
-    strides = options.get("strides", (1, 1))
-    shape = shapes.convolve(image.shape, weights.shape, strides, (2, 3, 1))
+    plain = set(options.get("dilations", ())) <= {1} and len(weights.shape) == 4
+    filters, channels, *sides = weights.shape
+    require(plain and options.get("kernel_shape") == tuple(sides), "has unknown options")
+    kernel, strides = (*sides, channels, filters), options.get("strides", (1, 1))
+    shape = shapes.convolve(image.shape, kernel, options.get("group", 1), strides, (2, 3, 1))
     sizes = zip(image.shape[2:], shape[2:], strides)
     margins = [(made - 1) * stride + 3 - size for size, made, stride in sizes]
     pads = (*(n // 2 for n in margins), *((n + 1) // 2 for n in margins))

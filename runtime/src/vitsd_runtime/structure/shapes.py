@@ -52,26 +52,31 @@ def matmul_depth(inputs: Sequence[Tensor]) -> int:
 
 
 def convolve(
-    image: Shape, weights: Shape, strides: tuple[int, ...], axes: tuple[int, int, int]
+    image: Shape,
+    kernel: tuple[int, ...],
+    groups: int,
+    strides: tuple[int, ...],
+    axes: tuple[int, int, int],
 ) -> Shape:
     """Of a 3x3 convolution with as much padding as leaves the image's size to the strides.
 
     Args:
         image: with any batch first.
-        weights: filters first, their other axes as those of the image.
+        kernel: its rows, columns, channels and filters.
+        groups: of channels, convolved apart.
         strides: of rows and columns.
         axes: of the image's rows, columns and channels.
     """
-    fits = len(image) == len(weights) == 4 and strides in ((1, 1), (2, 2))
-    require(fits, "convolves {} and {} in steps of {}", image, weights, strides)
+    fits = len(image) == 4 and strides in ((1, 1), (2, 2)) and kernel[:2] == (3, 3)
+    require(fits, "convolves {} and {} in steps of {}", image, kernel, strides)
     rows, columns, channels = axes
-    kernel = (weights[rows], weights[columns], weights[channels])
-    require(kernel == (3, 3, image[channels]), "convolves {} and {}", image, weights)
+    split = groups == 1 or (groups == kernel[3] and kernel[2] == 1)
+    require(split and kernel[2] * groups == image[channels], "convolves {} and {}", image, kernel)
     shape = [*image]
     shape[rows], shape[columns] = -(-image[rows] // strides[0]), -(-image[columns] // strides[1])
-    shape[channels] = weights[0]
-    unfolded = shape[rows] * shape[columns] * math.prod(weights[1:])  # as some engines do first
-    require(4 * unfolded <= limits.MAX_LIVE_BYTES, "convolves {}", image)
+    shape[channels] = kernel[3]
+    unfolded = 4 * shape[rows] * shape[columns] * 9 * image[channels]  # as some engines do first
+    require(unfolded <= limits.MAX_LIVE_BYTES, "convolves {}", image)
     return tuple(shape)
 
 

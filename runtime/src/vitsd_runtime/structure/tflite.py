@@ -80,6 +80,12 @@ _KINDS: Mapping[int, _Kind] = {
         "biibiib",
         ["padding", "columns", "rows", "activation", "apart_x", "apart_y", "bias_type"],
     ),
+    4: _Kind(
+        "DEPTHWISE_CONV_2D",
+        2,
+        "biiibii",
+        ["padding", "columns", "rows", "multiplier", "activation", "apart_x", "apart_y"],
+    ),
     6: _Kind("DEQUANTIZE", 38),
     9: _Kind("FULLY_CONNECTED", 8, "bb??b", ["activation", "layout", "keep", "", "bias_type"]),
     18: _Kind("MUL", 21, "b", ["activation"]),

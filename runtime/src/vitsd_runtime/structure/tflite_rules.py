@@ -15,7 +15,6 @@ from vitsd_runtime.structure.graph import Depth, FlawError, Operation, Rule, Sha
 
 Inputs = Sequence[Tensor]
 Declared = Sequence[Tensor]
-_CHANNELS_LAST = (1, 2, 3)
 _MAX_RANK = 4
 """Of what most kernels loop over."""
 _ACTIVATIONS = (0, 1, 3)
@@ -115,28 +114,35 @@ def _convolve(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor
     image, weights, bias = inputs
     _real_or_int8(image, *outputs)
     options = step.options
-    plain = not (options["padding"] or options["bias_type"]) and options["apart_x"] < 2
+    plain = not options["padding"] and not options.get("bias_type") and options["apart_x"] < 2
     require(plain and options["activation"] in _ACTIVATIONS, "has unknown options")
     require(options["apart_x"] == options["apart_y"], "has unknown options")
-    shape = shapes.convolve(
-        image.shape, weights.shape, (options["rows"], options["columns"]), _CHANNELS_LAST
-    )
+    require(len(weights.shape) == 4, "has weights of shape {}", weights.shape)
     require(weights.constant and weights.dtype != "int4", "has unknown weights")
-    _check_product(image, weights, bias, outputs[0])
+    filters, rows, columns, channels = weights.shape
+    groups, axis = 1, 0
+    if step.kind == "DEPTHWISE_CONV_2D":
+        require(filters == options["multiplier"] == 1, "has a multiplier")
+        filters, channels, groups, axis = channels, 1, channels, 3
+    kernel, strides = (rows, columns, channels, filters), (options["rows"], options["columns"])
+    shape = shapes.convolve(image.shape, kernel, groups, strides, (1, 2, 3))
+    _check_product(image, weights, bias, outputs[0], axis)
     return _same(image, shape)
 
 
-def _check_product(image: Tensor, weights: Tensor, bias: Tensor | None, output: Tensor) -> None:
-    """Check a product of an image and weights whose first axis are the outputs."""
-    _check_weights(image, weights)
-    _check_bias(image, bias, weights.shape[0])
+def _check_product(
+    image: Tensor, weights: Tensor, bias: Tensor | None, output: Tensor, axis: int = 0
+) -> None:
+    """Check a product of an image and weights, whose outputs are along the axis."""
+    _check_weights(image, weights, axis)
+    _check_bias(image, bias, weights.shape[axis])
     if image.dtype == "int8":
         least, most = weights.quantization[1:3] if weights.quantization else (0.0, 0.0)
         for scale in (least, most):
             _multiplier(_scale(image) * scale / _scale(output))
 
 
-def _check_weights(image: Tensor, weights: Tensor) -> None:
+def _check_weights(image: Tensor, weights: Tensor, axis: int) -> None:
     known = {"float32": ("float32", "int8", "int4"), "int8": ("int8",)}[image.dtype]
     require(weights.dtype in known, "multiplies {} and {}", image.dtype, weights.dtype)
     quantization = weights.quantization
@@ -144,7 +150,7 @@ def _check_weights(image: Tensor, weights: Tensor) -> None:
         return
     require(image.dtype == "int8" or weights.constant, "has weights that are no constant")
     count = quantization.scales
-    fits = count == 1 or (quantization.axis == 0 and count == weights.shape[0])
+    fits = count == 1 or (quantization.axis == axis and count == weights.shape[axis])
     require(fits and (weights.constant or count == 1), "has weights with {} scales", count)
     require(not weights.constant or not quantization.shifted, "has weights with an offset")
 
@@ -307,6 +313,7 @@ RULES: Mapping[str, Rule] = {
     "CAST": _rule(_cast, 1),
     "CONCATENATION": _rule(_concatenate, 1, 64),
     "CONV_2D": _rule(_convolve, 3),
+    "DEPTHWISE_CONV_2D": _rule(_convolve, 3),
     "DEQUANTIZE": _rule(_dequantize, 1),
     "DIV": _rule(_elementwise, 2),
     "EXP": _rule(_real, 1),
@@ -330,5 +337,6 @@ RULES: Mapping[str, Rule] = {
 PRODUCTS: Mapping[str, Depth] = {
     "BATCH_MATMUL": shapes.matmul_depth,
     "CONV_2D": shapes.convolution_depth,
+    "DEPTHWISE_CONV_2D": lambda inputs: 9,
     "FULLY_CONNECTED": shapes.matmul_depth,
 }

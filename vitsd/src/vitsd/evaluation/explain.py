@@ -66,7 +66,7 @@ def explain(
     return Explanation(
         image=pixels,
         views=_views(model, config, spec, pixels),
-        grid=config.image_size // config.patch_size,
+        grid=config.grid,
         attention=attention,
         rollout=rollout(attention),
         temperatures=_temperatures(model, config),

@@ -1,12 +1,13 @@
-"""Images to tokens by overlapping convolutions, written with Keras' own layers.
+"""Convolutions in a transformer: what is near belongs together, which few images can't teach it.
 
-Source: A. Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers",
-arXiv:2104.05704, with strides instead of its max pooling; T. Xiao et al., "Early Convolutions Help
-Transformers See Better", arXiv:2106.14881.
+Sources: A. Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers",
+arXiv:2104.05704 (tokens by convolutions, here with strides instead of max pooling); W. Wang et al.,
+"PVT v2", arXiv:2106.13797 (a depthwise convolution in the MLP, here beside what it convolves).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,3 +102,45 @@ class ConvolutionalTokenization(layers.Layer):
             "patch_size": self.patch_size,
             "hidden_dim": self.hidden_dim,
         }
+
+
+@keras.saving.register_keras_serializable(package="vitsd")
+class TokenConvolution(layers.Layer):
+    """Add a depthwise 3x3 convolution of the square grid of tokens to them, then an activation.
+
+    Input and output: float ``(batch, tokens, units)``, tokens in row-major order; zeros are around
+    the grid.
+
+    Args:
+        activation: name of one of Keras' activations.
+        **kwargs: of a Keras layer.
+    """
+
+    def __init__(self, activation: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.activation = activation
+
+    def build(self, input_shape: Shape) -> None:
+        """Make the weights, for ``(batch, tokens, units)``."""
+        units = input_shape[2]
+        self.kernel = self.add_weight(name="kernel", shape=(3, 3, units, 1))
+        self.bias = self.add_weight(name="bias", shape=(units,), initializer="zeros")
+
+    def call(self, tokens: Tensor) -> Tensor:
+        """Activated sums."""
+        _, count, units = tokens.shape
+        side = math.isqrt(count)
+        grid = ops.reshape(tokens, (-1, side, side, units))
+        convolved = ops.depthwise_conv(
+            grid, self.kernel, padding="same", data_format="channels_last"
+        )
+        sums = tokens + ops.reshape(convolved, (-1, count, units)) + self.bias
+        return keras.activations.get(self.activation)(sums)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """That of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "activation": self.activation}

@@ -50,6 +50,11 @@ def mlp(block: int, layer: int) -> str:
     return f"block_{block}_mlp_{layer}"
 
 
+def mlp_convolution(block: int) -> str:
+    """The depthwise convolution of a block's MLP."""
+    return f"block_{block}_mlp_convolution"
+
+
 def head(layer: int) -> str:
     """A hidden dense layer of the classification head."""
     return f"head_{layer}"

@@ -12,7 +12,7 @@ from keras import layers
 
 from vitsd.config import VitConfig
 from vitsd.model import names
-from vitsd.model.convolutions import ConvolutionalTokenization
+from vitsd.model.convolutions import ConvolutionalTokenization, TokenConvolution
 from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
 
 Tensor = Any
@@ -120,10 +120,24 @@ class _LayerFactory:
         )
         branch = attention(self.norm(tokens, names.attention_norm(block)))
         tokens = self._add_branch(tokens, branch, drop_path, names.attention(block))
-        branch = self.norm(tokens, names.mlp_norm(block))
-        for i, units in enumerate(config.mlp_units):
-            branch = self._dense(branch, units, config.mlp_dropout, names.mlp(block, i))
+        branch = self._mlp(self.norm(tokens, names.mlp_norm(block)), block)
         return self._add_branch(tokens, branch, drop_path, names.mlp_branch(block))
+
+    def _mlp(self, tokens: Tensor, block: int) -> Tensor:
+        config = self._config
+        for i, (units, activation) in enumerate(
+            zip(config.mlp_units, config.mlp_activations, strict=True)
+        ):
+            name = names.mlp(block, i)
+            if i == 0 and config.mlp_convolution:
+                convolution = TokenConvolution(
+                    activation, dtype=self._policy, name=names.mlp_convolution(block)
+                )
+                tokens = convolution(self._dense(tokens, units, "linear", name))
+            else:
+                tokens = self._dense(tokens, units, activation, name)
+            tokens = self._dropout(tokens, config.mlp_dropout, names.dropout(name))
+        return tokens
 
     def head(self, tokens: Tensor) -> Tensor:
         config = self._config
@@ -131,7 +145,8 @@ class _LayerFactory:
         features = pooling(dtype=self._policy, name=names.POOLING)(tokens)
         features = self._dropout(features, config.head_dropout, names.dropout(names.POOLING))
         for i, units in enumerate(config.head_units):
-            features = self._dense(features, units, config.head_dropout, names.head(i))
+            features = self._dense(features, units, config.activation, names.head(i))
+            features = self._dropout(features, config.head_dropout, names.dropout(names.head(i)))
         return layers.Dense(config.num_classes, dtype="float32", name=names.LOGITS)(features)
 
     def norm(self, tokens: Tensor, name: str) -> Tensor:
@@ -140,11 +155,8 @@ class _LayerFactory:
         )
         return layer(tokens)
 
-    def _dense(self, inputs: Tensor, units: int, dropout: float, name: str) -> Tensor:
-        layer = layers.Dense(
-            units, activation=self._config.activation, dtype=self._policy, name=name
-        )
-        return self._dropout(layer(inputs), dropout, names.dropout(name))
+    def _dense(self, inputs: Tensor, units: int, activation: str, name: str) -> Tensor:
+        return layers.Dense(units, activation=activation, dtype=self._policy, name=name)(inputs)
 
     def _add_branch(self, stream: Tensor, branch: Tensor, drop_path: float, name: str) -> Tensor:
         # Stochastic depth drops the whole branch of an image: one mask value per image.
