@@ -52,6 +52,22 @@ def test_a_value_range_is_not_passed_over_by_older_runtimes(spec):
     assert ModelSpec.from_json(ranged.to_json()) == ranged
 
 
+def test_convolutions_are_not_passed_over_by_older_runtimes(spec):
+    usual = {"spt": False, "patch_size": 4}
+    old = spec.replace(architecture=Architecture(**usual))
+    stored = json.loads(old.to_json())
+    assert stored["schema_version"] == 2
+    assert not {"stem_filters", "mlp_convolution"} & set(stored["architecture"])
+    for options in (
+        {"stem_filters": (8,)},
+        {"mlp_convolution": True},
+        {"mlp_output_activation": False},
+    ):
+        new = spec.replace(architecture=Architecture(**usual, **options))
+        assert json.loads(new.to_json())["schema_version"] == 5
+        assert ModelSpec.from_json(new.to_json()) == new
+
+
 def test_a_reducing_gap_is_not_passed_over_by_older_runtimes(spec):
     for changes in ({}, {"value_range": (0, 4095)}):
         reduced = spec.replace(reducing_gap=2, **changes)

@@ -191,6 +191,27 @@ def test_operations_that_fit_nothing_are_refused(step, message):
     assert message in refusal(model(ROWS, step, END, constants=constants))
 
 
+KERNEL = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1]}
+
+
+def test_a_convolution_is_sound():
+    grid = node("Transpose", "images", "grid", perm=[0, 3, 1, 2])
+    constants = [WEIGHTS, constant("kernel", np.ones((1, 1, 3, 3)), np.float32)]
+    step = node("Conv", "grid kernel", "y", **KERNEL)
+    check_structure(model(grid, step, ROWS, END, constants=constants).SerializeToString(), "onnx")
+    for change, message in (
+        ({"pads": [0, 0, 0, 0]}, "other margins"),
+        ({"strides": [2, 2]}, "other margins"),
+        ({"strides": [0, 0]}, "in steps of"),
+        ({"group": 2}, "convolves"),
+        ({"dilations": [2, 2]}, "unknown options"),
+        ({"kernel_shape": [1, 1]}, "unknown options"),
+        ({"auto_pad": 1}, "an unknown option"),
+    ):
+        step = node("Conv", "grid kernel", "y", **{**KERNEL, **change})
+        assert message in refusal(model(grid, step, ROWS, END, constants=constants))
+
+
 def test_an_option_is_given_once():
     step = node("Softmax", "x", "y", axis=-1)
     step.attribute.append(step.attribute[0])

@@ -389,6 +389,60 @@ def test_integers_are_looked_up_in_tables(kind, inputs, options, made):
         assert (output.dtype, output.shape) == (made, (4, 7))
 
 
+CONVOLUTION = {
+    "padding": 0,
+    "columns": 2,
+    "rows": 2,
+    "activation": 1,
+    "apart_x": 0,
+    "apart_y": 0,
+    "bias_type": 0,
+}
+
+
+def convolution(kind="CONV_2D", image=(1, 8, 7, 3), weights=(5, 3, 3, 3), bias=None, **options):
+    """The shape that a convolution makes."""
+    multiplier = {"multiplier": 1} if kind == "DEPTHWISE_CONV_2D" else {}
+    step = Operation(kind, (0, 1, 2), (3,), {**CONVOLUTION, **multiplier, **options})
+    bias = bias or weights[:1] if kind == "CONV_2D" else weights[3:]
+    shapes = (image, weights, bias)
+    inputs = [Tensor("float32", shape, None, i > 0) for i, shape in enumerate(shapes)]
+    (made,) = RULES[kind](step, inputs, [Tensor("float32", ())])
+    return made.shape
+
+
+def test_convolutions_make_what_their_strides_leave():
+    assert convolution() == (1, 4, 4, 5)
+    assert convolution(rows=1, columns=1) == (1, 8, 7, 5)
+    assert convolution("DEPTHWISE_CONV_2D", weights=(1, 3, 3, 3)) == (1, 4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"padding": 1}, "unknown options"),
+        ({"apart_x": 2}, "unknown options"),
+        ({"apart_x": 1}, "unknown options"),
+        ({"activation": 4}, "unknown options"),
+        ({"rows": 1}, "in steps of"),
+        ({"rows": 0, "columns": 0}, "in steps of"),
+        ({"image": (1, 8, 3)}, "convolves"),
+        ({"image": (1, 8, 7, 4)}, "convolves"),
+        ({"image": (1, 2**20, 2**20, 3)}, "convolves"),
+        ({"weights": (5, 3, 3, 1)}, "convolves"),
+        ({"weights": (5, 5, 5, 3)}, "in steps of"),
+        ({"weights": (5, 3, 3)}, "weights of shape"),
+        ({"bias": (4,)}, "adds float32"),
+        ({"kind": "DEPTHWISE_CONV_2D"}, "a multiplier"),
+        ({"kind": "DEPTHWISE_CONV_2D", "weights": (1, 3, 3, 6), "multiplier": 2}, "a multiplier"),
+        ({"kind": "DEPTHWISE_CONV_2D", "weights": (1, 3, 3, 6)}, "convolves"),
+    ],
+)
+def test_convolutions_that_fit_nothing_are_refused(changes, message):
+    with pytest.raises(FlawError, match=message):
+        convolution(**changes)
+
+
 def test_weights_of_a_type_at_which_the_engine_crashes_are_refused():
     with pytest.raises(VitsdError, match="int8 weights, at which the installed engine"):
         check_structure(INT8, "tflite", unsafe_dtypes=["int8"])

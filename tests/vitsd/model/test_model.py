@@ -139,7 +139,7 @@ def test_an_unknown_preset_suggests_the_nearest():
         ({"stem_filters": (8,), "spt": False}, "power of 2 up to 4; got 6"),
         ({"stem_filters": (8,), "spt": False, "patch_size": 8}, "power of 2 up to 4; got 8"),
         ({"stem_filters": (0,)}, "stem_filters"),
-        ({"mlp_convolution": True, "mlp_units": (64,)}, "give mlp_units two or more"),
+        ({"mlp_convolution": True, "mlp_units": (64,)}, "between two layers"),
     ],
 )
 def test_impossible_architectures_are_refused_with_the_reason(changes, message):

@@ -1,7 +1,7 @@
-"""Names of the layers with weights: the contract between graph, converters, quantizers and recipes.
+"""Names of the layers with weights: the contract of graph, converters, quantizers and recipes.
 
-A graph builds each dense layer and convolution in a scope of this name, the converters keep scopes as the first
-part of their tensors' and nodes' names, and the quantizers find the layers again by it.
+A graph builds each dense layer and convolution in a scope of this name, the converters keep scopes
+as the first part of their tensors' and nodes' names, and the quantizers find the layers by it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def output(block: int) -> str:
 
 def kernels(folded: FoldedVit) -> Iterator[tuple[str, FloatArray]]:
     """Of the dense layers and convolutions, by name, in the order of the graph."""
-    for i, layer in enumerate(folded.stem):
-        yield convolution(i), layer.kernel
+    for i, stem in enumerate(folded.stem):
+        yield convolution(i), stem.kernel
     yield TOKENIZATION, folded.tokenization.kernel
     for i, block in enumerate(folded.blocks):
         attention = block.attention

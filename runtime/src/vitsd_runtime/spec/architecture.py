@@ -106,9 +106,7 @@ class Architecture:
                 f"got {self.mlp_units}."
             )
         if self.mlp_convolution and len(self.mlp_units) < 2:
-            raise UsageError(
-                "mlp_convolution stands between two layers: give mlp_units two or more."
-            )
+            raise UsageError("mlp_convolution stands between two layers of mlp_units; got one.")
         if self.spt and self.patch_size < 2:
             raise UsageError(
                 "Shifted Patch Tokenization shifts by half a patch, so patch_size must be at "
