@@ -104,12 +104,17 @@ def count_macs(config: VitConfig) -> dict[str, int]:
     kernels = {"head": 0, "tokens": 0}
     position, *_ = [number for number, shape in enumerate(shapes) if shape == (tokens, hidden)][:1]
     del shapes[position]  # it is added
+    stem, side = 0, config.image_size
+    for stride in config.stem_strides:
+        side //= stride
+        stem += side**2 * prod(shapes.pop(0))
     heads = len(config.head_units) + 1
     kernels["head"] = sum(map(prod, shapes[-heads:]))
     biases = 3 * config.num_layers * prod((config.num_heads, config.key_dim))
     kernels["tokens"] = sum(map(prod, shapes[:-heads])) - biases
     attention = config.num_layers * 2 * tokens * tokens * inner
-    return {"weights": tokens * kernels["tokens"] + kernels["head"], "attention": attention}
+    weights = stem + tokens * kernels["tokens"] + kernels["head"]
+    return {"weights": weights, "attention": attention}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -156,6 +157,10 @@ def test_multiply_adds_are_counted():
         "weights": tokens * (patches * 8 + 2 * block) + head,
         "attention": 2 * 2 * tokens * tokens * inner,
     }
+    convolved = dataclasses.replace(SMALL, spt=False, stem_filters=(6,), mlp_convolution=True)
+    stem = 4**2 * 9 * 6 + 2**2 * 9 * 6 * 8
+    weights = stem + tokens * 2 * (block + 9 * 16) + head
+    assert count_macs(convolved)["weights"] == weights
 
 
 @pytest.mark.parametrize(

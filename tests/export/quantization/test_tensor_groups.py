@@ -47,7 +47,7 @@ CONFIGS = {
 }
 
 
-def make_quantizer(folder, **options):
+def make_quantizer(folder, masks=(-20.0,), **options):
     config = VitConfig(**{**SMALL, **options})
     spec = ModelSpec(
         name="example",
@@ -59,8 +59,8 @@ def make_quantizer(folder, **options):
         architecture=config.architecture,
     )
     folded = fold(read_weights(build_vit(config), config), config)
-    options = GraphOptions(integer_masks=(-20.0,))
-    write_saved_model(inference_module(folded, spec, options=options), folder)
+    graph = GraphOptions(integer_masks=masks)
+    write_saved_model(inference_module(folded, spec, options=graph), folder)
     layers = [name for name, _ in kernels(folded)]
     side = config.image_size
     images = np.random.default_rng(0).normal(size=(4, side, side, 1)).astype(np.float32)
@@ -92,6 +92,25 @@ def test_every_tensor_is_in_a_group(options, tmp_path):
     if options.get("activation") != "relu":  # a ReLU is a part of its dense layer
         others = (*options.get("head_units", ()), *options.get("stem_filters", ()))
         assert groups["activations"] == 2 + len(others)
+
+
+@pytest.mark.parametrize(("precision", "inputs"), [("static", np.int8), ("int4", np.float32)])
+def test_convolutions_are_quantized_as_dense_layers_are(precision, inputs, tmp_path):
+    options = {**CONFIGS["convolutions"], "image_size": 16, "input_size": (16, 16, 1)}
+    quantizer, images = make_quantizer(tmp_path / "model", masks=None, **options)
+    layers = {name: LayerChoice(precision, MINMAX) for name in ("convolution_0", "tokenization")}
+    content = quantizer.build(layers)
+    expected = load_engine(quantizer.float_model, "tflite").run(images)
+    result = load_engine(content, "tflite").run(images)
+    np.testing.assert_allclose(result, expected, atol=0.1 * expected.std())
+    interpreter = Interpreter(model_content=content)
+    types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    convolutions = [
+        [types[index] for index in step["inputs"][:2]]
+        for step in interpreter._get_ops_details()  # noqa: SLF001 - there is no public way
+        if step["op_name"] == "CONV_2D"
+    ]
+    assert convolutions == 2 * [[inputs, np.int8]]
 
 
 def test_a_tensor_that_nobody_named_is_an_error(tmp_path):

@@ -119,6 +119,12 @@ class VitConfig(Architecture):
         sizes = (self.input_size[2], *self.stem_filters, self.hidden_dim)
         return pairwise(sizes if self.stem_filters else ())
 
+    @property
+    def stem_strides(self) -> tuple[int, ...]:
+        """Of these convolutions."""
+        layers = len(self.stem_filters) + 1
+        return convolution_strides(layers, self.patch_size) if self.stem_filters else ()
+
     def weight_shapes(self) -> Iterator[Shape]:
         """The shapes of all weights, without the statistics of the normalization."""
         hidden, heads = self.hidden_dim, (self.num_heads, self.key_dim)

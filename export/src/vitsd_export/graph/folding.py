@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vitsd.config import BATCH_NORM_EPSILON, VitConfig, convolution_strides
+from vitsd.config import BATCH_NORM_EPSILON, VitConfig
 from vitsd.model import names
 from vitsd_runtime.types import AnyArray, FloatArray
 
@@ -214,9 +214,8 @@ def _fold_tokenization(
         return weights[f"{names.TOKENIZATION}/{name}"]
 
     if config.stem_filters:
-        strides = convolution_strides(len(config.stem_filters) + 1, config.patch_size)
         layers = []
-        for i, stride in enumerate(strides):
+        for i, stride in enumerate(config.stem_strides):
             gamma, beta, mean, variance = (
                 part(f"{names.batch_norm(i)}/{name}")
                 for name in ("gamma", "beta", "moving_mean", "moving_variance")

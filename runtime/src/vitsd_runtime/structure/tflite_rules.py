@@ -118,7 +118,7 @@ def _convolve(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor
     require(plain and options["activation"] in _ACTIVATIONS, "has unknown options")
     require(options["apart_x"] == options["apart_y"], "has unknown options")
     require(len(weights.shape) == 4, "has weights of shape {}", weights.shape)
-    require(weights.constant and weights.dtype != "int4", "has unknown weights")
+    require(weights.dtype != "int4", "has int4 weights")
     filters, rows, columns, channels = weights.shape
     groups, axis = 1, 0
     if step.kind == "DEPTHWISE_CONV_2D":
