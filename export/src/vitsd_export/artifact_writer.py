@@ -292,7 +292,7 @@ class ArtifactWriter:
 
     @cached_property
     def _onnx(self) -> onnx.ModelProto:
-        return to_onnx(self._module(GraphOptions(exp_attention=True)), self._options.opset)
+        return to_onnx(self._module(GraphOptions(flat=True)), self._options.opset)
 
     def _saved_model(self, options: GraphOptions) -> Path:
         module = self._module(options)

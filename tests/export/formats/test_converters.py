@@ -1,5 +1,7 @@
 """What the files are made of, seen with the engines' and formats' own tools."""
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import pytest
@@ -114,23 +116,32 @@ def test_large_weights_pass_the_converter_by(trained, batch, monkeypatch):
     np.testing.assert_array_equal(*logits)
 
 
-def test_onnxruntime_runs_norms_and_gelu_as_single_operations(exported, tmp_path):
-    norms = [
-        node
-        for node in onnx.load(exported / "digits.onnx").graph.node
-        if node.op_type == "LayerNormalization"
-    ]
-    assert len(norms) == 2 * 2 + 2  # two in each of two blocks, one of the patches, and the last
+def optimized(path, folder):
+    """The operations that onnxruntime makes of a file, with how often."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(
-        str(exported / "digits.onnx"), options, providers=["CPUExecutionProvider"]
-    )
-    operations = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
-    assert "Erf" not in operations
-    assert "Sqrt" not in operations
-    assert sum("Gelu" in name for name in operations) == 2 * 2
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+def test_onnxruntime_runs_norms_gelu_and_biases_as_parts_of_single_operations(exported, tmp_path):
+    operations = optimized(exported / "digits.onnx", tmp_path)
+    # Two in each of two blocks, one of the patches, and the last.
+    assert operations["LayerNormalization"] == 2 * 2 + 2
+    assert operations["Gelu"] == 2 * 2
+    assert not {"Erf", "Sqrt", "BiasGelu"} & set(operations)
+    # In each block query, output and two of the MLP; the logits. Keys and values have no bias.
+    assert operations["Gemm"] == 2 * 4 + 1
+    # The patches' alone, which has to be exact.
+    assert operations["GlobalAveragePool"] == 1
+
+
+def test_onnxruntime_runs_static_layers_on_integers(exported, tmp_path):
+    chosen = read_spec(exported / "digits-int8.onnx").export.recipe["layers"].values()
+    static = [choice for choice in chosen if choice["precision"] == "static"]
+    operations = optimized(exported / "digits-int8.onnx", tmp_path)
+    assert operations["QGemm"] + operations["MatMulIntegerToFloat"] == len(static) > 0
 
 
 def test_saved_model_serves_in_tensorflow_servings_layout(exported, batch):

@@ -93,9 +93,9 @@ def test_folded_equals_keras(config, seed, merge):
     def observe(block, scores):
         assert np.abs(scores).max() <= bounds[block] * (1 + 1e-5)
 
-    exp_attention = GraphOptions(exp_attention=True)
-    result = build_float_logits(tf.constant(images), folded, exp_attention, observe).numpy()
-    np.testing.assert_allclose(result, expected, atol=tolerance)
+    for options in (GraphOptions(exp_attention=True), GraphOptions(flat=True)):
+        result = build_float_logits(tf.constant(images), folded, options, observe).numpy()
+        np.testing.assert_allclose(result, expected, atol=tolerance)
     for masks in ((-1e9,) * config.num_layers, bounded_masks(images, folded)):
         single = [
             build_integer_logits(tf.constant(image[None]), folded, masks).numpy()

@@ -56,11 +56,11 @@ def random_model(config, scale, random):
     st.sampled_from([1, 3]),
     st.sampled_from([4, 5]),
     st.sampled_from([0.1, 1, 3]),
-    st.booleans(),
+    st.sampled_from([GraphOptions(), GraphOptions(exp_attention=True), GraphOptions(flat=True)]),
     st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=8, phases=[Phase.generate])  # an example takes too long to shrink it
-def test_cpus_agree_for_any_weights_and_images(channels, patch, scale, exp_attention, seed):
+def test_cpus_agree_for_any_weights_and_images(channels, patch, scale, options, seed):
     random = np.random.default_rng(seed)
     config = VitConfig(
         input_size=(8, 8, channels),
@@ -85,7 +85,6 @@ def test_cpus_agree_for_any_weights_and_images(channels, patch, scale, exp_atten
         variance=[random.uniform(1000, 8000)] * channels,
     )
     folded = fold(read_weights(random_model(config, scale, random), config), config)
-    options = GraphOptions(exp_attention=exp_attention)
     module = inference_module(folded, spec, embed_preprocessing=True, options=options)
     function = module.serve.get_concrete_function()
     images = difficult_images(config.input_size, random)

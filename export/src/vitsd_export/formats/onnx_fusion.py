@@ -13,9 +13,11 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from vitsd_export.graph.layer_names import PATCHES, scope_of
 from vitsd_runtime.types import AnyArray
 
 _LAYER_NORM_OPSET = 17
+_MEANS = ("ReduceMean", "GlobalAveragePool")
 
 Producers = Mapping[str, NodeProto]
 """The node that makes a tensor, by the tensor's name."""
@@ -63,7 +65,10 @@ def _divide_in_gelu(
 
 @dataclass(frozen=True)
 class _Norm:
-    """``value / sqrt(mean(value * value) + epsilon)``, as separate operations."""
+    """``c / sqrt(mean(c * c) + epsilon)``, as separate operations.
+
+    c is ``value - mean(value)``, or ``value`` itself where that has no mean.
+    """
 
     value: str
     epsilon: float
@@ -74,10 +79,7 @@ class _Norm:
 def _fuse_norms(
     model: onnx.ModelProto, producers: Producers, constants: dict[str, AnyArray]
 ) -> None:
-    """``x / sqrt(mean(x * x) + eps)`` is LayerNormalization where x has no mean.
-
-    Here it never has.
-    """
+    """To LayerNormalization, which removes a mean where there is one."""
     graph = model.graph
     lengths = _last_dimensions(model)
     fused: dict[str, NodeProto] = {}
@@ -125,8 +127,23 @@ def _match_norm(
         square = _squared(mean, value, producers)
         if mean is not None and square is not None:
             (epsilon,) = (constants[name] for name in chain[-1].input if name in constants)
-            return _Norm(value, float(epsilon), [*chain, mean, square])
+            # onnxruntime takes the variance as mean(x * x) - mean(x)^2: not exact enough for
+            # patches that are flat but for one pixel.
+            exact = scope_of(node.name) == PATCHES
+            value, removal = (value, []) if exact else _before_centering(value, producers)
+            return _Norm(value, float(epsilon), [*chain, mean, square, *removal])
     return None
+
+
+def _before_centering(value: str, producers: Producers) -> tuple[str, list[NodeProto]]:
+    """x, and the two nodes of ``x - mean(x)`` if that is ``value``; else ``value`` and none."""
+    centered = producers.get(value)
+    if centered is None or centered.op_type != "Sub":
+        return value, []
+    mean = producers.get(centered.input[1])
+    if mean is None or mean.op_type not in _MEANS or mean.input[0] != centered.input[0]:
+        return value, []
+    return centered.input[0], [centered, mean]
 
 
 def _walk_back(
@@ -149,7 +166,7 @@ def _variable_input(node: NodeProto, constants: Mapping[str, AnyArray]) -> str:
 
 def _squared(mean: NodeProto | None, value: str, producers: Producers) -> NodeProto | None:
     """The node that squares ``value``, if ``mean`` is the mean of that."""
-    if mean is None or mean.op_type not in ("ReduceMean", "GlobalAveragePool"):
+    if mean is None or mean.op_type not in _MEANS:
         return None
     square = producers.get(mean.input[0])
     if square is None or square.op_type != "Mul" or list(square.input) != [value, value]:

@@ -58,13 +58,25 @@ def build_float_logits(
         observer: sees the attention scores.
     """
     config, options = folded.config, options or GraphOptions()
-    epsilon = config.layer_norm_epsilon
     stream = _tokenize(images, folded)  # (batch, tokens, hidden_dim), mean-free
+    if options.flat:
+        stream = tf.reshape(stream, (-1, config.hidden_dim))
     for i, block in enumerate(folded.blocks):
-        normed = unit_variance(stream, epsilon)
+        normed = _norm(stream, config, options)
         stream = stream + _attention(normed, block.attention, config, options, i, observer)
-        stream = stream + _mlp(unit_variance(stream, epsilon), block, config, i)
-    return _classify(unit_variance(stream, epsilon), folded)
+        stream = stream + _mlp(_norm(stream, config, options), block, config, options, i)
+    normed = _norm(stream, config, options)
+    return _classify(_by_image(normed, config, options), folded)
+
+
+def _by_image(values: Tensor, config: VitConfig, options: GraphOptions) -> Tensor:
+    """Values of the stream as ``(batch, tokens, hidden_dim)``."""
+    return tf.reshape(values, (-1, config.tokens, config.hidden_dim)) if options.flat else values
+
+
+def _norm(stream: Tensor, config: VitConfig, options: GraphOptions) -> Tensor:
+    centered = stream - mean(stream) if options.flat else stream
+    return unit_variance(centered, config.layer_norm_epsilon)
 
 
 def _tokenize(images: Tensor, folded: FoldedVit) -> Tensor:
@@ -80,7 +92,7 @@ def _tokenize(images: Tensor, folded: FoldedVit) -> Tensor:
 
 def _project_patches(images: Tensor, folded: FoldedVit, tokenization: Dense) -> Tensor:
     config = folded.config
-    with tf.name_scope("patches"):
+    with tf.name_scope(layer_names.PATCHES):
         patches, kernel = cut_patches(images, folded, tokenization)
         if config.spt:
             patches = relative_to_first(patches)
@@ -89,22 +101,25 @@ def _project_patches(images: Tensor, folded: FoldedVit, tokenization: Dense) -> 
     return dense(patches, Dense(kernel, np.zeros(config.hidden_dim)), layer_names.TOKENIZATION)
 
 
-def _mlp(branch: Tensor, block: Block, config: VitConfig, number: int) -> Tensor:
+def _mlp(
+    branch: Tensor, block: Block, config: VitConfig, options: GraphOptions, number: int
+) -> Tensor:
     for j, (layer, activation) in enumerate(zip(block.mlp, config.mlp_activations, strict=True)):
         branch = dense(branch, layer, layer_names.mlp(number, j))
         if j == 0 and block.convolution is not None:
             branch = _convolve_tokens(branch, block.convolution, config)
         branch = activate(branch, activation)
-    # The output of an activation is not centered.
-    return branch - mean(branch) if config.mlp_output_activation else branch
+    if options.flat or not config.mlp_output_activation:
+        return branch
+    return branch - mean(branch)  # the output of an activation is not centered
 
 
 def _convolve_tokens(
     tokens: Tensor, convolution: DepthwiseConvolution, config: VitConfig
 ) -> Tensor:
-    units = tokens.shape[-1]
+    *rows, units = tokens.shape
     grid = tf.reshape(tokens, (-1, config.grid, config.grid, units))
-    return tf.reshape(depthwise_convolution(grid, convolution), (-1, config.tokens, units))
+    return tf.reshape(depthwise_convolution(grid, convolution), (-1, *rows[1:], units))
 
 
 def _classify(stream: Tensor, folded: FoldedVit) -> Tensor:
@@ -126,7 +141,7 @@ def _attention(
     block: int,
     observer: ScoreObserver,
 ) -> Tensor:
-    queries, keys, values = _project(normed, attention, config, block)
+    queries, keys, values = _project(normed, attention, config, options, block)
     scores = tf.matmul(queries, keys, transpose_b=True)
     observer(block, scores)
     shift = _exp_shift(attention, config) if options.exp_attention else None
@@ -134,12 +149,13 @@ def _attention(
     attended = _softmax_attend(masked, values) if shift is None else _exp_attend(masked, values)
     if attention.key is not None:
         attended = tf.transpose(attended, (0, 2, 1, 3))
-    joined = tf.reshape(attended, (-1, config.tokens, attention.output.kernel.shape[0]))
+    rows = (-1,) if options.flat else (-1, config.tokens)
+    joined = tf.reshape(attended, (*rows, attention.output.kernel.shape[0]))
     return dense(joined, attention.output, layer_names.output(block))
 
 
 def _project(
-    normed: Tensor, attention: Attention, config: VitConfig, block: int
+    normed: Tensor, attention: Attention, config: VitConfig, options: GraphOptions, block: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values."""
     tokens, heads = config.tokens, config.num_heads
@@ -147,7 +163,8 @@ def _project(
         # Keys and values are the tokens themselves, so the heads are stacked as rows and nothing
         # is transposed.
         queries = dense(normed, attention.query, layer_names.query(block))
-        return tf.reshape(queries, (-1, tokens * heads, config.hidden_dim)), normed, normed
+        by_image = _by_image(normed, config, options)
+        return tf.reshape(queries, (-1, tokens * heads, config.hidden_dim)), by_image, by_image
 
     def split_heads(flat: Tensor) -> Tensor:
         return tf.transpose(tf.reshape(flat, (-1, tokens, heads, config.key_dim)), (0, 2, 1, 3))

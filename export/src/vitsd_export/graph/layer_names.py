@@ -15,6 +15,7 @@ from vitsd_runtime.types import FloatArray
 # Layers that folding leaves one to one have the names that they have in Keras.
 __all__ = [
     "LOGITS",
+    "PATCHES",
     "TOKENIZATION",
     "convolution",
     "head",
@@ -26,6 +27,9 @@ __all__ = [
     "scope_of",
     "value",
 ]
+
+PATCHES = "patches"
+"""The scope before the first dense layer, with the norm of the patches."""
 
 
 def query(block: int) -> str:

@@ -1,16 +1,16 @@
 """Quantize a float ONNX model dense layer by dense layer, with onnxruntime.
 
 A dense layer is a MatMul whose weights are constant; its name is the scope in which the graph made
-it. Static layers get QuantizeLinear and DequantizeLinear around their input and weights (QDQ), and
-none at their output: onnxruntime then runs one operation from int8 to float, which measured 8 %
-faster than an int8 output, and rounds less.
+it. Static layers get QuantizeLinear and DequantizeLinear around their input, weights and bias
+(QDQ), and none at their output: onnxruntime then runs one operation from int8 to float, which
+measured 8 % faster than an int8 output, and rounds less.
 """
 
 from __future__ import annotations
 
 import copy
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.files import temporary_folder
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray
+
+_PRODUCTS = ["MatMul", "Gemm"]
 
 
 class OnnxQuantizer:
@@ -107,12 +109,14 @@ class OnnxQuantizer:
 
         if self._calibration is None:
             raise VitsdError("Ranges of activations need calibration images.")
+        model = copy.deepcopy(self._model)
+        _join_biases(model, nodes)
         inputs = {node.name: node.input[0] for node in self._dense.values()}
         ranges: dict[str, list[dict[str, Any]]] = {}
         for node, choice in nodes.items():
             ranges.setdefault(inputs[node], [self._range(inputs[node], choice.method)])
         quantize_static(
-            copy.deepcopy(self._model),
+            model,
             path,
             _OneImage(self._calibration[:1]),
             quant_format=QuantFormat.QDQ,
@@ -120,9 +124,9 @@ class OnnxQuantizer:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=list(nodes),
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=_PRODUCTS,
             extra_options={
-                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                "OpTypesToExcludeOutputQuantization": _PRODUCTS,
                 "TensorQuantOverrides": ranges,
             },
         )
@@ -143,6 +147,29 @@ class OnnxQuantizer:
                 yield dict(zip(names, values, strict=True))
 
         return collect((walk(), walk()))
+
+
+def _join_biases(model: onnx.ModelProto, products: Container[str]) -> None:
+    """Make products of two matrices that get a bias one operation each, in place.
+
+    onnxruntime would do so before it looks for what is quantized, and compute them in float.
+
+    Args:
+        model: float.
+        products: the names of the MatMul nodes that may be joined.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred}
+    biases = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    made = {node.output[0]: node for node in model.graph.node if node.name in products}
+    for node in list(model.graph.node):
+        names = sorted(node.input, key=biases.__contains__) if node.op_type == "Add" else []
+        product = made.get(names[0]) if names and names[1] in biases else None
+        if product is not None and ranks.get(product.output[0]) == 2:
+            product.op_type = "Gemm"
+            product.input.append(names[1])
+            product.output[:] = node.output
+            model.graph.node.remove(node)
 
 
 class _OneImage:

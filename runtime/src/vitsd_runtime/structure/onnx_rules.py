@@ -56,7 +56,9 @@ def _concat(step: Operation, inputs: Inputs) -> list[Tensor]:
 def _quantized(integers: str, value: Tensor, scale: Tensor, zero: Tensor, number: int) -> None:
     """Check the scale and zero point of quantized values."""
     _real(scale)
-    require(integers in ("int8", "uint8") and zero.dtype == integers, "takes {}", integers)
+    # Biases are int32.
+    known = integers in ("int8", "uint8") or (integers == "int32" and value.constant)
+    require(known and zero.dtype == integers, "takes {}", integers)
     fits = scale.shape == zero.shape and scale.constant and zero.constant
     if scale.shape:
         along = shapes.axis(number, len(value.shape))
@@ -129,6 +131,15 @@ def _matmul(step: Operation, inputs: Inputs) -> list[Tensor]:
     left, right = inputs
     _real(left, right)
     return _float32(shapes.matmul(left.shape, right.shape))
+
+
+def _gemm(step: Operation, inputs: Inputs) -> list[Tensor]:
+    left, right, bias = inputs
+    _real(left, right, bias)
+    shape = shapes.matmul(left.shape, right.shape)
+    fits = len(shape) == 2 and bias.shape == shape[1:]
+    require(fits, "adds a bias of shape {} to {}", bias.shape, shape)
+    return _float32(shape)
 
 
 def _integer_matmul(step: Operation, inputs: Inputs) -> list[Tensor]:
@@ -229,6 +240,7 @@ RULES: Mapping[str, Rule] = {
     "DequantizeLinear": _rule(_dequantize, 3, axis=int),
     "DynamicQuantizeLinear": _rule(_dynamic_quantize, 1),
     "Gather": _rule(_gather, 2, axis=int),
+    "Gemm": _rule(_gemm, 3),
     "GlobalAveragePool": _rule(_average_pool, 1),
     "LayerNormalization": _rule(_layer_norm, 2, 3, axis=int, epsilon=float),
     "MatMul": _rule(_matmul, 2),
@@ -243,6 +255,7 @@ RULES: Mapping[str, Rule] = {
 }
 PRODUCTS: Mapping[str, Depth] = {
     "Conv": shapes.convolution_depth,
+    "Gemm": shapes.matmul_depth,
     "MatMul": shapes.matmul_depth,
     "MatMulInteger": shapes.matmul_depth,
 }
