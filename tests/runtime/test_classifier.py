@@ -200,7 +200,7 @@ def test_threads_are_chosen_by_measuring(exported_model, monkeypatch, faster):
 
     real = load.start_engine
 
-    def start_engine(path, format, num_threads, batch_size):
+    def start_engine(path, format, num_threads, batch_size, backend):
         engine = real(path, format, 1, batch_size)
         run = engine.run
         engine.run = lambda batch: (time.sleep(0 if num_threads == faster else 0.02), run(batch))[1]
@@ -211,7 +211,7 @@ def test_threads_are_chosen_by_measuring(exported_model, monkeypatch, faster):
     assert Classifier.load(exported_model("-float32.tflite", ".onnx")).num_threads == faster
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_threads": 0}])
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_threads": 0}, {"backend": "x"}])
 def test_impossible_options_are_refused(exported_model, options):
     with pytest.raises(UsageError):
         Classifier.load(exported_model("-float32.tflite", ".onnx"), **options)
@@ -221,7 +221,7 @@ def test_impossible_options_are_refused(exported_model, options):
     ("ending", "blocked", "extra"),
     [
         ("-float32.tflite", ("ai_edge_litert", "tflite_runtime", "tensorflow"), "tflite"),
-        (".onnx", ("onnxruntime",), "onnx"),
+        (".onnx", ("onnxruntime", "openvino"), "onnx"),
         ("_saved_model", ("tensorflow",), "tensorflow"),
     ],
 )

@@ -12,7 +12,6 @@ import numpy as np
 
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.json_files import read_json
 from vitsd_runtime.system.text import distinct_names, printable
 from vitsd_runtime.types import PathLike, UInt8Array
@@ -106,10 +105,8 @@ def measure(
     batch_size: int,
     seconds: float,
     *,
-    verify: bool = True,
-    spec: ModelSpec | None = None,
-    allow_any_operation: bool = False,
     burst: int = 10,
+    **loading: Any,
 ) -> list[dict[str, Any]]:
     """Latencies of several models, run in turns so that their ratios hold on a noisy machine.
 
@@ -118,10 +115,8 @@ def measure(
         num_threads: of each engine.
         batch_size: images per run.
         seconds: of measuring, per model.
-        verify: as for :meth:`Classifier.load`.
-        spec: for models that carry none.
-        allow_any_operation: as for :meth:`Classifier.load`.
         burst: runs of a model in one turn; in the first the caches are full of the model before.
+        **loading: other options of :meth:`Classifier.load`.
 
     Returns:
         A dict per model: the :data:`SETTING`, ``engine``, percentiles ``p50_ms`` ``p90_ms``
@@ -131,8 +126,7 @@ def measure(
     Raises:
         UsageError, VitsdError: as for :meth:`Classifier.load`.
     """
-    options = {"verify": verify, "spec": spec, "allow_any_operation": allow_any_operation}
-    subjects = [_load(model, num_threads, batch_size, options) for model in models]
+    subjects = [_load(model, num_threads, batch_size, loading) for model in models]
     deadline = time.perf_counter() + seconds * len(subjects)
     while time.perf_counter() < deadline or len(subjects[0].running) < _MIN_RUNS:
         for subject in subjects:

@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitsd_runtime.engines import Engine
-from vitsd_runtime.engines.travel import ModelSource, Opened
+from vitsd_runtime.engines.travel import EngineOptions, ModelSource, Opened
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.formats import detect_format, model_identity, read_spec
 from vitsd_runtime.images.loading import is_single_image, load_for_model
@@ -22,11 +22,23 @@ from vitsd_runtime.models.catalog import bundled_model
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.spec.limits import MAX_CLASSES
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import AnyArray, Float32Array, Format, PathLike, ResizeMode, UInt8Array
+from vitsd_runtime.types import (
+    BACKENDS,
+    AnyArray,
+    Float32Array,
+    Format,
+    PathLike,
+    ResizeMode,
+    UInt8Array,
+)
 from vitsd_runtime.validation import Option
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 BATCH_SIZE = Option("images that the engine gets at once", int, at_least=1, at_most=4096)
 NUM_THREADS = Option("of the engine", int, at_least=1, at_most=1024)
+BACKEND = Option("engine that runs the models", str, choices=BACKENDS)
 MIN_CONFIDENCE = Option(
     "largest probability below which an image shows nothing known", float, at_least=0, below=1
 )
@@ -106,8 +118,7 @@ class Classifier:
         min_confidence: float | None = None,
         spec: ModelSpec | None = None,
         verify: bool = True,
-        allow_any_operation: bool = False,
-        in_memory: bool = False,
+        **engine_options: Unpack[EngineOptions],
     ) -> Classifier:
         """Load a ``.tflite`` or ``.onnx`` file or a SavedModel folder.
 
@@ -121,6 +132,10 @@ class Classifier:
                 knows (:attr:`Prediction.known`), in [0, 1); by default the one in its spec.
             spec: for a model that carries none, or to override what it carries.
             verify: check the model's SHA-256 against its spec.
+            **engine_options: ``backend``, ``allow_any_operation`` and ``in_memory``.
+            backend: the engine, of :data:`vitsd_runtime.types.BACKENDS`; by default the first that
+                is installed. ``.onnx`` files run in ``onnxruntime``, ``openvino`` or, rounded
+                to bfloat16 and no longer within a float model's tolerance, ``openvino-bf16``.
             allow_any_operation: also run models with operations that vitsd-export does not write,
                 after a try in a process of its own. Only for files that you trust: what such
                 operations do with memory and time is not known.
@@ -138,6 +153,8 @@ class Classifier:
             num_threads = NUM_THREADS.check("num_threads", num_threads)
         if min_confidence is not None:
             min_confidence = MIN_CONFIDENCE.check("min_confidence", min_confidence)
+        if engine_options.get("backend") is not None:
+            BACKEND.check("backend", engine_options["backend"])
         format = _exported_format(path)
         identity = model_identity(path)
         spec = spec or _carried_spec(path, verify)
@@ -148,9 +165,8 @@ class Classifier:
             format=format,
             num_threads=num_threads,
             batch_size=batch_size,
-            allow_any_operation=allow_any_operation,
-            in_memory=in_memory,
             identity=identity,
+            **engine_options,
         )
         engine, num_threads = source.open()
         _check_engine_fits_spec(engine, spec, path)

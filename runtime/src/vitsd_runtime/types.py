@@ -12,6 +12,9 @@ Format = Literal["tflite", "onnx", "saved_model", "keras"]
 """Kinds of model file; ``keras`` is the trained model, the others are exported ones."""
 Quantization = Literal["none", "float16", "dynamic", "int8", "int8-full", "int4"]
 """How an exported file is quantized; ``vitsd_export.quantization.schemes`` says what each is."""
+Backend = Literal["litert", "onnxruntime", "openvino", "openvino-bf16", "tensorflow"]
+"""What runs a model file: the engines of :mod:`vitsd_runtime.engines`. ``openvino-bf16`` rounds to
+bfloat16, where the CPU computes with that."""
 ResizeMode = Literal["stretch", "crop"]
 """How a photo of any size becomes the model's input size: the whole image, or its center."""
 SplitRule = Literal["content", "position"]
@@ -22,6 +25,7 @@ ClusterEngine = Literal["ray", "spark"]
 ValueRange = tuple[float, float]
 """The values of an image that become 0 and 255."""
 
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 FORMATS: tuple[Format, ...] = get_args(Format)
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)

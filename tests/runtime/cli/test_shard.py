@@ -31,7 +31,7 @@ def run(command_here, monkeypatch, spec, tmp_path):
             raise KeyboardInterrupt
         return np.stack([brightness, -brightness, np.zeros_like(brightness)], axis=1)
 
-    source = ModelSource(Path("m.tflite"), "tflite", 1, 2, False, False, (), sha256="0" * 64)
+    source = ModelSource(Path("m.tflite"), "tflite", 1, 2, (), sha256="0" * 64)
     engine = SimpleNamespace(run=logits)
     classifier = Classifier(engine, spec, Path("m.tflite"), 1, batch_size=2, source=source)
     monkeypatch.setattr(Classifier, "load", lambda path, **_: classifier)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +61,19 @@ def test_the_first_engine_that_is_installed_runs_a_model(exported_model, monkeyp
 def test_training_models_have_no_engine(trained):
     with pytest.raises(UsageError, match="No engine runs keras"):
         load_engine(trained / "model.keras", "keras")
+
+
+@pytest.mark.parametrize("num_threads", [1, None])
+def test_a_backend_for_another_format_is_refused(exported_model, num_threads):
+    path = exported_model("-float32.tflite", ".onnx")
+    with pytest.raises(UsageError, match=r"`backend=tensorflow` runs no \w+ models: use `backend="):
+        Classifier.load(path, num_threads=num_threads, backend="tensorflow")
+
+
+def test_a_backend_that_is_missing_says_what_to_install(exported_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(VitsdError, match=r'pip install "vitsd-runtime\[openvino\]"'):
+        Classifier.load(exported_model(".onnx"), num_threads=1, backend="openvino")
 
 
 @pytest.mark.parametrize(

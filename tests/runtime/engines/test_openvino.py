@@ -1,6 +1,7 @@
 """OpenVINO runs the .onnx files that onnxruntime runs, and gives the same answers."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitsd_runtime import VitsdError
+from vitsd_runtime import Classifier, VitsdError
 from vitsd_runtime.engines import load, load_engine
 from vitsd_runtime.engines.openvino import OpenVinoEngine
 
-pytest.importorskip("openvino")
+openvino = pytest.importorskip("openvino")
 
 MODEL = Path(__file__).parents[1] / "data" / "schema1" / "digits.onnx"
 
@@ -51,6 +52,31 @@ def test_exports_agree_with_onnxruntime(exported_model, ending, tolerance):
     images = images_for(engine)
     expected = load_engine(path, "onnx").run(images)
     assert np.abs(engine.run(images) - expected).max() <= tolerance * expected.std()
+
+
+def test_it_is_chosen_by_name_beside_onnxruntime(exported_model):
+    pytest.importorskip("onnxruntime")
+    path = exported_model(".onnx")
+    chosen = {
+        backend: Classifier.load(path, num_threads=1, backend=backend)
+        for backend in (None, "onnxruntime", "openvino")
+    }
+    names = [classifier.engine.name.split()[0] for classifier in chosen.values()]
+    assert names == ["onnxruntime", "onnxruntime", "openvino"]
+    # It travels.
+    assert pickle.loads(pickle.dumps(chosen["openvino"])).engine.name.startswith("openvino ")
+    tried = Classifier.load(path, backend="openvino", allow_any_operation=True)
+    assert tried.engine.name.startswith("openvino ")
+
+
+def test_bfloat16_is_rounded_to_or_refused(images):
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(VitsdError, match="use `backend=openvino`"):
+            load_engine(MODEL, "onnx", backend="openvino-bf16")
+        return
+    exact = OpenVinoEngine(MODEL, 1, 16).run(images)
+    rounded = load_engine(MODEL, "onnx", 1, 16, backend="openvino-bf16").run(images)
+    assert 1e-4 < np.abs(rounded - exact).max() / exact.std() < 0.3
 
 
 def test_it_runs_a_model_where_onnxruntime_is_missing(monkeypatch):

@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N,N",
         help="default: 1 and the usable cores",
     )
+    options.add_backend_option(parser)
     parser.add_argument(
         "--batch-sizes",
         type=options.list_of(BATCH_SIZE),
@@ -126,6 +127,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     num_threads = arguments.num_threads or sorted({1, usable_cores()})
     loading = {
         "verify": arguments.verify,
+        "backend": arguments.backend,
         "allow_any_operation": arguments.allow_any_operation,
         "spec": options.read_spec_option(arguments.spec),
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vitsd_runtime.classifier import NUM_THREADS
+from vitsd_runtime.classifier import BACKEND, NUM_THREADS
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.spec import MAX_JSON_BYTES, ModelSpec
@@ -67,6 +67,15 @@ def add_num_threads_option(parser: argparse.ArgumentParser) -> None:
         type=type_of(NUM_THREADS),
         metavar="N",
         help="engine threads (default: measured)",
+    )
+
+
+def add_backend_option(parser: argparse.ArgumentParser) -> None:
+    """``--backend``, the engine."""
+    parser.add_argument(
+        "--backend",
+        choices=BACKEND.choices,
+        help=f"{BACKEND.help} (default: the first that is installed)",
     )
 
 

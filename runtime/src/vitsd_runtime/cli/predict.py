@@ -111,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="how photos become the input size (default: as trained)",
     )
     options.add_num_threads_option(parser)
+    options.add_backend_option(parser)
     parser.add_argument(
         "--workers",
         type=options.type_of(_WORKERS),
@@ -219,6 +220,7 @@ def _load(model: Path, arguments: argparse.Namespace) -> Classifier:
     return Classifier.load(
         model,
         num_threads=arguments.num_threads,
+        backend=arguments.backend,
         batch_size=arguments.batch_size,
         min_confidence=arguments.min_confidence,
         spec=options.read_spec_option(arguments.spec),

@@ -22,6 +22,7 @@ _METAVARS = {"max_body": "MIB", "timeout": "SECONDS", "min_confidence": "P"}
 _UNSET = {
     "workers": "as many as the cores allow",
     "num_threads": "measured",
+    "backend": "the first that is installed",
     "min_confidence": "the model's own",
 }
 """What happens where an option is not given that has no value of its own."""
@@ -51,9 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
         default = getattr(Settings, name)
         parser.add_argument(
             options.flag_of(name),
-            type=options.type_of(declared),
+            type=str if declared.choices else options.type_of(declared),
+            choices=declared.choices,
             default=default,
-            metavar=_METAVARS.get(name, "N"),
+            metavar=None if declared.choices else _METAVARS.get(name, "N"),
             help=f"{declared.help} (default: {_UNSET.get(name) or format(default, '.12g')})",
         )
     parser.add_argument(

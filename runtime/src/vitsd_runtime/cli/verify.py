@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="also measure accuracy and speed on labeled images: a folder of class folders",
     )
     options.add_num_threads_option(parser)
+    options.add_backend_option(parser)
     options.add_check_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -47,6 +48,7 @@ def _main(arguments: argparse.Namespace) -> None:
     classifier = Classifier.load(
         arguments.model,
         num_threads=arguments.num_threads,
+        backend=arguments.backend,
         verify=arguments.verify,
         allow_any_operation=arguments.allow_any_operation,
     )

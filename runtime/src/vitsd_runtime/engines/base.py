@@ -14,7 +14,7 @@ import numpy as np
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.files import identify
 from vitsd_runtime.system.text import first_line, printable
-from vitsd_runtime.types import AnyArray, Float32Array
+from vitsd_runtime.types import AnyArray, Backend, Float32Array
 
 Model = Union[Path, bytes]
 """A model file or SavedModel folder, or a file's content."""
@@ -33,6 +33,7 @@ class Engine(ABC):
         VitsdError: it refuses the model.
     """
 
+    backend: ClassVar[Backend]
     extra: ClassVar[str]
     """The runtime's extra that installs the engine."""
     packages: ClassVar[Sequence[str]]

@@ -6,7 +6,7 @@ import collections
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from vitsd_runtime.engines.fixed_batch import run_in_parts
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.text import first_line
-from vitsd_runtime.types import AnyArray, Float32Array
+from vitsd_runtime.types import AnyArray, Backend, Float32Array
 
 _DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
@@ -31,6 +31,7 @@ _DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint
 class OnnxEngine(Engine):
     """onnxruntime; a batch of any size runs at once."""
 
+    backend: ClassVar[Backend] = "onnxruntime"
     extra = "onnx"
     packages = ("onnxruntime",)
 

@@ -1,10 +1,10 @@
-"""ONNX files where onnxruntime is not installed: OpenVINO on the CPU, in float32."""
+"""ONNX files in OpenVINO on the CPU: in float32, or rounded to bfloat16 if that is asked for."""
 
 from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from vitsd_runtime.engines.fixed_batch import run_in_parts
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.text import first_line
-from vitsd_runtime.types import AnyArray, Float32Array
+from vitsd_runtime.types import AnyArray, Backend, Float32Array
+
+_CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
 
 
 class _Compiled:
@@ -30,16 +32,18 @@ class _Compiled:
     Compiled for any batch size, a single image takes 1.3 times as long.
     """
 
-    def __init__(self, file: ModelFile, engine: str, num_threads: int) -> None:
+    def __init__(self, file: ModelFile, engine: str, num_threads: int, precision: str) -> None:
         self.lock = threading.Lock()  # a request's tensors are shared state
         self._file, self._engine = file, engine
         self._settings = {
             # Where the CPU has bfloat16, OpenVINO would round to it unasked.
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._core = import_optional("openvino").Core()
+        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", _CAPABILITIES):
+            raise VitsdError("This CPU does not compute with bfloat16: use `backend=openvino`.")
         self._content = file.content()
         """Not a path: OpenVINO would map the file into memory, and whoever overwrites it then
         changes the model."""
@@ -69,16 +73,20 @@ class _Compiled:
 class OpenVinoEngine(Engine):
     """OpenVINO; a model is compiled for single images and for full batches."""
 
+    backend: ClassVar[Backend] = "openvino"
     extra = "openvino"
     packages = ("openvino",)
+    precision: ClassVar[str] = "f32"
 
     def __init__(self, model: Model, num_threads: int, batch_size: int) -> None:
         openvino = import_optional("openvino")
         if not openvino:
             raise not_installed(model, self.extra)
-        self.name = f"openvino {openvino.__version__.split('-')[0]}"
+        self.name = f"{self.backend} {openvino.__version__.split('-')[0]}"
         self._file = ModelFile(model)
-        self._compiled = PerProcess(partial(_Compiled, self._file, self.name, num_threads))
+        self._compiled = PerProcess(
+            partial(_Compiled, self._file, self.name, num_threads, self.precision)
+        )
         compiled = self._compiled.get()
         self._batch_size = 1 if compiled.one_by_one else batch_size
         request = compiled.request(1)
@@ -119,6 +127,13 @@ class OpenVinoEngine(Engine):
             ) from error
         logits: Float32Array = request.get_output_tensor(0).data.copy()
         return logits
+
+
+class OpenVinoBf16Engine(OpenVinoEngine):
+    """The same, rounded to bfloat16."""
+
+    backend: ClassVar[Backend] = "openvino-bf16"
+    precision: ClassVar[str] = "bf16"
 
 
 def _reason(error: RuntimeError) -> RuntimeError:

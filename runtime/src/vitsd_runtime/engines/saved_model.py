@@ -25,12 +25,13 @@ from vitsd_runtime.formats.saved_model import find_saved_model
 from vitsd_runtime.system.fork import PerProcess, never_destroy
 from vitsd_runtime.system.stderr import quiet_stderr
 from vitsd_runtime.system.text import first_line
-from vitsd_runtime.types import AnyArray, Float32Array
+from vitsd_runtime.types import AnyArray, Backend, Float32Array
 
 
 class SavedModelEngine(Engine):
     """TensorFlow, through the ``serving_default`` signature."""
 
+    backend: ClassVar[Backend] = "tensorflow"
     extra = "tensorflow"
     packages = ("tensorflow",)
 

@@ -6,7 +6,7 @@ import collections
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.stderr import quiet_stderr
 from vitsd_runtime.system.text import first_line
-from vitsd_runtime.types import AnyArray, Float32Array
+from vitsd_runtime.types import AnyArray, Backend, Float32Array
 
 _OLD = "tflite-runtime"
 _PACKAGES = (
@@ -70,6 +70,7 @@ class TFLiteEngine(Engine):
     interpreters of their own, which stay for the next ones.
     """
 
+    backend: ClassVar[Backend] = "litert"
     extra = "tflite"
     packages = tuple(package for _, package, _ in _PACKAGES)
 

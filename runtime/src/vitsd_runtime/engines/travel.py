@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from vitsd_runtime.engines.base import Engine, Model
 from vitsd_runtime.engines.load import load_engine, load_fastest_engine
@@ -14,7 +14,15 @@ from vitsd_runtime.formats import digest_model, model_identity
 from vitsd_runtime.models.catalog import bundled_model
 from vitsd_runtime.system.fork import PerProcess
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import Format
+from vitsd_runtime.types import Backend, Format
+
+
+class EngineOptions(TypedDict, total=False):
+    """What is rarely said about how an engine is started; fields of :class:`ModelSource`."""
+
+    backend: Backend | None
+    allow_any_operation: bool
+    in_memory: bool
 
 
 class Opened(NamedTuple):
@@ -34,10 +42,12 @@ class ModelSource:
     num_threads: int | None
     """None: measured, on each machine anew."""
     batch_size: int
-    allow_any_operation: bool
-    in_memory: bool
     identity: tuple[int, ...]
     """:func:`model_identity` when it was loaded."""
+    allow_any_operation: bool = False
+    in_memory: bool = False
+    backend: Backend | None = None
+    """None: the first that is installed, on each machine anew."""
     sha256: str | None = None
     """Once it was asked for: the model must have it wherever it is opened again."""
 
@@ -69,7 +79,7 @@ class ModelSource:
         path = self.find()
         in_memory = self.in_memory and self.format != "saved_model"
         model: Model = path.read_bytes() if in_memory else path
-        options = self.batch_size, self.allow_any_operation
+        options = self.batch_size, self.allow_any_operation, self.backend
         if self.num_threads is None:
             return Opened(*load_fastest_engine(model, self.format, *options))
         engine = load_engine(model, self.format, self.num_threads, *options)

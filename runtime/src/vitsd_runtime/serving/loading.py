@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.serving.settings import Settings
 from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.system.text import printable
+from vitsd_runtime.types import Backend
 from vitsd_runtime.verification import verify
 
 
@@ -29,6 +31,7 @@ def load_classifiers(path: Path, settings: Settings) -> tuple[list[Classifier], 
         return Classifier.load(
             path,
             num_threads=num_threads,
+            backend=cast("Backend | None", settings.backend),
             batch_size=settings.batch_size,
             min_confidence=settings.min_confidence,
             verify=settings.verify,

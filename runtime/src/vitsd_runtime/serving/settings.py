@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitsd_runtime.classifier import MIN_CONFIDENCE, NUM_THREADS
+from vitsd_runtime.classifier import BACKEND, MIN_CONFIDENCE, NUM_THREADS
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.validation import Option, option, optional, validate
 
@@ -37,6 +37,8 @@ class Settings:
     """None: as many as the cores allow."""
     num_threads: int | None = optional(NUM_THREADS)
     """None: measured."""
+    backend: str | None = optional(BACKEND)
+    """None: the first that is installed."""
     min_confidence: float | None = optional(MIN_CONFIDENCE)
     """None: the model's own."""
     token: str | None = None
