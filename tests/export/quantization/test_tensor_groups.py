@@ -16,7 +16,7 @@ from vitsd_export.graph.layer_names import kernels
 from vitsd_export.graph.module import inference_module
 from vitsd_export.graph.options import GraphOptions
 from vitsd_export.graph.weights import read_weights
-from vitsd_export.quantization.ranges import MINMAX
+from vitsd_export.quantization.ranges import MINMAX, RangeMethod
 from vitsd_export.quantization.recipe import LayerChoice
 from vitsd_export.quantization.tflite import GROUP_METHODS, TFLiteQuantizer
 from vitsd_runtime import ModelSpec, VitsdError
@@ -111,6 +111,16 @@ def test_convolutions_are_quantized_as_dense_layers_are(precision, inputs, tmp_p
         if step["op_name"] == "CONV_2D"
     ]
     assert convolutions == 2 * [[inputs, np.int8]]
+
+
+def test_patches_of_another_range_than_the_images_make_a_sound_file(tmp_path):
+    quantizer, images = make_quantizer(tmp_path / "model", **CONFIGS["as tiny"])
+    choices = {name: LayerChoice("static", MINMAX) for name in GROUP_METHODS}
+    choices["patches"] = LayerChoice("static", RangeMethod.parse("max/4"))
+    engine = load_engine(quantizer.build_integer(choices), "tflite")
+    assert np.isfinite(engine.run(images)).all()
+    # From the images' scale to that of the patches.
+    assert engine.describe()["operations"]["QUANTIZE"] > 0
 
 
 def test_a_tensor_that_nobody_named_is_an_error(tmp_path):

@@ -335,11 +335,14 @@ def test_parts_that_many_tables_can_share_have_a_limit():
             read()
 
 
-def test_int8_softmax_and_dequantize_refuse_what_their_kernels_divide_by():
+def test_softmax_quantize_and_dequantize_refuse_what_their_kernels_divide_by():
     scores = Tensor("int8", (1, 4), Quantization(1, 1e-9, 1e-9, False, 0))
     step = Operation("SOFTMAX", (0,), (1,), {"beta": 1.0})
     with pytest.raises(FlawError, match="too small"):
         RULES["SOFTMAX"](step, [scores], [scores])
+    fine, coarse = (Tensor("int8", (1, 4), Quantization(1, s, s, False, 0)) for s in (1e-9, 1e9))
+    with pytest.raises(FlawError, match="rescales by"):
+        RULES["QUANTIZE"](Operation("QUANTIZE", (0,), (1,), {}), [coarse], [fine])
     half = Tensor("float16", (1, 4))
     with pytest.raises(FlawError, match="takes float16"):
         RULES["DEQUANTIZE"](Operation("DEQUANTIZE", (0,), (1,), {}), [half], [half])

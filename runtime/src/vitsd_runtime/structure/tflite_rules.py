@@ -182,8 +182,10 @@ def _dequantize(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tens
 
 def _quantize(step: Operation, inputs: Inputs, outputs: Declared) -> list[Tensor]:
     (value,) = inputs
-    require(value.dtype == "float32", "takes {}", value.dtype)
+    _real_or_int8(value)
     _one_scale(outputs[0])
+    if value.dtype == "int8":  # to another scale, before what was put together has one
+        _multiplier(_scale(value) / _scale(outputs[0]))
     return [Tensor("int8", value.shape)]
 
 
