@@ -1,6 +1,7 @@
 """All backends give the same answers, and the command says so, or says where not."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 
@@ -10,15 +11,22 @@ import pytest
 from vitsd.evaluation.evaluate import model_logits
 from vitsd_export.gate import compare
 from vitsd_export.quantization.schemes import SCHEMES
-from vitsd_runtime import read_spec
+from vitsd_runtime import Classifier, read_spec
 
 FLOAT = ["-float32.tflite", ".onnx", "_saved_model"]
 
 
+def float_logits(exported, images):
+    """Of each float artifact, and of the .onnx file in OpenVINO too, where that is installed."""
+    yield from (model_logits(exported / f"digits{ending}", images) for ending in FLOAT)
+    if importlib.util.find_spec("openvino"):
+        classifier = Classifier.load(exported / "digits.onnx", backend="openvino", num_threads=1)
+        yield classifier.logits(images)
+
+
 def test_float_artifacts_give_the_keras_models_logits(trained, exported, digits):
     expected = model_logits(trained / "model.keras", digits.images)
-    for ending in FLOAT:
-        logits = model_logits(exported / f"digits{ending}", digits.images)
+    for logits in float_logits(exported, digits.images):
         assert np.abs(logits - expected).max() < 5e-5 * expected.std()
         np.testing.assert_array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
 
@@ -33,7 +41,7 @@ def test_flat_images_do_not_set_engines_apart(trained, exported):
     images = np.concatenate([flat, nearly])
     expected = model_logits(trained / "model.keras", images)
     spread = expected.std()
-    first, *others = (model_logits(exported / f"digits{ending}", images) for ending in FLOAT)
+    first, *others = float_logits(exported, images)
     for other in others:
         np.testing.assert_allclose(other, first, atol=2e-5 * spread, rtol=0)
     np.testing.assert_allclose(first, expected, atol=2e-4 * spread, rtol=0)

@@ -202,6 +202,7 @@ class Classifier:
             "model_sha256": self.sha256,
             "spec_sha256": spec,  # not always the model's own
             "min_confidence": self.min_confidence,
+            "backend": self._travelling().backend,
         }
 
     def __getstate__(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_training_models_have_no_engine(trained):
 @pytest.mark.parametrize("num_threads", [1, None])
 def test_a_backend_for_another_format_is_refused(exported_model, num_threads):
     path = exported_model("-float32.tflite", ".onnx")
-    with pytest.raises(UsageError, match=r"`backend=tensorflow` runs no \w+ models: use `backend="):
+    with pytest.raises(UsageError, match=r"`backend=tensorflow` runs no \w+ models: use "):
         Classifier.load(path, num_threads=num_threads, backend="tensorflow")
 
 

@@ -75,7 +75,7 @@ def _engines(format: Format, backend: Backend | None) -> Sequence[type[Engine]]:
         raise UsageError(f"No engine runs {format} models; use {', '.join(_ENGINES)}.")
     chosen = [engine for engine in _ENGINES[format] if backend in (None, engine.backend)]
     if not chosen:
-        known = " or ".join(f"`backend={engine.backend}`" for engine in _ENGINES[format])
+        known = ", ".join(engine.backend for engine in _ENGINES[format])
         raise UsageError(f"`backend={backend}` runs no {format} models: use {known}.")
     return chosen
 
