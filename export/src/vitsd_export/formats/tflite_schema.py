@@ -70,7 +70,7 @@ def find_dense_operations(content: bytes, layers: Sequence[str]) -> dict[str, De
         if scope in layers and model.buffers[weights.buffer].data is not None:
             tensors = (operator.inputs[0], operator.outputs[0], operator.inputs[1])
             operations[scope] = DenseOperation(
-                _operation_name(model, operator), *(_name(graph.tensors[i]) for i in tensors)
+                operation_name(model, operator), *(_name(graph.tensors[i]) for i in tensors)
             )
     if missing := [name for name in layers if name not in operations]:
         raise VitsdError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.spec.limits import MAX_MODEL_BYTES
-from vitsd_runtime.structure.graph import FlawError, Graph, Rule, check_graph, require
+from vitsd_runtime.structure.graph import Depth, FlawError, Graph, Rule, check_graph, require
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Format, PathLike
 
@@ -91,8 +91,8 @@ def _check(data: Any, format: Format, any_operation: bool, unsafe_dtypes: Collec
         check_graph(graph, *_rules(format))
 
 
-def _rules(format: Format) -> tuple[Mapping[str, Rule], Sequence[str]]:
-    """Of each kind of operation; and the kinds that are products of matrices."""
+def _rules(format: Format) -> tuple[Mapping[str, Rule], Mapping[str, Depth]]:
+    """Of each kind of operation; and of those that are products of matrices."""
     if format == "tflite":
         from vitsd_runtime.structure import tflite_rules
 
