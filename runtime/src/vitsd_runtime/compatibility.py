@@ -27,6 +27,8 @@ _NEWEST = {
     "BATCH_MATMUL":   (4, 4, _ANY, _ANY, _ANY, _ANY),
     "CAST":           (9, 5, _ANY, 0,    _ANY, _ANY),
     "CONCATENATION":  (7, 4, _ANY, _ANY, _ANY, _ANY),
+    "CONV_2D":        (8, 7, _ANY, _ANY, _ANY, _ANY),
+    "DEPTHWISE_CONV_2D": (7, 7, _ANY, _ANY, _ANY, _ANY),
     "DEQUANTIZE":     (9, 5, _ANY, 0,    0,    _ANY),
     "DIV":            (2, 2, _ANY, 0,    0,    _ANY),
     "EXP":            (2, 2, _ANY, _ANY, _ANY, _ANY),
