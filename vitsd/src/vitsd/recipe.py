@@ -11,6 +11,7 @@ from vitsd_runtime.validation import option, validate
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 CLASS_WEIGHTS = ("none", "balanced")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class TrainingRecipe:
 
     epochs: int = option(50, "passes over the training images", at_least=1, at_most=1_000_000)
     batch_size: int = option(256, "images per step", at_least=1, at_most=1_000_000)
+    optimizer: str = option(
+        "adamw",
+        "muon: orthogonal steps for the matrices, AdamW for the rest; more learned per epoch",
+        choices=OPTIMIZERS,
+    )
     learning_rate: float = option(1e-3, "peak, reached after the warm-up", above=0, below=10)
     warmup_fraction: float = option(
         0.1,
@@ -35,7 +41,7 @@ class TrainingRecipe:
     )
     weight_decay: float = option(
         1e-4,
-        "AdamW's, on the matrices only: not on biases, norms, embeddings or temperatures",
+        "decoupled, on the matrices only: not on biases, norms, embeddings or temperatures",
         at_least=0,
     )
     global_clipnorm: float = option(
@@ -61,6 +67,13 @@ class TrainingRecipe:
     )
     rand_augment: float = option(
         0.0, "RandAugment's magnitude in [0, 1); 0 = off", at_least=0, below=1
+    )
+    camera: float = option(
+        0.0,
+        "probability of each thing that cameras do to an image: other brightness, blur, noise, "
+        "JPEG; 0 = off",
+        at_least=0,
+        at_most=1,
     )
     mixup_alpha: float = option(
         0.0,

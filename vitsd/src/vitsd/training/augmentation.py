@@ -17,6 +17,7 @@ from keras import layers
 from numpy.lib.stride_tricks import sliding_window_view
 
 from vitsd.recipe import TrainingRecipe
+from vitsd.training.camera import as_by_camera
 from vitsd.training.rand_augment import rand_augment
 from vitsd_runtime.spec import AugmentationRanges
 from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
@@ -52,7 +53,7 @@ def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
 
 
 class BatchAugmentation:
-    """Random crops, RandAugment, MixUp and CutMix on a batch of raw pixels and one-hot labels.
+    """Random crops, RandAugment, a camera's faults, MixUp and CutMix on raw pixels and labels.
 
     All draws come from the generator that a call is given.
     """
@@ -79,6 +80,8 @@ class BatchAugmentation:
             images = random_crop(images, self._recipe.crop_padding, random)
         if self._recipe.rand_augment:
             images = rand_augment(images, self._recipe.rand_augment, random)
+        if self._recipe.camera:
+            images = as_by_camera(images, self._recipe.camera, random)
         if self._mixers:
             mixer, alpha = self._mixers[random.integers(len(self._mixers))]
             images, labels = mixer(images, labels, alpha, random)

@@ -8,6 +8,7 @@ import keras
 
 from vitsd.backend import on_accelerator
 from vitsd.recipe import TrainingRecipe
+from vitsd.training.muon import Muon
 
 _CHUNK = 50
 """Steps that an accelerator computes without waiting for the callbacks: a second or less."""
@@ -19,21 +20,15 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
     With balanced class weights also ``balanced_accuracy``: top-1 in which images count by their
     weight, so all classes alike.
 
-    AdamW with linear warm-up and cosine decay; weight decay on matrices only.
+    AdamW or Muon with linear warm-up and cosine decay; weight decay on matrices only.
 
     Args:
         model: made by :func:`vitsd.build_vit`.
-        recipe: learning rate, weight decay, clipping, averaging, label smoothing, class weights,
-            precision.
+        recipe: optimizer, learning rate, weight decay, clipping, averaging, label smoothing, class
+            weights, precision.
         steps_per_epoch: batches in an epoch.
     """
-    optimizer = keras.optimizers.AdamW(
-        learning_rate_schedule(recipe, steps_per_epoch),
-        weight_decay=recipe.weight_decay,
-        global_clipnorm=recipe.global_clipnorm or None,
-        use_ema=bool(recipe.ema_momentum),
-        ema_momentum=recipe.ema_momentum or 0.99,
-    )
+    optimizer = _optimizer(recipe, steps_per_epoch)
     optimizer.exclude_from_weight_decay(
         var_list=[v for v in model.trainable_variables if v.name != "kernel"]
     )
@@ -57,6 +52,20 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
         jit_compile=keras.backend.backend() == "jax",
         steps_per_execution=min(_chunk(), steps_per_epoch),
     )
+
+
+def _optimizer(recipe: TrainingRecipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    options = {
+        "learning_rate": learning_rate_schedule(recipe, steps_per_epoch),
+        "weight_decay": recipe.weight_decay,
+        "global_clipnorm": recipe.global_clipnorm or None,
+        "use_ema": bool(recipe.ema_momentum),
+        "ema_momentum": recipe.ema_momentum or 0.99,
+    }
+    if recipe.optimizer == "adamw":
+        return keras.optimizers.AdamW(**options)
+    dtype = "bfloat16" if recipe.precision == "mixed_bfloat16" else "float32"
+    return Muon(**options, orthogonalize_in=dtype)
 
 
 def _chunk() -> int:

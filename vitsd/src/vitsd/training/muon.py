@@ -1,0 +1,124 @@
+"""Muon: the steps of matrices are made orthogonal, so that every direction learns alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+"""A tensor of Keras' backend."""
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration: singular values from 0 to 1 come near 1 in few steps."""
+_ITERATIONS = 5
+_MOMENTUM = 0.95
+_BETA_1, _BETA_2 = 0.9, 0.999
+"""Adam's."""
+_EPSILON = 1e-7
+
+
+class Muon(keras.optimizers.Optimizer):
+    """Muon for the kernels between the image and the logits, AdamW for everything else.
+
+    Both take one learning rate: an orthogonal step is scaled to a root mean square of 1 before it
+    is multiplied by it, which is what AdamW's steps have at most. Kernels of more than two axes
+    (attention's, by head, and those of convolutions) count as the matrix of their inputs by their
+    outputs. (``keras.optimizers.Muon`` gives them to AdamW.)
+
+    Source: K. Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024; J. Liu et
+    al., "Muon is Scalable for LLM Training", arXiv:2502.16982 (one learning rate).
+
+    Args:
+        learning_rate: a number or a schedule.
+        orthogonalize_in: dtype of the products that make steps orthogonal.
+        **kwargs: of ``keras.optimizers.Optimizer``.
+    """
+
+    def __init__(
+        self, learning_rate: Any, *, orthogonalize_in: str = "float32", **kwargs: Any
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.orthogonalize_in = orthogonalize_in
+        self._momentums: list[Any] = []
+        self._velocities: list[Any] = []
+        """None for what Muon changes."""
+
+    def build(self, variables: list[Any]) -> None:
+        """Make the state for these variables."""
+        if self.built:
+            return
+        super().build(variables)
+        add = self.add_variable_from_reference
+        for variable in variables:
+            self._momentums.append(add(variable, name="momentum"))
+            self._velocities.append(None if is_matrix(variable) else add(variable, name="velocity"))
+
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
+        """Change one variable by its gradient."""
+        gradient = ops.cast(gradient, variable.dtype)
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        # TensorFlow's own variable comes here, which knows nothing of Keras' paths.
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        if velocity is None:
+            step = self._muon(gradient, momentum)
+        else:
+            step = self._adam(gradient, momentum, velocity)
+        self.assign_sub(variable, learning_rate * step)
+
+    def _muon(self, gradient: Tensor, momentum: Any) -> Tensor:
+        average = _MOMENTUM * momentum + gradient
+        self.assign(momentum, average)
+        rows, columns = matrix_shape(momentum.shape)
+        nesterov = ops.reshape(gradient + _MOMENTUM * average, (rows, columns))
+        step = orthogonalized(ops.cast(nesterov, self.orthogonalize_in))
+        scaled = ops.cast(step, gradient.dtype) * math.sqrt(max(rows, columns))
+        return ops.reshape(scaled, momentum.shape)
+
+    def _adam(self, gradient: Tensor, momentum: Any, velocity: Any) -> Tensor:
+        mean = _BETA_1 * momentum + (1 - _BETA_1) * gradient
+        square = _BETA_2 * velocity + (1 - _BETA_2) * ops.square(gradient)
+        self.assign(momentum, mean)
+        self.assign(velocity, square)
+        steps = ops.cast(self.iterations + 1, gradient.dtype)
+        mean = mean / (1 - ops.power(_BETA_1, steps))
+        square = square / (1 - ops.power(_BETA_2, steps))
+        return mean / (ops.sqrt(square) + _EPSILON)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "orthogonalize_in": self.orthogonalize_in}
+
+
+def is_matrix(variable: Any) -> bool:
+    """Whether Muon changes it: no norms, biases, embeddings; no depthwise kernels, nor logits."""
+    path, shape = variable.path.split("/"), variable.shape
+    return path[-1] == "kernel" and "logits" not in path and shape[-1] > 1
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Inputs and outputs of a kernel: the most nearly square matrix of its entries in order."""
+    splits = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
+    return min(splits, key=lambda split: max(split) / min(split))
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """About U V' of a matrix U S V', by Newton and Schulz's iteration.
+
+    Args:
+        matrix: ``(rows, columns)``, not all 0.
+
+    Returns:
+        A matrix of the same shape and dtype, whose singular values are between 0.7 and 1.2.
+    """
+    rows, columns = matrix.shape
+    wide = ops.transpose(matrix) if rows > columns else matrix
+    wide = wide / (ops.norm(wide) + _EPSILON)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = wide @ ops.transpose(wide)
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return ops.transpose(wide) if rows > columns else wide
