@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from vitsd import VitConfig, load_dataset, load_model
 from vitsd.training.fine_tuning import PretrainedStart, recipe_for
 from vitsd.training.train import train
 from vitsd_runtime import UsageError, read_spec
+from vitsd_runtime.formats import write_spec
+from vitsd_runtime.spec import Provenance
 
 pytestmark = pytest.mark.slow
 
@@ -89,10 +92,40 @@ def test_the_command_fine_tunes_resumes_and_exports(command, trained, even_or_od
     assert (run / "run-float32.tflite").exists()
 
 
+@pytest.mark.parametrize(("dataset", "rule"), [("digits", "position"), ("other-digits", "content")])
+def test_on_its_own_data_the_model_is_validated_on_what_it_has_not_seen(
+    command_here, trained, tmp_path, dataset, rule
+):
+    model = tmp_path / "model.keras"
+    shutil.copy(trained / "model.keras", model)
+    spec = read_spec(model)
+    entries = {**dataclasses.asdict(spec.provenance), "dataset": dataset, "split_rule": None}
+    write_spec(model, spec.replace(provenance=Provenance(**entries)))
+    options = ("--freeze-backbone", "--data", "digits", "--epochs", 1)
+    command_here("vitsd-train", "--pretrained", model, *options, "--output", tmp_path / "run")
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert described["data"]["split_rule"] == rule
+
+
+@pytest.mark.parametrize("same_classes", [True, False])
+def test_a_share_of_the_trained_weights_comes_back(trained, same_classes):
+    start = PretrainedStart.load(trained, share=0.25)
+    before = by_path(load_model(trained / "model.keras")[0])
+    tuned, _ = load_model(trained / "model.keras")
+    tuned.set_weights([weight + 4 for weight in tuned.get_weights()])
+    names = start.spec.class_names
+    start.blend(tuned, names if same_classes else names[::-1])
+    for path, weight in by_path(tuned).items():
+        kept = path.startswith("logits") and not same_classes
+        np.testing.assert_allclose(weight - before[path], 4 if kept else 3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--freeze-backbone", "--data", "digits"], "--pretrained"),
+        (["--pretrained-share", "0.5", "--data", "digits"], "say of which model"),
+        (["--pretrained", "MODEL", "--pretrained-share", "1", "--data", "digits"], "in [0, 1)"),
         (
             ["--pretrained", "MODEL", "--num-layers", "3", "--data", "digits"],
             "leave out --num-layers",

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitsd_runtime.spec import MAX_SIDE
-from vitsd_runtime.validation import option, validate
+from vitsd_runtime.validation import Option, option, validate
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 CLASS_WEIGHTS = ("none", "balanced")
 OPTIMIZERS = ("adamw", "muon")
+PRETRAINED_SHARE = Option(
+    "share of the pretrained weights in the result, to regain what fine-tuning on harder images "
+    "has cost on easy ones",
+    float,
+    at_least=0,
+    below=1,
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,14 @@ class TrainingRecipe:
     cutmix_alpha: float = option(0.0, "CutMix's alpha; 0 = off", at_least=0, at_most=1)
     label_smoothing: float = option(
         0.0, "probability given to all classes alike", at_least=0, below=1
+    )
+    teacher: str = option(
+        "",
+        "a trained or exported model of the same classes, by path or name: its answers become part "
+        "of the labels (distillation)",
+    )
+    teacher_share: float = option(
+        0.5, "share of a teacher's answers in the labels", above=0, at_most=1
     )
     class_weights: str = option(
         "none",

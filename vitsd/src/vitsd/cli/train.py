@@ -22,14 +22,14 @@ from vitsd.data.dataset import Dataset
 from vitsd.data.packed import is_packed
 from vitsd.data.sources import BUILT_IN, is_folder, load_dataset
 from vitsd.presets import Preset, get_preset, list_presets
-from vitsd.recipe import TrainingRecipe
+from vitsd.recipe import PRETRAINED_SHARE, TrainingRecipe
 from vitsd.training.run import RunFolder, newest_run
 from vitsd_runtime.cli import app
 from vitsd_runtime.cli.options import flag_of, type_of
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.system.text import printable
-from vitsd_runtime.types import RESIZE_MODES
+from vitsd_runtime.types import RESIZE_MODES, SplitRule
 from vitsd_runtime.validation import REDUCING_GAP
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _NOT_REMEMBERED = (
     *("distribute", "coordinator", "num_processes", "process_id"),
 )
 """Options that say where and how to run, not what is trained."""
+_OF_FINE_TUNING = ("freeze_backbone", "pretrained_share")
 _OWN_PATHS = ("data", "pretrained")
 """Options that may differ between processes: what lies there must be the same."""
 _RENAMED = {
@@ -91,6 +92,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_const",
         const=True,
         help="with --pretrained: train the new last layer alone",
+    )
+    parser.add_argument(
+        "--pretrained-share",
+        type=type_of(PRETRAINED_SHARE),
+        metavar="X",
+        help=f"with --pretrained: {PRETRAINED_SHARE.help} (default: 0)",
     )
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/PRESET-DATA)")
     parser.add_argument(
@@ -227,9 +234,10 @@ class _Job:
         """
         if "pretrained" in options:
             job = cls._fine_tuning(options)
-        elif "freeze_backbone" in options:
+        elif of_fine_tuning := [name for name in _OF_FINE_TUNING if name in options]:
             raise UsageError(
-                "--freeze-backbone is for fine-tuning: say of which model, with --pretrained."
+                f"{flag_of(of_fine_tuning[0])} is for fine-tuning: say of which model, with "
+                "--pretrained."
             )
         else:
             name = options.get("preset", _DEFAULT_PRESET)
@@ -252,7 +260,8 @@ class _Job:
                 f"--pretrained brings its architecture: leave out {flag_of(clashing[0])}."
             )
         freeze_backbone = options.get("freeze_backbone", False)
-        pretrained = PretrainedStart.load(options["pretrained"], freeze_backbone)
+        share = options.get("pretrained_share", 0.0)
+        pretrained = PretrainedStart.load(options["pretrained"], freeze_backbone, share)
         spec = pretrained.spec
         preset = Preset(VitConfig.from_spec(spec), recipe_for(spec, freeze_backbone))
         return cls(spec.name, _override(preset, options), options, pretrained)
@@ -279,17 +288,22 @@ class _Job:
                         "have a size."
                     )
         side, resize_mode, values, gap = self.preset.config.image_size, "stretch", None, None
+        split_rule: SplitRule = "content"
         if self.pretrained is not None:
             spec = self.pretrained.spec
             side, resize_mode, gap = spec.input_size[0], spec.resize_mode, spec.reducing_gap
             fixed = source in BUILT_IN or is_packed(source)
             values = None if fixed else spec.value_range
             gap = None if fixed else gap
+            if Path(source).stem == spec.provenance.dataset:
+                # What its training held out is held out again, and is new to the model.
+                split_rule = spec.provenance.split_rule or "position"
         side = self.options.get("input_size", side)
         return load_dataset(
             source,
             (side, side),
             self.options.get("resize_mode", resize_mode),
+            split_rule,
             value_range=self.options.get("value_range", values),
             reducing_gap=self.options.get("reducing_gap", gap),
         )
@@ -331,8 +345,9 @@ def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     # A run may be resumed from another folder than it was started from.
     if given.get("data") and given["data"] not in BUILT_IN:
         given["data"] = str(Path(given["data"]).resolve())
-    if "pretrained" in given and Path(given["pretrained"]).exists():
-        given["pretrained"] = str(Path(given["pretrained"]).resolve())
+    for name in ("pretrained", "teacher"):
+        if name in given and Path(given[name]).exists():
+            given[name] = str(Path(given[name]).resolve())
     return given
 
 

@@ -56,7 +56,7 @@ def model_logits(model: PathLike, images: Images, batch_size: int = 64) -> Float
         UsageError: no such model, or it carries no spec.
         VitsdError: the file is damaged, or its engine is missing or refuses it.
     """
-    run = _open(model, batch_size)
+    run = open_model(model, batch_size)
     step = _BATCHES_AT_ONCE * batch_size
     starts = tqdm(range(0, len(images), step), Path(model).name, leave=False, disable=None)
     return np.concatenate([run(images[start : start + step]) for start in starts])
@@ -81,7 +81,11 @@ def pixel_logits(classifier: Classifier, images: UInt8Array) -> Float32Array:
     return np.concatenate([classifier.forward(batch) for batch in batches])
 
 
-def _open(path: PathLike, batch_size: int) -> Callable[[UInt8Array], Float32Array]:
+def open_model(path: PathLike, batch_size: int = 64) -> Callable[[UInt8Array], Float32Array]:
+    """Load a model once, for images that come bit by bit: from images to logits.
+
+    Args, errors: as of :func:`model_logits`.
+    """
     if detect_format(path) == "keras":
         from vitsd.hub.saving import load_model
 

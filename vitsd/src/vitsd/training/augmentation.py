@@ -19,6 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.camera import as_by_camera
 from vitsd.training.rand_augment import rand_augment
+from vitsd.training.teacher import Teacher
 from vitsd_runtime.spec import AugmentationRanges
 from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
 
@@ -55,11 +56,12 @@ def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
 class BatchAugmentation:
     """Random crops, RandAugment, a camera's faults, MixUp and CutMix on raw pixels and labels.
 
-    All draws come from the generator that a call is given.
+    All draws come from the generator that a call is given. A teacher has the last word: it sees
+    what the model will see.
     """
 
-    def __init__(self, recipe: TrainingRecipe) -> None:
-        self._recipe = recipe
+    def __init__(self, recipe: TrainingRecipe, teacher: Teacher | None = None) -> None:
+        self._recipe, self._teacher = recipe, teacher
         alphas = ((mix_up, recipe.mixup_alpha), (cut_mix, recipe.cutmix_alpha))
         self._mixers = [(mixer, alpha) for mixer, alpha in alphas if alpha]
 
@@ -85,6 +87,8 @@ class BatchAugmentation:
         if self._mixers:
             mixer, alpha = self._mixers[random.integers(len(self._mixers))]
             images, labels = mixer(images, labels, alpha, random)
+        if self._teacher is not None:
+            labels = self._teacher.labels(images, labels)
         return images, labels
 
 

@@ -14,7 +14,7 @@ from vitsd.data.statistics import Statistics
 from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import load_model
 from vitsd.model import names
-from vitsd.recipe import TrainingRecipe
+from vitsd.recipe import PRETRAINED_SHARE, TrainingRecipe
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import detect_format, require_spec
 from vitsd_runtime.spec import ModelSpec
@@ -38,10 +38,19 @@ class PretrainedStart:
     spec: ModelSpec
     freeze_backbone: bool = False
     """Train the new last layer alone: for very few images, and many times faster."""
+    share: float = 0.0
+    """Of its weights in the result, see :meth:`blend`."""
 
     @classmethod
-    def load(cls, name_or_path: PathLike, freeze_backbone: bool = False) -> PretrainedStart:
+    def load(
+        cls, name_or_path: PathLike, freeze_backbone: bool = False, share: float = 0.0
+    ) -> PretrainedStart:
         """Find a model as :func:`vitsd.from_pretrained` does.
+
+        Args:
+            name_or_path: of the model.
+            freeze_backbone: train the new last layer alone.
+            share: of its weights in the result, as :data:`PRETRAINED_SHARE` allows.
 
         Raises:
             UsageError: nothing is found under that name, or it can't be fine-tuned.
@@ -52,7 +61,8 @@ class PretrainedStart:
             raise UsageError(
                 f"{printable(path)} is an exported model; fine-tuning starts from a .keras file."
             )
-        return cls(path, require_spec(path), freeze_backbone)
+        share = PRETRAINED_SHARE.check("pretrained_share", share)
+        return cls(path, require_spec(path), freeze_backbone, share)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -61,6 +71,7 @@ class PretrainedStart:
             "name": self.spec.name,
             "sha256": self.spec.integrity.sha256 if self.spec.integrity else None,
             "freeze_backbone": self.freeze_backbone,
+            "share": self.share,
         }
 
     def statistics(self, config: VitConfig) -> tuple[Statistics, Statistics]:
@@ -94,6 +105,25 @@ class PretrainedStart:
                     weight.assign(weights[weight.path])
             layer.trainable = not self.freeze_backbone
 
+    def blend(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
+        """Move the weights of the tuned ``model`` back toward the trained one's, by its share.
+
+        What fine-tuning has learned is mostly kept, and what it has cost is mostly regained: both
+        models lie in one valley of the loss. The last layer takes part if the classes are the same.
+
+        Source: M. Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903.
+        """
+        if not self.share:
+            return
+        trained, _ = load_model(self.path)
+        before = {weight.path: np.asarray(weight) for weight in trained.weights}
+        for layer in model.layers:
+            if layer.name == names.LOGITS and class_names != self.spec.class_names:
+                continue
+            for weight in layer.weights:
+                tuned = np.asarray(weight)
+                weight.assign(tuned + self.share * (before[weight.path] - tuned))
+
 
 def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20) -> TrainingRecipe:
     """The recipe that a model was trained with, if it is known, adapted to fine-tuning.
@@ -101,7 +131,7 @@ def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20)
     Fewer epochs and smaller batches. A quarter of the original learning rate avoids forgetting;
     with a frozen backbone a higher rate is safe, and a new layer alone needs it. In float32: the
     lower precisions are fast on machines that have them, and many times slower on others. Without
-    class weights, which belong to the data.
+    class weights and teacher, which belong to the data.
 
     Args:
         spec: of the trained model.
@@ -121,4 +151,5 @@ def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20)
         learning_rate=_FROZEN_LEARNING_RATE if freeze_backbone else recipe.learning_rate / 4,
         precision="float32",
         class_weights="none",
+        teacher="",
     )

@@ -39,6 +39,7 @@ from vitsd.training.history import Row, read_history
 from vitsd.training.optimizer import compile_model
 from vitsd.training.run import RunFolder
 from vitsd.training.sequence import ImageSequence
+from vitsd.training.teacher import Teacher
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.spec import Confidence, ModelSpec, Provenance
 from vitsd_runtime.spec.sections import from_dict as section_from_dict
@@ -124,6 +125,7 @@ class _Run:
     pretrained: PretrainedStart | None
     origin: Mapping[str, Any]
     group: ProcessGroup
+    teacher: Teacher | None
 
     @classmethod
     def plan(
@@ -145,6 +147,10 @@ class _Run:
                 f"{count} of {total} {split} images are training images too", count / total
             )
         config = config.for_data(dataset.image_shape, dataset.num_classes)
+        teacher = None
+        if recipe.teacher:
+            teacher = Teacher(recipe.teacher, recipe.teacher_share, recipe.batch_size)
+            teacher.require_fit(dataset.class_names, config.input_size)
         images = dataset.train.images
         counts = group.total(lambda: pixel_counts(choose(images, group.share(len(images)))))
         # The weights of a trained model fit pixels normalized as in its training.
@@ -166,7 +172,7 @@ class _Run:
         )
         if unknown := sorted(set(origin) - set(_ORIGIN)):
             raise UsageError(f"`origin` knows {', '.join(_ORIGIN)}; got {', '.join(unknown)}.")
-        run = cls(config, recipe, dataset, folder, spec, pretrained, origin, group)
+        run = cls(config, recipe, dataset, folder, spec, pretrained, origin, group, teacher)
         run.provenance()  # checks the types
         group.require_same({**run.description(), "origin": None, "versions": _alike(_versions())})
         if group.is_first:
@@ -237,7 +243,7 @@ class _Run:
             self.config.num_classes,
             recipe.batch_size,
             recipe.seed,
-            BatchAugmentation(recipe),
+            BatchAugmentation(recipe, self.teacher),
             self._class_weights(self.dataset.train),
             self.group,
         )
@@ -384,6 +390,8 @@ def _finish(run: _Run, history: list[Row]) -> dict[str, Any]:
     epoch, _, weights = cb.read_best(folder.best)
     model = build_vit(run.config, mean=run.spec.mean, variance=run.spec.variance)
     model.set_weights(weights)
+    if run.pretrained is not None:
+        run.pretrained.blend(model, dataset.class_names)
     logits = predict_logits(model, dataset.test.images)
     confidence = _confidence(run, model)
     report = accuracy_report(logits, dataset.test.labels, dataset.class_names, confidence)
