@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ VARIANTS: tuple[Variant, ...] = (
 )
 
 
-def untrained(preset: str) -> tuple[Any, ModelSpec]:
-    """A preset's Keras model with initial weights, and its spec."""
+def untrained(preset: str, **changes: Any) -> tuple[Any, ModelSpec]:
+    """A preset's Keras model with initial weights, and its spec.
+
+    ``changes`` are those of its :class:`VitConfig`.
+    """
     keras.utils.set_random_seed(0)
-    config = get_preset(preset).config
+    config = dataclasses.replace(get_preset(preset).config, **changes)
     channels = config.input_size[2]
     spec = ModelSpec(
         name=preset,

@@ -99,7 +99,8 @@ def _run_section(name: str, arguments: argparse.Namespace) -> Results:
     # Sections load Keras and TensorFlow, so only those that are wanted are imported.
     section = importlib.import_module(f"benchmarks.sections.{name}")
     with tempfile.TemporaryDirectory() as scratch:
-        results: Results = section.run(Request(Path(scratch), arguments.model, arguments.data))
+        request = Request(Path(scratch), RESULTS, arguments.model, arguments.data)
+        results: Results = section.run(request)
     return results
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.models import untrained
-from benchmarks.sections import Request, Results
+from benchmarks.sections import Request, Results, exponent
 from vitsd.config import VitConfig
 from vitsd_export.artifact_writer import ArtifactWriter
 from vitsd_export.formats.onnx import to_onnx
@@ -34,17 +34,14 @@ _STEPS = ("convert to tflite", "convert to onnx", "search int8")
 def run(request: Request) -> Results:
     """Untrained presets: neither conversion nor ranking depends on the weights' values."""
     rows = [_measure(preset) for preset in _PRESETS]
-    parameters = np.array([row["parameters"] for row in rows])
-    exponents = {
-        step: float(np.polyfit(np.log(parameters), np.log([row[step] for row in rows]), 1)[0])
-        for step in _STEPS
-    }
+    parameters = [row["parameters"] for row in rows]
+    exponents = {step: exponent(parameters, [row[step] for row in rows]) for step in _STEPS}
     figures = [
         [f"{row['preset']}, {step}", f"{row[step]:.1f} s", ""] for row in rows for step in _STEPS
     ]
     growth = [
-        [f"{step}: time over parameters", f"exponent {exponent:.2f}", "at most 1"]
-        for step, exponent in exponents.items()
+        [f"{step}: time over parameters", f"exponent {found:.2f}", "at most 1"]
+        for step, found in exponents.items()
     ]
     return {"rows": rows, "exponents": exponents, "summary": figures + growth}
 
