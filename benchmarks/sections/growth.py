@@ -41,28 +41,48 @@ model = Classifier.load(sys.argv[1], num_threads=1, batch_size=int(sys.argv[2]))
 model.logits(np.zeros((int(sys.argv[2]), *model.spec.input_size), np.uint8))
 print(peak_rss_mb() - before)
 """
+_ABOVE: dict[str, Any] = {
+    "loc": "lower left",
+    "bbox_to_anchor": (0, 1),
+    "fontsize": 7,
+    "title_fontsize": 7,
+    "alignment": "left",
+    "frameon": False,
+}
+"""Of a legend: beside the picture, where it hides nothing."""
 Point = dict[str, Any]
 """``axis``, ``size``, ``kind`` (format and quantization), ``ms`` and maybe ``mb``."""
 
 
 def run(request: Request) -> Results:
     """Change one size of the model at a time; what is compared runs in turns."""
-    points: list[Point] = []
+    points = _measure_all(_export(request.scratch))
+    exponents = _fit(points)
+    _draw(points, exponents).savefig(request.pictures / "growth.png", dpi=150)
+    return {"points": points, "exponents": exponents, "summary": _summarize(exponents)}
+
+
+def _export(scratch: Path) -> dict[tuple[str, int], dict[str, Path]]:
+    """Files by what they are, by the axis and size of their model."""
+    files = {}
     for axis, sizes in _MODELS.items():
         for size, changes in sizes.items():
-            model, spec = untrained(_PRESET, **changes)
-            folder = request.scratch / f"{axis}-{size}"
+            folder = scratch / f"{axis}-{size}"
             folder.mkdir()
-            files = export_model(model, spec, folder, _VARIANTS)
-            points += _measure(axis, size, files, memory=True)
-    files = {kind: request.scratch / "depth-6" / path.name for kind, path in files.items()}
+            files[axis, size] = export_model(*untrained(_PRESET, **changes), folder, _VARIANTS)
+    return files
+
+
+def _measure_all(models: Mapping[tuple[str, int], Mapping[str, Path]]) -> list[Point]:
+    points: list[Point] = []
+    for (axis, size), files in models.items():
+        points += _measure(axis, size, files, memory=True)
+    files = models["depth", 6]
     for batch in _BATCHES:
         points += _measure("batch", batch, files, batch=batch, memory=True)
     for threads in range(1, usable_cores() + 1):
         points += _measure("threads", threads, files, batch=8, threads=threads)
-    exponents = _fit(points)
-    _draw(points, exponents).savefig(request.pictures / "growth.png", dpi=150)
-    return {"points": points, "exponents": exponents, "summary": _summarize(exponents)}
+    return points
 
 
 def _measure(
@@ -137,6 +157,6 @@ def _draw(points: Sequence[Point], fits: Sequence[Mapping[str, Any]]) -> Figure:
             panel.yaxis.set_major_formatter("{x:g}")
             panel.set_xlabel(axis)
             panel.set_ylabel({"ms": "ms a call", "mb": "MB added to the process"}[cost])
-            panel.legend(fontsize=7, title="file (exponent)", title_fontsize=7)
+            panel.legend(title="file (exponent)", **_ABOVE)
             panel.grid(alpha=0.3)
     return figure
