@@ -73,12 +73,12 @@ def _model(model: Report, report: Report) -> str:
     ]  # fmt: skip
     rows = [_row(row, model, report["limits"]) for row in model["rows"]]
     classes = [_class(row) for row in model["rows"]]
-    said = "CIFAR-100's test set" if model["labeled"] else "images at random, untrained weights"
+    said = "labeled test images" if model["labeled"] else "images at random"
     macs = sum(model["macs"].values())
     return (
         f"<h2>{escape(model['name'])}</h2><p>{model['weights']:,} weights, {macs:,} multiply-adds "
-        f"an image. Answers to {model['images']:,} images ({said}). Gray: answers that differ too "
-        f"much to count.</p>{drawn}<div class=wide>{_table(head, rows, classes)}</div>"
+        f"an image. Answers to {model['images']:,} {said}. Gray: answers that differ too much "
+        f"to count.</p>{drawn}<div class=wide>{_table(head, rows, classes)}</div>"
         f"{_skipped(model['skipped'])}"
     )
 

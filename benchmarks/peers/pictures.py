@@ -60,7 +60,8 @@ def draw_all(model: Report, limits: Report) -> Iterator[tuple[str, str]]:
         yield "32 images at once, one thread: milliseconds an image.", _svg(_latency(batched, 32))
     if model["labeled"]:
         yield "Accuracy against time; line: nothing is faster and as accurate.", _svg(_pareto(rows))
-    yield "The fastest of each maker: larger batches and a second thread.", _svg(_scaling(rows))
+    if any(timing(row, 1, 2) for row in rows):
+        yield "The fastest of each maker: larger batches and a second thread.", _svg(_scaling(rows))
     yield "Size of the file.", _svg(_sizes(rows))
     if model["profiles"]:
         yield "Where the time of one image goes.", _svg(_parts(model["profiles"]))

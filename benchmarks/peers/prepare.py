@@ -20,6 +20,8 @@ from vitsd_runtime import preprocess
 from vitsd_runtime.spec import ModelSpec
 
 CALIBRATION_IMAGES = 256
+RANDOM_IMAGES = 500
+"""At most, of those without labels: more would not tell more about agreement."""
 
 
 def prepare(name: str, data: str | None, images: int, folder: Path) -> Workshop:
@@ -28,25 +30,28 @@ def prepare(name: str, data: str | None, images: int, folder: Path) -> Workshop:
     Args:
         name: a preset, for a model with weights at random; or what :func:`vitsd.load_model` takes.
         data: labeled images of the model; None: images at random.
-        images: how many of them tell what a file answers.
+        images: how many of them tell what a file answers; at random at most
+            :data:`RANDOM_IMAGES`.
         folder: to fill.
     """
     workshop = Workshop(folder)
+    trained = name not in list_presets()
+    if not (trained and data):
+        data, images = None, min(images, RANDOM_IMAGES)
     asked, wanted = folder / "asked.json", json.dumps({"data": data, "images": images})
     if asked.exists() and asked.read_text() == wanted:
         return workshop
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("answers-*.npy"):
         stale.unlink()
-    trained = name not in list_presets()
     if trained:
         shutil.copy(locate(name), folder / MODEL)
     else:
         model, spec = untrained(name)
         save_model(model, folder / MODEL, spec)
-    (folder / "data.json").write_text(json.dumps(data if trained else None))
-    test, train = _images(workshop.spec, data if trained else None, images)
-    if trained and data:
+    (folder / "data.json").write_text(json.dumps(data))
+    test, train = _images(workshop.spec, data, images)
+    if data:
         np.save(folder / "labels.npy", test.labels)
     np.save(folder / "images.npy", preprocess(test.images[:], workshop.spec))
     np.save(folder / "calibration.npy", preprocess(train.images[:], workshop.spec))

@@ -121,7 +121,7 @@ class Process:
             raise SubjectError(f"took over {seconds} seconds")
         if not line:
             self._errors.seek(0)
-            raise SubjectError(_reason(self._errors.read()))
+            raise SubjectError(_reason(self._errors.read(), self._child.wait()))
         return json.loads(line)
 
 
@@ -203,7 +203,7 @@ def ask(folder: Path, subject: Subject, task: str, *rest: str, seconds: float) -
     if returncode and time.monotonic() - started >= seconds:
         raise SubjectError(f"took over {seconds:g} seconds")
     if returncode:
-        raise SubjectError(_reason(errors.result()) or f"ended with {returncode}")
+        raise SubjectError(_reason(errors.result(), returncode))
     return json.loads(answer)
 
 
@@ -238,8 +238,10 @@ def _command(folder: Path, subject: Subject, threads: int) -> list[str]:
     return [sys.executable, *module, str(folder), subject.name, str(threads)]
 
 
-def _reason(errors: str) -> str:
-    """The error's own line: libraries log before it and after it."""
+def _reason(errors: str, returncode: int) -> str:
+    """The error's own line, as libraries log before it and after it; or how the process ended."""
+    if returncode < 0:
+        return f"the process was ended by {signal.Signals(-returncode).name}"
     lines = [line for line in errors.splitlines() if line.strip() and line[0] != " "]
     named = [line for line in lines if "Error" in line or "Failure" in line or "Exception" in line]
-    return printable((named or lines or ["the process was ended"])[-1], 200)
+    return printable((named or lines or [f"the process ended with {returncode}"])[-1], 200)

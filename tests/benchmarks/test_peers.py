@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from benchmarks.peers import goals, page
+from benchmarks.peers import goals, page, prepare
 from benchmarks.peers.limits import count_macs
 from benchmarks.peers.phases import Phases
 from benchmarks.peers.profiles import group_of
@@ -121,6 +121,13 @@ def test_a_cut_off_run_keeps_what_it_measured(tmp_path):
 
 def _interrupt():
     raise KeyboardInterrupt
+
+
+def test_images_without_labels_are_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "RANDOM_IMAGES", 3)
+    workshop = prepare.prepare("tiny", "photos/", 10_000, tmp_path / "tiny")
+    assert len(workshop.array("images")) == len(workshop.array("reference")) == 3
+    assert workshop.data is None
 
 
 def test_a_subject_that_takes_too_long_is_ended(tmp_path):
