@@ -129,8 +129,17 @@ def _pareto(rows: Sequence[Report]) -> Figure:
     front = [p for p in points if not any(q[0] < p[0] and q[1] >= p[1] for q in points)]
     front.sort(key=lambda point: point[0])
     axis.plot([p[0] for p in front], [p[1] for p in front], color="#7b8794", zorder=0)
-    for time, top1, row in front:
-        axis.annotate(row["subject"], (time, top1), (6, 6), textcoords="offset points", fontsize=8)
+    # Names in a list, with lines to their points, which lie too close for names of their own.
+    for number, (time, top1, row) in enumerate(reversed(front)):
+        axis.annotate(
+            row["subject"],
+            (time, top1),
+            (0.4, 0.75 - 0.08 * number),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": "#7b8794", "linewidth": 0.5},
+        )
     axis.set_xscale("log")
     ticks = [0.3, 0.5, 1, 2, 5, 10, 20, 50]
     times = [p[0] for p in points]
@@ -204,7 +213,11 @@ def _roofline(model: Report, limits: Report) -> Figure:
                 y = batch * macs / found["p50_ms"] / 1e6
                 axis.plot(x, y, marker, color=_color(row), markersize=5)
                 if row["ours"] and row is ours[row["precision"]]:
-                    axis.text(1.1 * x, y, row["subject"], va="center", fontsize=7, color=OURS)
+                    side = "left" if batch == 1 else "right"
+                    beside = 1.1 * x if batch == 1 else x / 1.1
+                    axis.text(
+                        beside, y, row["subject"], ha=side, va="center", fontsize=7, color=OURS
+                    )
     axis.plot([], [], "o", color="#52606d", label="1 image")
     axis.plot([], [], "s", color="#52606d", label="32 images")
     axis.legend(**_ABOVE)
