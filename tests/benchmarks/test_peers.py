@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from benchmarks.peers import goals, page, prepare
+from benchmarks.peers import goals, page, prepare, race
 from benchmarks.peers.limits import count_macs
 from benchmarks.peers.phases import Phases
 from benchmarks.peers.profiles import group_of
@@ -134,6 +134,13 @@ def test_a_subject_that_takes_too_long_is_ended(tmp_path):
     subject = all_subjects()[0]
     with pytest.raises(SubjectError, match=r"took over 0\.01 seconds"):
         ask(tmp_path, subject, "build", "1", seconds=0.01)
+
+
+def test_a_subject_that_is_killed_is_said_to_be(tmp_path, monkeypatch):
+    code = "import os; os.write(2, b'Error 0 so far\\n'); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(race, "_command", lambda *_, **__: [sys.executable, "-c", code])
+    with pytest.raises(SubjectError, match="ended by SIGKILL"):
+        ask(tmp_path, all_subjects()[0], "build", "1", seconds=60)
 
 
 def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
