@@ -85,6 +85,6 @@ def test_the_command_says_what_is_wrong_with_a_teacher(command_here, tmp_path):
     options = ("vitsd-train", "--data", "digits", "--output", tmp_path / "run", "--preset", "tiny")
     for teacher, message in (("nobody", "nobody"), ("vit-edge-cifar100", "--teacher")):
         done = command_here(*options, "--teacher", teacher)
-        assert (done.returncode, done.stdout) == (2, "")
+        assert done.returncode == 2
         assert message in done.stderr
         assert not (tmp_path / "run").exists()
