@@ -1,5 +1,6 @@
 """C sources for firmware: compiled, and held against the runtime's Python."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -12,10 +13,12 @@ from vitsd_export.formats.tflite_rewrites import rewrite
 from vitsd_export.formats.tflite_schema import end_quantizations, operation_versions
 from vitsd_export.layouts import LAYOUTS, Served
 from vitsd_runtime import UsageError, VitsdError, preprocess, read_spec
+from vitsd_runtime.compatibility import newest_versions
 from vitsd_runtime.engines.affine import quantize
 from vitsd_runtime.spec import ExportInfo, MicroFigures
 
 COMPILER = shutil.which("gcc") or shutil.which("cc")
+CPP_COMPILER = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler is installed")
 FLAGS = "-std=c99 -Wall -Wextra -Wpedantic -Werror -O3 -ffp-contract=fast -g"
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -44,6 +47,36 @@ int main(void)
     return 0;
 }
 """
+RESOLVER = """
+AddAdd AddBatchMatMul AddCast AddConcatenation AddConv2D AddDepthwiseConv2D AddDequantize AddDiv
+AddExp AddFullyConnected AddGather AddMean AddMul AddPad AddQuantize AddReshape AddRsqrt AddSoftmax
+AddSpaceToDepth AddSplit AddStridedSlice AddSub AddSum AddTranspose
+"""
+"""Functions of the real resolver (``micro_mutable_op_resolver.h``), those for our operations."""
+INTERPRETER = """
+#pragma once
+#include <cstddef>
+#include <cstdint>
+enum TfLiteStatus { kTfLiteOk, kTfLiteError };
+#define TF_LITE_ENSURE_STATUS(a) if ((a) != kTfLiteOk) return kTfLiteError
+struct TfLiteTensor { union { int8_t *int8; } data; };
+namespace tflite {
+struct Model;
+const Model *GetModel(const void *);
+struct MicroOpResolver {};
+template <unsigned int Count> struct MicroMutableOpResolver : MicroOpResolver {
+  TfLiteStatus @FUNCTIONS@;
+};
+struct MicroInterpreter {
+  MicroInterpreter(const Model *, const MicroOpResolver &, uint8_t *, size_t);
+  TfLiteStatus AllocateTensors();
+  TfLiteStatus Invoke();
+  TfLiteTensor *input(size_t);
+  TfLiteTensor *output(size_t);
+};
+}
+"""
+"""The part of the real interpreter's interface that firmware uses."""
 NAMES = ("cat", "caf\u00e9 ??/", 'a"b\\n', "x" * 300)
 
 
@@ -127,6 +160,31 @@ def test_what_firmware_needs_stands_in_the_header(model):
     assert {"AddFullyConnected", "AddGather", "AddSpaceToDepth", "AddSoftmax"} <= set(calls)
     assert f"MicroMutableOpResolver<{len(calls)}>" in files["operations.h"].decode()
     assert set(LAYOUTS["c"].kept) == {*files, "{}.tflite"}
+
+
+def test_the_resolver_has_a_function_for_every_operation(model):
+    one = served(model)
+    operations = newest_versions("tflite-micro")
+    spec = one.spec.replace(export=dataclasses.replace(one.spec.export, operations=operations))
+    text = sources(dataclasses.replace(one, spec=spec))["operations.h"].decode()
+    assert re.findall(r"resolver\.(\w+)\(\)", text) == RESOLVER.split()
+
+
+@pytest.mark.skipif(CPP_COMPILER is None, reason="no C++ compiler is installed")
+def test_the_firmware_in_the_readme_compiles(model, tmp_path):
+    files = sources(served(model))
+    (firmware,) = re.findall("```cpp\n(.*?)```", files["README.md"].decode(), re.DOTALL)
+    functions = INTERPRETER.replace("@FUNCTIONS@", "(), ".join(RESOLVER.split()) + "()")
+    folder = tmp_path / "tensorflow" / "lite" / "micro"
+    folder.mkdir(parents=True)
+    for name in ("micro_interpreter.h", "micro_mutable_op_resolver.h"):
+        (folder / name).write_text(functions)
+    for name, content in {**files, "main.cpp": firmware.encode()}.items():
+        (tmp_path / name).write_bytes(content)
+    flags = "-std=c++17 -Wall -Wextra -Wpedantic -Werror -fsyntax-only"
+    command = [CPP_COMPILER, *flags.split(), f"-I{tmp_path}", tmp_path / "main.cpp"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_earlier_export_is_ours(model, tmp_path):

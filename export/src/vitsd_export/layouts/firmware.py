@@ -154,6 +154,7 @@ def _operations(names: Iterable[str]) -> str:
 
 
 def _resolver_calls(names: Iterable[str]) -> Iterator[str]:
-    """``AddFullyConnected`` ..."""
+    """``AddFullyConnected``, ``AddConv2D`` ..."""
     for name in names:
-        yield "Add" + "".join(word.capitalize() for word in name.split("_"))
+        words = name.replace("2D", "2_D").replace("MATMUL", "MAT_MUL").split("_")
+        yield "Add" + "".join(map(str.capitalize, words))
