@@ -5,66 +5,15 @@ import collections
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from small_models import CONFIGS, make_quantizer
 
-from vitsd import VitConfig, build_vit
-from vitsd_export.formats.saved_model import write_saved_model
-from vitsd_export.formats.tflite import to_tflite
 from vitsd_export.formats.tflite_schema import read_constants
-from vitsd_export.graph.folding import fold
 from vitsd_export.graph.integer_graph import TensorGroup
-from vitsd_export.graph.layer_names import kernels
-from vitsd_export.graph.module import inference_module
-from vitsd_export.graph.options import GraphOptions
-from vitsd_export.graph.weights import read_weights
 from vitsd_export.quantization.ranges import MINMAX, RangeMethod
 from vitsd_export.quantization.recipe import LayerChoice
-from vitsd_export.quantization.tflite import GROUP_METHODS, TFLiteQuantizer
-from vitsd_runtime import ModelSpec, VitsdError
+from vitsd_export.quantization.tflite import GROUP_METHODS
+from vitsd_runtime import VitsdError
 from vitsd_runtime.engines import load_engine
-
-SMALL = {
-    "input_size": (8, 8, 1),
-    "num_classes": 3,
-    "image_size": 8,
-    "patch_size": 4,
-    "hidden_dim": 16,
-    "num_layers": 1,
-    "num_heads": 2,
-    "mlp_units": (24, 16),
-    "head_units": (),
-    "pooling": "gap",
-}
-CONFIGS = {
-    "as tiny": {"key_dim": 8},
-    "merged, flatten, hidden head layer": {
-        "key_dim": 40,
-        "pooling": "flatten",
-        "head_units": (12,),
-    },
-    "odd patches, relu": {"key_dim": 8, "patch_size": 3, "image_size": 9, "activation": "relu"},
-    "no shifts, no mask": {"key_dim": 8, "spt": False, "lsa": False},
-    "convolutions": {"key_dim": 8, "spt": False, "stem_filters": (6,), "mlp_convolution": True},
-}
-
-
-def make_quantizer(folder, masks=(-20.0,), **options):
-    config = VitConfig(**{**SMALL, **options})
-    spec = ModelSpec(
-        name="example",
-        class_names=("cat", "dog", "owl"),
-        input_size=config.input_size,
-        image_size=config.image_size,
-        mean=(100.0,),
-        variance=(4000.0,),
-        architecture=config.architecture,
-    )
-    folded = fold(read_weights(build_vit(config), config), config)
-    graph = GraphOptions(integer_masks=masks)
-    write_saved_model(inference_module(folded, spec, options=graph), folder)
-    layers = [name for name, _ in kernels(folded)]
-    side = config.image_size
-    images = np.random.default_rng(0).normal(size=(4, side, side, 1)).astype(np.float32)
-    return TFLiteQuantizer(to_tflite(folder), layers, images), images
 
 
 def tensors(content):
