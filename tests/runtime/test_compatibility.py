@@ -107,6 +107,22 @@ def test_new_operator_sets_are_refused_by_old_engines(exported_model, tmp_path):
     assert found == {"onnxruntime-1.12": ["operator set 18 (at most 17)"], "openvino": []}
 
 
+def test_of_operations_of_others_nothing_is_known(tmp_path, command_here):
+    onnx = pytest.importorskip("onnx")
+    make, path = onnx.helper.make_tensor_value_info, tmp_path / "theirs.onnx"
+    images = make("images", onnx.TensorProto.FLOAT, [1, 8, 8, 3])
+    logits = make("logits", onnx.TensorProto.FLOAT, [1, 192])
+    step = onnx.helper.make_node("Flatten", ["images"], ["logits"])
+    graph = onnx.helper.make_graph([step], "theirs", [images], [logits])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    found = compatibility(path, "onnx", allow_any_operation=True)
+    assert found.unknown
+    assert found.objections == {"onnxruntime-1.12": [], "openvino": []}
+    shown = command_here("vitsd-inspect", path, "--compat", "--allow-any-operation")
+    assert "unknown: other operations than vitsd-export's" in shown.stdout
+
+
 def test_every_operation_that_is_written_is_in_the_table():
     assert newest_versions("litert").keys() == RULES.keys()
 

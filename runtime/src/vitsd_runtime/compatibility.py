@@ -101,6 +101,8 @@ class Compatibility(NamedTuple):
     """The most of a tensor; delegates take up to 4."""
     any_batch: bool
     """Whether it takes any number of images at once; delegates want a fixed one."""
+    unknown: bool
+    """Whether it has operations that vitsd-export does not write, of which no table tells."""
 
 
 def compatibility(
@@ -127,12 +129,11 @@ def compatibility(
     }
     tensors = (*graph.constants.values(), *graph.declared.values())
     dimensions = max(len(tensor.shape) for tensor in tensors)
-    return Compatibility(objections, dimensions, graph.dynamic_batch)
+    unknown = any(step.kind == ANY for step in graph.operations)
+    return Compatibility(objections, dimensions, graph.dynamic_batch, unknown)
 
 
 def _objections(graph: Graph, engine: Engine, format: Format) -> Iterator[str]:
-    if any(step.kind == ANY for step in graph.operations):
-        yield "operations that vitsd-export does not write"
     if format == "onnx":
         if graph.opset > engine.opset:
             yield f"operator set {graph.opset} (at most {engine.opset})"

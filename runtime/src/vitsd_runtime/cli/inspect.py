@@ -105,8 +105,9 @@ def _print_contents(contents: Mapping[str, Any]) -> None:
 def _print_compatibility(compatible: Compatibility) -> None:
     batch = "any number of images" if compatible.any_batch else "one image"
     print(f"  tensors of at most {compatible.dimensions} dimensions, for {batch} at a time")
+    free = "unknown: other operations than vitsd-export's" if compatible.unknown else "yes"
     for name, objections in compatible.objections.items():
-        verdict = f"no: {', '.join(objections)}" if objections else "yes"
+        verdict = f"no: {', '.join(objections)}" if objections else free
         print(f"  {ENGINES[name].title:22} {verdict}")
 
 
