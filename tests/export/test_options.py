@@ -26,13 +26,14 @@ from vitsd_runtime import UsageError
         ({"target": "coral"}, "target must be one of litert, tflite-runtime-2.14"),
         (
             {"target": "tflite-runtime-2.14", "quantization": ["none", "int4"]},
-            "can't run int4 files; it takes none, float16, dynamic, int8, int8-full",
+            "takes `quantization` none, float16, dynamic, int8, int8-full; got int4",
         ),
         (
             {"target": "tflite-micro", "quantization": "dynamic"},
-            "tflite-micro can't run dynamic files; it takes int8-full",
+            "`target=tflite-micro` takes `quantization` int8-full; got dynamic",
         ),
-        ({"target": "ethos-u85"}, "ethos-u85 can't run none files; it takes int8-full"),
+        ({"target": "ethos-u85"}, "`target=ethos-u85` takes `quantization` int8-full; got none"),
+        ({"target": "ethos-u55", "format": "onnx"}, "`target=ethos-u55` is for `format=tflite`"),
         ({"arena": 1000, "quantization": "int8-full"}, "`arena` is for `target=tflite-micro`"),
         ({"arena": -1}, "arena must be from 0 to 1,073,741,824"),
         ({"max_drop": float("inf")}, "max_drop must be of type float"),

@@ -218,8 +218,10 @@ class ExportOptions:
         if refused := [q for f, q in artifacts if f == "tflite" and q in excluded]:
             known = [q for q in quantizations_of("tflite") if q not in excluded]
             raise UsageError(
-                f"{self.target} can't run {refused[0]} files; it takes {', '.join(known)}."
+                f"`target={self.target}` takes `quantization` {', '.join(known)}; got {refused[0]}."
             )
+        if self.target != "litert" and not {f for f, _ in artifacts} & {"tflite", "web"}:
+            raise UsageError(f"`target={self.target}` is for `format=tflite`.")
         if self.arena and self.target != "tflite-micro":
             raise UsageError("`arena` is for `target=tflite-micro`.")
 

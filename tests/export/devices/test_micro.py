@@ -144,7 +144,7 @@ def test_without_the_interpreter_nothing_is_begun(trained, tmp_path, monkeypatch
 
 
 def test_other_quantizations_are_refused(trained, tmp_path):
-    with pytest.raises(UsageError, match="tflite-micro can't run int8 files; it takes int8-full"):
+    with pytest.raises(UsageError, match="takes `quantization` int8-full; got int8"):
         export(trained / "model.keras", "tflite", "int8", tmp_path, target="tflite-micro")
 
 
