@@ -210,7 +210,7 @@ def test_a_model_that_was_never_run_has_no_sources(model):
     [
         ({"layout": "c", "quantization": "int8-full"}, "`layout=c` needs `target=tflite-micro`"),
         ({"layout": "c", "format": "onnx"}, "`layout=c` takes `format=tflite`"),
-        ({"layout": "c", "target": "tflite-micro"}, "it takes int8-full"),
+        ({"layout": "c", "target": "tflite-micro"}, "takes `quantization` int8-full"),
     ],
 )
 def test_what_does_not_fit_is_refused(values, message):
