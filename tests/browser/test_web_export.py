@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -234,10 +235,13 @@ def test_a_person_gets_the_answer(site):
     site.page.set_input_files("#file", upload)
     site.page.locator("#classes li").first.wait_for()
     rows = [" ".join(text.split()) for text in site.page.locator("#classes li").all_inner_texts()]
-    (expected,) = Classifier.load(num_threads=1).predict(file)
-    assert [row.rsplit(" ", 2)[0] for row in rows] == [p.label for p in expected]
-    shown = [float(row.split()[-2]) for row in rows]
-    assert np.allclose(shown, [100 * p.probability for p in expected], atol=5)
+    (answers,) = Classifier.load(num_threads=1).predict(file, top_k=100)
+    shown = {row.rsplit(" ", 2)[0]: float(row.split()[-2]) for row in rows}
+    assert next(iter(shown)) == answers[0].label
+    # Rounding may exchange classes that are about as likely.
+    expected = {p.label: 100 * p.probability for p in answers}
+    assert all(abs(shown[label] - expected[label]) < 5 for label in shown)
+    assert list(shown.values()) == sorted(shown.values(), reverse=True)
     assert "in this browser" in site.page.inner_text("#time")
     site.page.set_input_files(
         "#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"none"}
@@ -312,7 +316,8 @@ def test_half_an_export_is_not_kept(shipped, host, open_page, tmp_path):
     folder = tmp_path / "site"
     shutil.copytree(shipped, folder)
     whole = (folder / "spec.json").read_bytes()
-    (folder / "spec.json").write_bytes(whole.replace(b'"sha256": "', b'"sha256": "0', 1))
+    digest = json.loads(whole)["integrity"]["sha256"].encode()
+    (folder / "spec.json").write_bytes(whole.replace(digest, b"0" * len(digest)))
     assert (folder / "spec.json").read_bytes() != whole
     url, _ = host(folder)
     page = open_page(url)
