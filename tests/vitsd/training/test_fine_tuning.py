@@ -164,6 +164,8 @@ def test_the_recipe_is_the_models_own_gentler_and_in_float32(trained):
         0.2,
     )
     assert recipe.learning_rate == stored["learning_rate"] / 4
+    again = {"recipe": stored, "fine_tuned_from": {"name": "another"}}
+    assert recipe_for(spec.replace(provenance=again)).learning_rate == stored["learning_rate"]
     small = recipe_for(spec.replace(provenance={"recipe": {**stored, "batch_size": 8}}))
     assert small.batch_size == 8
 

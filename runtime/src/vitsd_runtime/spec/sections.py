@@ -108,7 +108,7 @@ class Provenance:
     """Of the libraries that trained it."""
     machine: str | None = None
     fine_tuned_from: Mapping[str, Any] = field(default_factory=dict)
-    """Name, sha256 and freeze_backbone of the model that training started from."""
+    """Name, sha256, freeze_backbone and share of the model that training started from."""
     imported_from: str | None = None
     format: str | None = None
     """Of the file that it was imported from."""

@@ -128,10 +128,11 @@ class PretrainedStart:
 def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20) -> TrainingRecipe:
     """The recipe that a model was trained with, if it is known, adapted to fine-tuning.
 
-    Fewer epochs and smaller batches. A quarter of the original learning rate avoids forgetting;
-    with a frozen backbone a higher rate is safe, and a new layer alone needs it. In float32: the
-    lower precisions are fast on machines that have them, and many times slower on others. Without
-    class weights and teacher, which belong to the data.
+    Fewer epochs and smaller batches. A quarter of the original learning rate avoids forgetting
+    (where the model was fine-tuned itself, its rate is gentle already); with a frozen backbone a
+    higher rate is safe, and a new layer alone needs it. In float32: the lower precisions are fast
+    on machines that have them, and many times slower on others. Without class weights and teacher,
+    which belong to the data.
 
     Args:
         spec: of the trained model.
@@ -144,11 +145,12 @@ def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20)
     known = {field.name for field in dataclasses.fields(TrainingRecipe)}
     stored = {name: value for name, value in spec.provenance.recipe.items() if name in known}
     recipe = TrainingRecipe(**stored)
+    gentler = 1 if spec.provenance.fine_tuned_from else 4
     return dataclasses.replace(
         recipe,
         epochs=epochs,
         batch_size=min(recipe.batch_size, _FINE_TUNING_BATCH),
-        learning_rate=_FROZEN_LEARNING_RATE if freeze_backbone else recipe.learning_rate / 4,
+        learning_rate=_FROZEN_LEARNING_RATE if freeze_backbone else recipe.learning_rate / gentler,
         precision="float32",
         class_weights="none",
         teacher="",
