@@ -68,7 +68,7 @@ def blur(
         blurred = np.zeros_like(blurred)
         for place, weight in enumerate(weights.T):
             blurred += padded[:, place : place + size] * weight[:, None, None, None]
-        blurred = blurred.swapaxes(1, 2)
+        blurred = np.ascontiguousarray(blurred.swapaxes(1, 2))
     return _pixels(blurred)
 
 
