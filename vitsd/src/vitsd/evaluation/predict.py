@@ -81,7 +81,7 @@ def pixel_logits(classifier: Classifier, images: UInt8Array) -> Float32Array:
     return np.concatenate([classifier.forward(batch) for batch in batches])
 
 
-def open_model(path: PathLike, batch_size: int = 64) -> Callable[[UInt8Array], Float32Array]:
+def open_model(path: PathLike, batch_size: int) -> Callable[[UInt8Array], Float32Array]:
     """Load a model once, for images that come bit by bit: from images to logits.
 
     Args, errors: as of :func:`model_logits`.

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from vitsd.model import names
+
 Tensor = Any
 """A tensor of Keras' backend."""
 
@@ -96,7 +98,7 @@ class Muon(keras.optimizers.Optimizer):
 def is_matrix(variable: Any) -> bool:
     """Whether Muon changes it: no norms, biases, embeddings; no depthwise kernels, nor logits."""
     path, shape = variable.path.split("/"), variable.shape
-    return path[-1] == "kernel" and "logits" not in path and shape[-1] > 1
+    return path[-1] == "kernel" and names.LOGITS not in path and shape[-1] > 1
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
