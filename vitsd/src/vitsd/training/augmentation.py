@@ -1,7 +1,7 @@
 """Augmentation in training.
 
-It happens in two places. Flip, rotation and zoom are part of the model: they act on the enlarged
-image, as in the published recipe, and are Keras' own layers in the training step of any backend.
+It happens in two places. Flip, rotation and zoom are a layer of the model: they act on the enlarged
+image, as in the published recipe, in the training step of any backend.
 What changes labels too, and what acts on the raw pixels, is done to the batches, in NumPy: it takes
 microseconds an image, and batches stay bytes, which reach an accelerator four times sooner than
 floats.
@@ -9,9 +9,6 @@ floats.
 
 from __future__ import annotations
 
-from typing import Any
-
-import keras
 import numpy as np
 from keras import layers
 from numpy.lib.stride_tricks import sliding_window_view
@@ -19,32 +16,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.camera import as_by_camera
 from vitsd.training.rand_augment import rand_augment
+from vitsd.training.random_affine import RandomAffine
 from vitsd.training.teacher import Teacher
 from vitsd_runtime.spec import AugmentationRanges
 from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
 
-_LAYER_OPTIONS = {"data_format": "channels_last", "dtype": "float32"}
-
 
 def model_augmentation(recipe: TrainingRecipe) -> list[layers.Layer]:
-    """Layers for :func:`vitsd.build_vit`'s ``augmentation``: those that the recipe turns on."""
-
-    def seeded(offset: int, name: str) -> dict[str, Any]:
-        return {"seed": recipe.seed + offset, "name": name, **_LAYER_OPTIONS}
-
-    chosen: list[layers.Layer] = []
-    if recipe.flip:
-        chosen.append(layers.RandomFlip("horizontal", **seeded(0, "random_flip")))
-    if recipe.rotation:
-        chosen.append(layers.RandomRotation(recipe.rotation, **seeded(1, "random_rotation")))
-    if recipe.zoom:
-        chosen.append(layers.RandomZoom(recipe.zoom, recipe.zoom, **seeded(2, "random_zoom")))
-    if keras.backend.backend() == "jax":
-        # Keras marks these layers as unfit for compilation because of TensorFlow's XLA; in JAX
-        # they compile, and otherwise the whole training step would run op by op.
-        for layer in chosen:
-            layer.supports_jit = True
-    return chosen
+    """Layers for :func:`vitsd.build_vit`'s ``augmentation``: none if the recipe asks for none."""
+    flip, rotation, zoom = recipe.flip, recipe.rotation, recipe.zoom
+    if not (flip or rotation or zoom):
+        return []
+    return [RandomAffine(flip, rotation, zoom, recipe.seed, dtype="float32", name="random_affine")]
 
 
 def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
