@@ -3,7 +3,8 @@ PYTHON ?= python3
 # One environment for each Python: .venv, .venv.13 ...
 VENV ?= .venv$(patsubst python3%,%,$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-PIP_INSTALL := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Without --no-compile pip would compile thousands of files that nothing here imports.
+PIP_INSTALL := python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 PIP := $(BIN)/$(PIP_INSTALL)
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
 # Two processes: most tests keep one core busy.

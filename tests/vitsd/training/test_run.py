@@ -30,6 +30,12 @@ def test_the_newest_run_is_the_one_that_training_wrote_to_last(tmp_path):
     assert newest_run(tmp_path) == old
 
 
+def test_folders_name_models_in_a_way_that_files_can_be_called(tmp_path):
+    names = {"my run": "myrun", "(-x": "x", "n" * 120: "n" * 100}
+    assert {folder: RunFolder(tmp_path / folder).name for folder in names} == names
+    assert RunFolder(tmp_path / "my run", name="better").name == "better"
+
+
 def test_without_runs_there_is_no_newest(tmp_path):
     with pytest.raises(UsageError, match="no run under"):
         newest_run(tmp_path)

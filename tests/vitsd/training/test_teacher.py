@@ -48,7 +48,6 @@ def test_a_student_learns_from_a_teacher_what_wrong_labels_hide(trained, tmp_pat
     recipe = TrainingRecipe(
         epochs=6,
         batch_size=64,
-        optimizer="muon",
         learning_rate=3e-3,
         flip=False,
         rotation=0,
