@@ -21,8 +21,13 @@ optimizer.on_accelerator = lambda: True  # several steps at once, where Keras ca
 options = "--preset tiny --data digits --epochs 2 --num-layers 1 --output run"
 options += " --ema-momentum 0.5 --mixup-alpha 0.1 --flip"
 assert main(options.split()) == 0
-from vitsd import load_model, load_dataset
-model, _ = load_model(sys.argv[1])
+import dataclasses
+from vitsd import TrainingRecipe, VitConfig, build_vit, load_dataset, load_model
+model, spec = load_model(sys.argv[1])
+two = build_vit(dataclasses.replace(VitConfig.from_spec(spec), num_classes=2))
+optimizer.compile_model(two, TrainingRecipe(), 1)  # fewer classes than a top 5 has
+results = two.evaluate(np.zeros((3, 8, 8, 1)), np.eye(2)[[0, 1, 1]], verbose=0, return_dict=True)
+assert results["top5"] == 1
 logits = np.asarray(model.predict(load_dataset("digits").test.images[:20], verbose=0))
 assert "tensorflow" not in sys.modules
 print(json.dumps(logits.tolist()))

@@ -43,7 +43,7 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
         loss,
         metrics=[
             _Top1(name="top1"),
-            _TopK(5, name="top5"),
+            _TopK(min(5, model.output_shape[-1]), name="top5"),
         ],
         weighted_metrics=[keras.metrics.CategoricalAccuracy(name="balanced_accuracy")]
         if balanced
