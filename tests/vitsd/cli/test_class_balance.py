@@ -31,8 +31,21 @@ def test_the_lowest_recalls_are_named_and_chance_is_not():
     predicted[:3] = 1  # 97 % of class 0
     predicted[100:160] = 2  # 40 % of class 1
     assert lines(predicted, labels, ("cat", "dog", "owl")) == [
-        "Lowest recall: dog 40.00% (1 of 3 classes)"
+        "Lowest recall: dog 40.00% (1 of 3 classes)",
+        "Taken for another: dog for owl 60.00%",
+        "Most images of dog are taken for owl: look whether they are labeled right.",
     ]
+
+
+def test_classes_that_are_taken_for_another_are_named_the_worst_first():
+    labels = np.repeat([0, 1, 2], 10)
+    predicted = labels.copy()
+    predicted[:3] = 1
+    predicted[10:14] = 2
+    predicted[20:22] = 0  # too few to be named
+    names = ("cat", "\x1b[2Jdog", "owl")
+    expected = r"Taken for another: \x1b[2Jdog for owl 40.00%, cat for \x1b[2Jdog 30.00%"
+    assert lines(predicted, labels, names)[-1] == expected
 
 
 def test_at_most_five_classes_are_named_and_none_of_them_raw():

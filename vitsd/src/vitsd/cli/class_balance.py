@@ -8,13 +8,15 @@ from typing import Any
 from vitsd_runtime.accuracy import wilson_interval
 from vitsd_runtime.system.text import first_few, printable
 
+_MOST = 0.5
+
 
 def balance_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """Lines for a person, only where the accuracy alone would hide something.
 
     Balanced accuracy where it is another number than the accuracy, classes that were never
-    answered, and the classes with the lowest recall: of those whose 95 % interval is below the
-    accuracy.
+    answered, the classes with the lowest recall: of those whose 95 % interval is below the
+    accuracy; and classes that are taken for another one.
 
     Args:
         report: of :func:`vitsd.evaluation.metrics.accuracy_report`.
@@ -31,6 +33,22 @@ def balance_lines(report: Mapping[str, Any]) -> Iterator[str]:
         weak.sort(key=lambda row: row["recall"])
         shown = [f"{printable(row['class'], 80)} {_percent(row['recall'])}" for row in weak]
         yield f"Lowest recall: {_some(shown, report['classes'])}"
+    yield from _mistaken_lines(report)
+
+
+def _mistaken_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    mistaken = [
+        (printable(pair["class"], 80), printable(pair["answer"], 80), pair["share"])
+        for pair in report.get("mistaken", ())
+        if pair["class"] not in report["never_predicted"]
+    ]
+    if not mistaken:
+        return
+    pairs = [f"{name} for {answer} {_percent(share)}" for name, answer, share in mistaken]
+    yield f"Taken for another: {first_few(pairs, limit=200)}"
+    name, answer, share = mistaken[0]
+    if share > _MOST:
+        yield f"Most images of {name} are taken for {answer}: look whether they are labeled right."
 
 
 def _is_weak(row: Mapping[str, Any], top1: float) -> bool:

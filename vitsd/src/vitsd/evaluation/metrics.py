@@ -19,6 +19,8 @@ from vitsd_runtime.types import AnyArray
 Hits = npt.NDArray[np.bool_]
 _COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 """Fractions of the images, for which a report says how often the model is right."""
+_OFTEN, _FEWEST = 0.2, 3
+"""Share of a class's images, and their number, that are taken for one other class: worth a look."""
 
 
 def accuracy_report(
@@ -41,9 +43,11 @@ def accuracy_report(
         :func:`calibration` and :func:`knowledge` return; ``confidence``, as in the spec, and
         ``ece_without_temperature``;
         ``per_class``: for each class that has images or was predicted, ``class``, ``images``,
-        ``recall`` (its top-1), ``precision`` and ``top5``; and ``never_predicted``: the classes
-        that have images and were not predicted for any image. Fractions are in 0..1, None where
-        there is nothing to divide by.
+        ``recall`` (its top-1), ``precision`` and ``top5``; ``never_predicted``: the classes that
+        have images and were not predicted for any image; and ``mistaken``: pairs of classes, the
+        worst first, where at least a fifth of the images of ``class`` are taken for ``answer``,
+        their ``share`` and ``images``. Fractions are in 0..1, None where there is nothing to divide
+        by.
 
     Raises:
         VitsdError: a logit is not finite.
@@ -55,7 +59,8 @@ def accuracy_report(
     calibrated = np.asarray(logits, np.float64) / temperature
     hits = top_k_hits(logits, labels, 1)
     top5 = top_k_hits(logits, labels, 5)
-    per_class = _per_class(logits.argmax(axis=1), labels, top5, class_names)
+    predicted = logits.argmax(axis=1)
+    per_class = _per_class(predicted, labels, top5, class_names)
     return {
         "images": len(labels),
         "classes": len(class_names),
@@ -69,6 +74,7 @@ def accuracy_report(
         "ece_without_temperature": calibration(logits, labels)["ece"],
         "per_class": per_class,
         "never_predicted": [row["class"] for row in per_class if row["precision"] is None],
+        "mistaken": _mistaken(confusion_matrix(predicted, labels, len(class_names)), class_names),
     }
 
 
@@ -103,6 +109,23 @@ def _per_class(
         }
         for name, images, chosen, correct, among_five in zip(class_names, *counts, strict=True)
         if images or chosen
+    ]
+
+
+def _mistaken(confusion: AnyArray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Pairs of classes of which the first is often taken for the second, the worst first."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0)
+    pairs = np.argwhere((shares >= _OFTEN) & (confusion >= _FEWEST))
+    pairs = pairs[np.argsort(-shares[tuple(pairs.T)], kind="stable")]
+    return [
+        {
+            "class": class_names[row],
+            "answer": class_names[column],
+            "share": float(shares[row, column]),
+            "images": int(confusion[row, column]),
+        }
+        for row, column in pairs
     ]
 
 
