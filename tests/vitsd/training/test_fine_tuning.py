@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from vitsd import VitConfig, load_dataset, load_model
-from vitsd.training.fine_tuning import PretrainedStart, recipe_for
+from vitsd.cli.train import main
+from vitsd.training.fine_tuning import PretrainedStart, epochs_for, recipe_for
 from vitsd.training.train import train
-from vitsd_runtime import UsageError, read_spec
+from vitsd_runtime import UsageError, VitsdError, read_spec
 from vitsd_runtime.formats import write_spec
 from vitsd_runtime.spec import Provenance
 
@@ -168,6 +169,35 @@ def test_the_recipe_is_the_models_own_gentler_and_in_float32(trained):
     assert recipe_for(spec.replace(provenance=again)).learning_rate == stored["learning_rate"]
     small = recipe_for(spec.replace(provenance={"recipe": {**stored, "batch_size": 8}}))
     assert small.batch_size == 8
+
+
+def test_few_images_are_seen_more_often():
+    assert [epochs_for(images, 32) for images in (5, 32, 33, 140, 256, 100_000)] == [
+        150,
+        150,
+        75,
+        30,
+        20,
+        20,
+    ]
+
+
+@pytest.mark.parametrize(("options", "epochs"), [([], 75), (["--epochs", "3"], 3)])
+def test_the_command_trains_as_long_as_its_images_need(
+    trained, monkeypatch, tmp_path, options, epochs
+):
+    def note(config, recipe, *_, **__):
+        started.append(recipe.epochs)
+        raise VitsdError("that is all")
+
+    started = []
+    monkeypatch.setattr("vitsd.training.train.train", note)
+    few = load_dataset("digits").train.sample(40)
+    splits = {"x_train": few.images, "y_train": few.labels}
+    np.savez(tmp_path / "few.npz", **splits, x_test=few.images, y_test=few.labels)
+    words = ["--pretrained", trained, "--data", tmp_path / "few.npz", "--output", tmp_path / "run"]
+    assert main([*map(str, words), *options]) == 1
+    assert started == [epochs]
 
 
 def test_an_unknown_recipe_is_replaced_by_the_default(trained):

@@ -166,6 +166,7 @@ def _main(arguments: argparse.Namespace) -> int:
     folder, options = _choose_run(arguments, group)
     job = group.together(lambda: _Job.from_options(options))
     dataset = group.together(job.load_data)
+    recipe = job.recipe_for(dataset)
     _log.info(
         "%s: %d training and %d test images of %s, %d classes. Run folder: %s",
         printable(dataset.name),
@@ -181,7 +182,7 @@ def _main(arguments: argparse.Namespace) -> int:
     try:
         results = train(
             job.preset.config,
-            job.preset.recipe,
+            recipe,
             dataset,
             folder,
             resume=arguments.resume,
@@ -271,6 +272,16 @@ class _Job:
         """For ``run.json`` and the model's provenance."""
         source = self.options["data"]
         return {"preset": self.name, "source": source, "options": dict(self.options)}
+
+    def recipe_for(self, dataset: Dataset) -> TrainingRecipe:
+        """The recipe, with as many epochs as the images need."""
+        from vitsd.training.fine_tuning import epochs_for
+
+        recipe = self.preset.recipe
+        if self.pretrained is None or "epochs" in self.options:
+            return recipe
+        epochs = epochs_for(len(dataset.train), recipe.batch_size)
+        return dataclasses.replace(recipe, epochs=epochs)
 
     def load_data(self) -> Dataset:
         """The images, in the size that the options ask for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _FINE_TUNING_BATCH = 32
 """At most: so a few hundred images still make enough steps."""
+_EPOCHS, _FEWEST_STEPS = 20, 150
 _FROZEN_LEARNING_RATE = 0.01
 
 
@@ -125,7 +127,19 @@ class PretrainedStart:
                 weight.assign(tuned + self.share * (before[weight.path] - tuned))
 
 
-def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20) -> TrainingRecipe:
+def epochs_for(images: int, batch_size: int) -> int:
+    """Epochs of fine-tuning: 20, or as many more as few images need to make 150 steps.
+
+    Args:
+        images: to train on.
+        batch_size: of the recipe.
+    """
+    return max(_EPOCHS, math.ceil(_FEWEST_STEPS / math.ceil(images / batch_size)))
+
+
+def recipe_for(
+    spec: ModelSpec, freeze_backbone: bool = False, epochs: int = _EPOCHS
+) -> TrainingRecipe:
     """The recipe that a model was trained with, if it is known, adapted to fine-tuning.
 
     Fewer epochs and smaller batches. A quarter of the original learning rate avoids forgetting
@@ -137,7 +151,7 @@ def recipe_for(spec: ModelSpec, freeze_backbone: bool = False, epochs: int = 20)
     Args:
         spec: of the trained model.
         freeze_backbone: whether the new last layer is trained alone.
-        epochs: passes over the training images.
+        epochs: passes over the training images, as by :func:`epochs_for`.
 
     Raises:
         UsageError: the spec's recipe is unusable.
