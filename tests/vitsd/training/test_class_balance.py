@@ -9,7 +9,7 @@ from vitsd.data.dataset import Dataset, Split
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.augmentation import BatchAugmentation
 from vitsd.training.callbacks import BestWeights, read_best
-from vitsd.training.class_balance import balanced_weights, describe_imbalance
+from vitsd.training.class_balance import balanced_weights, describe_imbalance, describe_scarcity
 from vitsd.training.optimizer import compile_model
 from vitsd.training.sequence import ImageSequence
 from vitsd.training.train import train
@@ -102,6 +102,18 @@ def test_very_unequal_classes_are_told_before_training():
     assert "`class_weights=balanced`" in text
     assert describe_imbalance(np.repeat([0, 1], [40, 8]), ("cat", "dog")) is None
     assert "no training images of fox" in describe_imbalance(LABELS, NAMES)
+
+
+def test_few_images_are_told_before_training():
+    def said(*counts, from_scratch=True):
+        labels = np.repeat([0, 1], counts)
+        return describe_scarcity(labels, ("cat", "dog"), from_scratch=from_scratch)
+
+    assert "Few training images: 9 of dog." in said(500, 9)
+    assert "999 training images are few" in said(500, 499)
+    assert "`pretrained=vit-edge-cifar100`" in said(500, 499)
+    assert said(500, 499, from_scratch=False) is None
+    assert said(500, 500) is None
 
 
 def test_other_weights_are_refused():

@@ -1,4 +1,7 @@
-"""Classes with very different numbers of images: noticed, and counted alike if requested."""
+"""Too few images, or very different numbers of them in the classes: noticed before training.
+
+And classes count alike if requested.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vitsd.data.dataset import Labels
+from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.system.text import first_few, printable
 from vitsd_runtime.types import Float32Array
 
+_FEW_OF_A_CLASS, _FEW_FROM_SCRATCH = 10, 1000
 _VERY_UNEQUAL = 10
 """From here on (largest class to smallest) a model may do best by never answering the smallest."""
 
@@ -33,6 +38,32 @@ def balanced_weights(labels: Labels, num_classes: int) -> Float32Array:
     weights = np.zeros(num_classes, np.float32)
     weights[there] = len(labels) / (there.sum() * counts[there])
     return weights
+
+
+def describe_scarcity(
+    labels: Labels, class_names: Sequence[str], *, from_scratch: bool
+) -> str | None:
+    """What is to be said of training images that are few; None if they aren't.
+
+    Args:
+        labels: ``(n,)``, indices into ``class_names``.
+        class_names: of all classes.
+        from_scratch: whether a model that is trained already could be the start instead.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    few = np.flatnonzero((counts > 0) & (counts < _FEW_OF_A_CLASS))
+    if len(few):
+        smallest = [f"{counts[i]} of {printable(class_names[i])}" for i in few]
+        return (
+            f"Few training images: {first_few(smallest)}. Mistakes are likely; 20 of each class "
+            "are a start."
+        )
+    if from_scratch and len(labels) < _FEW_FROM_SCRATCH:
+        return (
+            f"{len(labels)} training images are few to learn from nothing: "
+            f"`pretrained={BUNDLED}` starts with a model that has learned to see."
+        )
+    return None
 
 
 def describe_imbalance(labels: Labels, class_names: Sequence[str]) -> str | None:

@@ -32,7 +32,7 @@ from vitsd.plots import plot_confusion, plot_curves
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks as cb
 from vitsd.training.augmentation import BatchAugmentation, augmentation_ranges, model_augmentation
-from vitsd.training.class_balance import balanced_weights, describe_imbalance
+from vitsd.training.class_balance import balanced_weights, describe_imbalance, describe_scarcity
 from vitsd.training.distribution import ProcessGroup, joined
 from vitsd.training.fine_tuning import PretrainedStart
 from vitsd.training.history import Row, read_history
@@ -184,10 +184,13 @@ class _Run:
         name, train = self.dataset.name, self.dataset.train
         for oddity in odd_values(train.images, counts):
             _log.warning("%s: %s", name, oddity)
-        if self.recipe.class_weights == "none":
-            imbalance = describe_imbalance(train.labels, self.dataset.class_names)
-            if imbalance:
-                _log.warning("%s: %s", name, imbalance)
+        class_names, balanced = self.dataset.class_names, self.recipe.class_weights != "none"
+        # The trained model that comes with vitsd takes color images.
+        from_scratch = self.pretrained is None and self.config.input_size[2] == 3
+        imbalance = None if balanced else describe_imbalance(train.labels, class_names)
+        said = imbalance or describe_scarcity(train.labels, class_names, from_scratch=from_scratch)
+        if said:
+            _log.warning("%s: %s", name, said)
 
     def description(self) -> dict[str, Any]:
         """For ``run.json``; a run may be resumed by one with the same description."""
