@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vitsd.config import VitConfig
+from vitsd.config import BATCH_NORM_EPSILON, VitConfig
 from vitsd.model import names
 from vitsd_export.graph.weights import read_weights
+from vitsd_runtime.errors import UsageError
 from vitsd_runtime.types import Float32Array
 
 Weights = Mapping[str, Float32Array]
@@ -27,7 +28,12 @@ def import_model(model: Any, config: VitConfig) -> nn.Module:
     Args:
         model: the Keras model.
         config: its architecture.
+
+    Raises:
+        UsageError: it has convolutions in its MLPs.
     """
+    if config.mlp_convolution:
+        raise UsageError("Convolutions in an MLP are not imported.")
     return _Vit(read_weights(model, config), config).eval()
 
 
@@ -87,6 +93,49 @@ class _Tokenization(nn.Module):
         return [padded[:, y : y + size, x : x + size] for y, x in places]
 
 
+class _ConvolutionalTokenization(nn.Module):
+    """Overlapping convolutions with batch normalization (arXiv 2104.05704)."""
+
+    def __init__(self, weights: Weights, config: VitConfig) -> None:
+        super().__init__()
+        strides = config.stem_strides
+        layers = (_convolution(weights, i, stride) for i, stride in enumerate(strides))
+        self.convolutions = nn.ModuleList(layers)
+        self.norms = nn.ModuleList(_batch_norm(weights, i) for i in range(len(strides)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.permute(0, 3, 1, 2)
+        for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            images = functional.relu(images) if i else images
+            # Keras pads even sides only behind them where the stride is 2.
+            before = int(convolution.stride[0] == 1)
+            images = norm(convolution(functional.pad(images, (before, 1, before, 1))))
+        return images.flatten(2).transpose(1, 2)
+
+
+def _convolution(weights: Weights, layer: int, stride: int) -> nn.Conv2d:
+    kernel = weights[f"{names.TOKENIZATION}/{names.convolution(layer)}/kernel"]
+    convolution = nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, stride, bias=False)
+    convolution.weight.data = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+    return convolution
+
+
+def _batch_norm(weights: Weights, layer: int) -> nn.BatchNorm2d:
+    name = f"{names.TOKENIZATION}/{names.batch_norm(layer)}"
+    of_torch = {
+        "weight": "gamma",
+        "bias": "beta",
+        "running_mean": "moving_mean",
+        "running_var": "moving_variance",
+    }
+    norm = nn.BatchNorm2d(weights[f"{name}/gamma"].size, eps=BATCH_NORM_EPSILON)
+    norm.load_state_dict(
+        {key: torch.from_numpy(weights[f"{name}/{part}"].copy()) for key, part in of_torch.items()},
+        strict=False,
+    )
+    return norm
+
+
 class _Attention(nn.Module):
     """Locality self-attention (same paper), or plain attention."""
 
@@ -127,19 +176,22 @@ class _Block(nn.Module):
         layers = range(len(config.mlp_units))
         self.mlp = nn.ModuleList([_linear(weights, names.mlp(block, i)) for i in layers])
         self.activation = _ACTIVATIONS[config.activation]
+        self.activated = len(layers) - (not config.mlp_output_activation)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens + self.attention(self.first_norm(tokens))
         branch = self.second_norm(tokens)
-        for layer in self.mlp:
-            branch = self.activation(layer(branch))
+        for i, layer in enumerate(self.mlp):
+            branch = layer(branch)
+            branch = self.activation(branch) if i < self.activated else branch
         return tokens + branch
 
 
 class _Vit(nn.Module):
     def __init__(self, weights: Weights, config: VitConfig) -> None:
         super().__init__()
-        self.tokenization = _Tokenization(weights, config)
+        tokenization = _ConvolutionalTokenization if config.stem_filters else _Tokenization
+        self.tokenization = tokenization(weights, config)
         self.position = nn.Parameter(
             torch.from_numpy(weights[f"{names.POSITION_EMBEDDING}/embedding"].copy())
         )

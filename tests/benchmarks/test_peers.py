@@ -217,7 +217,14 @@ def test_the_page_needs_no_network_and_shows_text_as_text(tmp_path):
     assert "broken &lt;peer&gt;: it &lt;fails&gt;" in text
 
 
-@pytest.mark.parametrize("change", [{}, {"spt": False, "lsa": False, "pooling": "gap"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"spt": False, "lsa": False, "pooling": "gap"},
+        {"spt": False, "stem_filters": (5, 7), "patch_size": 2, "mlp_output_activation": False},
+    ],
+)
 def test_the_model_in_pytorch_gives_the_same_logits(change):
     pytest.importorskip("torch")  # only where the peers are installed
     import dataclasses
