@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _FINE_TUNING_BATCH = 32
 """At most: so a few hundred images still make enough steps."""
 _EPOCHS, _FEWEST_STEPS = 20, 150
+"""Passes over the images, and optimizer steps, at least."""
 _FROZEN_LEARNING_RATE = 0.01
 
 
@@ -134,7 +135,8 @@ def epochs_for(images: int, batch_size: int) -> int:
         images: to train on.
         batch_size: of the recipe.
     """
-    return max(_EPOCHS, math.ceil(_FEWEST_STEPS / math.ceil(images / batch_size)))
+    steps = max(1, math.ceil(images / batch_size))
+    return max(_EPOCHS, math.ceil(_FEWEST_STEPS / steps))
 
 
 def recipe_for(
