@@ -110,6 +110,8 @@ def test_few_images_are_told_before_training():
         return describe_scarcity(labels, ("cat", "dog"), from_scratch=from_scratch)
 
     assert "Few training images: 9 of dog." in said(500, 9)
+    assert "509 training images are few" in said(500, 9)
+    assert "Few training images: 9 of dog." in said(2000, 9, from_scratch=False)
     assert "999 training images are few" in said(500, 499)
     assert "`pretrained=vit-edge-cifar100`" in said(500, 499)
     assert said(500, 499, from_scratch=False) is None

@@ -51,19 +51,19 @@ def describe_scarcity(
         from_scratch: whether a model that is trained already could be the start instead.
     """
     counts = np.bincount(labels, minlength=len(class_names))
-    few = np.flatnonzero((counts > 0) & (counts < _FEW_OF_A_CLASS))
-    if len(few):
+    found = []
+    if len(few := np.flatnonzero((counts > 0) & (counts < _FEW_OF_A_CLASS))):
         smallest = [f"{counts[i]} of {printable(class_names[i])}" for i in few]
-        return (
+        found.append(
             f"Few training images: {first_few(smallest)}. Mistakes are likely; 20 of each class "
             "are a start."
         )
     if from_scratch and len(labels) < _FEW_FROM_SCRATCH:
-        return (
+        found.append(
             f"{len(labels)} training images are few to learn from nothing: "
             f"`pretrained={BUNDLED}` starts with a model that has learned to see."
         )
-    return None
+    return " ".join(found) or None
 
 
 def describe_imbalance(labels: Labels, class_names: Sequence[str]) -> str | None:
