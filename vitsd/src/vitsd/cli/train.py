@@ -275,11 +275,11 @@ class _Job:
 
     def recipe_for(self, dataset: Dataset) -> TrainingRecipe:
         """The recipe, with as many epochs as the images need."""
-        from vitsd.training.fine_tuning import epochs_for
-
         recipe = self.preset.recipe
         if self.pretrained is None or "epochs" in self.options:
             return recipe
+        from vitsd.training.fine_tuning import epochs_for
+
         epochs = epochs_for(len(dataset.train), recipe.batch_size)
         return dataclasses.replace(recipe, epochs=epochs)
 

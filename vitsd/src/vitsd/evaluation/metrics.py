@@ -74,7 +74,7 @@ def accuracy_report(
         "ece_without_temperature": calibration(logits, labels)["ece"],
         "per_class": per_class,
         "never_predicted": [row["class"] for row in per_class if row["precision"] is None],
-        "mistaken": _mistaken(confusion_matrix(predicted, labels, len(class_names)), class_names),
+        "mistaken": _mistaken(predicted, labels, class_names),
     }
 
 
@@ -112,20 +112,23 @@ def _per_class(
     ]
 
 
-def _mistaken(confusion: AnyArray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def _mistaken(
+    predicted: AnyArray, labels: AnyArray, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
     """Pairs of classes of which the first is often taken for the second, the worst first."""
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    np.fill_diagonal(shares, 0)
-    pairs = np.argwhere((shares >= _OFTEN) & (confusion >= _FEWEST))
-    pairs = pairs[np.argsort(-shares[tuple(pairs.T)], kind="stable")]
+    # Only pairs that occur: a whole confusion matrix of many classes would fill the memory.
+    pairs, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
+    shares = counts / np.bincount(labels)[pairs[0]]
+    often = (pairs[0] != pairs[1]) & (shares >= _OFTEN) & (counts >= _FEWEST)
+    order = np.flatnonzero(often)[np.argsort(-shares[often], kind="stable")]
     return [
         {
-            "class": class_names[row],
-            "answer": class_names[column],
-            "share": float(shares[row, column]),
-            "images": int(confusion[row, column]),
+            "class": class_names[pairs[0, i]],
+            "answer": class_names[pairs[1, i]],
+            "share": float(shares[i]),
+            "images": int(counts[i]),
         }
-        for row, column in pairs
+        for i in order
     ]
 
 

@@ -15,6 +15,7 @@ from vitsd_runtime.system.text import first_few, printable
 from vitsd_runtime.types import Float32Array
 
 _FEW_OF_A_CLASS, _FEW_FROM_SCRATCH = 10, 1000
+"""Fewer images than that are few: of one class, and of all where nothing is learned yet."""
 _VERY_UNEQUAL = 10
 """From here on (largest class to smallest) a model may do best by never answering the smallest."""
 
