@@ -55,6 +55,24 @@ def test_the_step_of_a_kernel_is_that_of_its_matrix(shape):
     assert np.sqrt(np.mean(np.square(changed[0]))) == pytest.approx(1e-2, rel=0.3)
 
 
+def test_steps_computed_together_are_those_computed_alone(monkeypatch):
+    shapes = [(6, 4), (6, 4), (2, 3, 4), (3, 3, 2, 6), (4,)]
+    random = np.random.default_rng(0)
+    gradients = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+    changed = []
+    for backend in (keras.backend.backend(), "jax"):
+        # JAX gets them together; the method is the same on every backend.
+        monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+        weights = [variable(shape, "dense/kernel") for shape in shapes[:-1]]
+        weights.append(variable(shapes[-1], "dense/bias"))
+        optimizer = Muon(1e-2)
+        for _ in range(2):
+            optimizer.apply([keras.ops.convert_to_tensor(each) for each in gradients], weights)
+        changed.append([keras.ops.convert_to_numpy(each) for each in weights])
+    for alone, together in zip(*changed, strict=True):
+        np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
 @pytest.mark.parametrize("path", ["norm/gamma", "logits/kernel", "position/embedding"])
 def test_what_is_no_inner_matrix_gets_the_steps_of_adamw(path):
     gradients = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)

@@ -11,6 +11,7 @@ from vitsd.evaluation.predict import model_logits
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.augmentation import BatchAugmentation
 from vitsd.training.fine_tuning import recipe_for
+from vitsd.training.sequence import ImageSequence
 from vitsd.training.teacher import Teacher
 from vitsd.training.train import train
 from vitsd_runtime import UsageError, read_spec
@@ -30,13 +31,28 @@ def teaching(request, trained):
 def test_its_answers_to_what_the_student_sees_get_their_share(teaching):
     digits = load_dataset("digits")
     images, labels = digits.test.images[:20], np.eye(10, dtype=np.float32)[digits.test.labels[:20]]
-    teacher = Teacher(teaching, 0.25, batch_size=8)
-    recipe = TrainingRecipe(flip=False, crop_padding=1)
-    seen, taught = BatchAugmentation(recipe, teacher)(images, labels, np.random.default_rng(0))
-    assert (seen != images).any()
-    expected = 0.75 * labels + 0.25 * softmax(model_logits(teaching, seen))
+    teacher = Teacher.load(teaching, 0.25, 8, digits.class_names, digits.image_shape)
+    taught = teacher.labels(images, labels)
+    expected = 0.75 * labels + 0.25 * softmax(model_logits(teaching, images))
     np.testing.assert_allclose(taught, expected, atol=1e-6)
     assert taught.dtype == np.float32
+
+
+def test_a_teacher_sees_what_the_student_sees():
+    digits = load_dataset("digits")
+    seen = []
+
+    def answers(images):
+        seen.append(images)
+        return np.zeros((len(images), 10), np.float32)
+
+    teacher = Teacher(answers, 1.0)
+    plain, images = (
+        ImageSequence(digits.train, 10, 16, 0, BatchAugmentation(recipe), teacher)[0][0]
+        for recipe in (TrainingRecipe(), TrainingRecipe(crop_padding=1))
+    )
+    assert (plain != images).any()
+    np.testing.assert_array_equal(seen[1], images)
 
 
 def test_a_student_learns_from_a_teacher_what_wrong_labels_hide(trained, tmp_path):
@@ -74,10 +90,9 @@ def test_a_student_learns_from_a_teacher_what_wrong_labels_hide(trained, tmp_pat
 def test_a_teacher_of_other_things_is_refused(trained, change, message):
     spec = read_spec(trained / "model.keras")
     fitting = {"class_names": spec.class_names, "input_size": spec.input_size}
-    teacher = Teacher(trained, 0.5, batch_size=8)
-    teacher.require_fit(**fitting)
+    Teacher.load(trained, 0.5, 8, **fitting)
     with pytest.raises(UsageError, match=message):
-        teacher.require_fit(**{**fitting, **change})
+        Teacher.load(trained, 0.5, 8, **{**fitting, **change})
 
 
 def test_the_command_says_what_is_wrong_with_a_teacher(command_here, tmp_path):

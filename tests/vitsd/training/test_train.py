@@ -1,5 +1,6 @@
 """Training: the schedule that is really used, resuming, and every option of the recipe."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib.util
@@ -25,6 +26,7 @@ from vitsd.evaluation.confidence import fit_confidence
 from vitsd.model.vit import build_vit
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks, optimizer
+from vitsd.training.augmentation import BatchAugmentation
 from vitsd.training.distribution import ProcessGroup
 from vitsd.training.history import read_history
 from vitsd.training.optimizer import compile_model, learning_rate_schedule
@@ -491,3 +493,20 @@ def test_two_classes_and_no_validation(tmp_path, caplog):
     assert read_spec(tmp_path / "r" / "model.keras").confidence is None
     with open(tmp_path / "r" / "metrics.csv") as file:
         assert next(csv.DictReader(file))["val_loss"] == ""
+
+
+def test_batches_of_processes_are_those_made_alone():
+    digits = load_dataset("digits")
+    split = dataclasses.replace(
+        digits.train, images=digits.train.images[:50], labels=digits.train.labels[:50]
+    )
+    augment = BatchAugmentation(TrainingRecipe(crop_padding=1, mixup_alpha=0.2, cutmix_alpha=1.0))
+    alone = ImageSequence(split, 10, 20, 3, augment)
+    with contextlib.closing(ImageSequence(split, 10, 20, 3, augment, workers=1)) as ahead:
+        assert len(ahead) == len(alone) == 3
+        for epoch, index in ((0, 0), (0, 1), (1, 0), (1, 0), (2, 1)):
+            alone.epoch = ahead.epoch = epoch
+            for found, expected in zip(ahead[index], alone[index], strict=True):
+                np.testing.assert_array_equal(found, expected)
+        # An accelerator gets batches of one size.
+        assert [len(ahead[index][0]) for index in range(3)] == [20, 20, 20]

@@ -312,18 +312,27 @@ class PrecisionSearch:
         """
 
         def cost(name: str) -> float:
-            added = max(min(self.sensitivity[name].values()) - self.baseline, 0.0)
+            added = max(self._added(name), 0.0)
             return added / self._layers[name] if self._scheme.cost_per_weight else added
 
         return sorted(self._layers, key=cost, reverse=True)
 
+    def _added(self, name: str) -> float:
+        """Divergence that a layer alone adds on the lowest step, with its best ranges."""
+        return min(self.sensitivity[name].values()) - self.baseline
+
     def choices_at(self, promotions: int) -> dict[str, LayerChoice]:
         """Layer precisions after so many promotions of one layer by one step.
 
-        Round-robin by cost: each layer's first promotion comes before any layer's second.
+        Round-robin by cost: each layer's first promotion comes before any layer's second. A layer
+        that the second step would bring further from the float model skips it: convolutions do,
+        where a target's dynamic layers have one scale for all their outputs.
         """
         everyone, some = divmod(promotions, len(self.order))
         step = {name: everyone + (i < some) for i, name in enumerate(self.order)}
+        for name in self._layers:
+            if step[name] == 1 and len(self._ladder) > 2 and self._added(name) < 0:
+                step[name] = 0
         return {name: self._choice(name, self._ladder[step[name]]) for name in self._layers}
 
     def find_fewest_promotions(self) -> tuple[dict[str, LayerChoice], QuantizationLoss]:

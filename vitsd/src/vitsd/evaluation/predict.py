@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -81,6 +82,37 @@ def pixel_logits(classifier: Classifier, images: UInt8Array) -> Float32Array:
     return np.concatenate([classifier.forward(batch) for batch in batches])
 
 
+def compiled(model: keras.Model) -> Callable[[UInt8Array], Float32Array]:
+    """The logits of a Keras model as a function that several threads may call.
+
+    Args:
+        model: its weights are taken as they are now.
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        alone = threading.Lock()
+
+        def logits(images: UInt8Array) -> Float32Array:
+            with alone:
+                return predict_logits(model, images)
+
+        return logits
+
+    import jax
+
+    weights = [
+        [variable.value for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+
+    def forward(weights: Any, images: Any) -> Any:
+        return model.stateless_call(*weights, images, training=False)[0]
+
+    compiled_forward = jax.jit(forward)
+    return lambda images: np.asarray(compiled_forward(weights, images), np.float32)
+
+
 def open_model(path: PathLike, batch_size: int) -> Callable[[UInt8Array], Float32Array]:
     """Load a model once, for images that come bit by bit: from images to logits.
 
@@ -90,6 +122,6 @@ def open_model(path: PathLike, batch_size: int) -> Callable[[UInt8Array], Float3
         from vitsd.hub.saving import load_model
 
         model, _ = load_model(path)
-        return lambda images: predict_logits(model, images)
+        return compiled(model)
     classifier = Classifier.load(path, batch_size=batch_size, num_threads=usable_cores())
     return lambda images: pixel_logits(classifier, images)

@@ -10,7 +10,7 @@ from vitsd.config import VitConfig
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.errors import UsageError
 
-_NAMES = ("vit-edge", "vit-nano", "vit-small-ds", "vit-gap-ds", "tiny")
+_NAMES = ("vit-edge", "vit-micro", "vit-nano", "vit-small-ds", "vit-gap-ds", "tiny")
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,19 @@ floats.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from keras import layers
 from numpy.lib.stride_tricks import sliding_window_view
 
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.camera import as_by_camera
 from vitsd.training.rand_augment import rand_augment
-from vitsd.training.random_affine import RandomAffine
-from vitsd.training.teacher import Teacher
 from vitsd_runtime.spec import AugmentationRanges
 from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
+
+if TYPE_CHECKING:
+    from keras import layers
 
 
 def model_augmentation(recipe: TrainingRecipe) -> list[layers.Layer]:
@@ -27,6 +29,9 @@ def model_augmentation(recipe: TrainingRecipe) -> list[layers.Layer]:
     flip, rotation, zoom = recipe.flip, recipe.rotation, recipe.zoom
     if not (flip or rotation or zoom):
         return []
+    # Processes that only augment batches import this module too: without Keras they start soon.
+    from vitsd.training.random_affine import RandomAffine
+
     return [RandomAffine(flip, rotation, zoom, recipe.seed, dtype="float32", name="random_affine")]
 
 
@@ -39,12 +44,11 @@ def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
 class BatchAugmentation:
     """Random crops, RandAugment, a camera's faults, MixUp and CutMix on raw pixels and labels.
 
-    All draws come from the generator that a call is given. A teacher has the last word: it sees
-    what the model will see.
+    All draws come from the generator that a call is given.
     """
 
-    def __init__(self, recipe: TrainingRecipe, teacher: Teacher | None = None) -> None:
-        self._recipe, self._teacher = recipe, teacher
+    def __init__(self, recipe: TrainingRecipe) -> None:
+        self._recipe = recipe
         alphas = ((mix_up, recipe.mixup_alpha), (cut_mix, recipe.cutmix_alpha))
         self._mixers = [(mixer, alpha) for mixer, alpha in alphas if alpha]
 
@@ -70,9 +74,14 @@ class BatchAugmentation:
         if self._mixers:
             mixer, alpha = self._mixers[random.integers(len(self._mixers))]
             images, labels = mixer(images, labels, alpha, random)
-        if self._teacher is not None:
-            labels = self._teacher.labels(images, labels)
         return images, labels
+
+
+def augmented(
+    augment: BatchAugmentation, images: UInt8Array, labels: Float32Array, seed: tuple[int, ...]
+) -> tuple[UInt8Array, Float32Array]:
+    """One batch, all of whose draws follow from ``seed``."""
+    return augment(images, labels, np.random.default_rng(seed))
 
 
 def random_crop(images: UInt8Array, padding: int, random: np.random.Generator) -> UInt8Array:

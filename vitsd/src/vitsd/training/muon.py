@@ -47,6 +47,8 @@ class Muon(keras.optimizers.Optimizer):
         self._momentums: list[Any] = []
         self._velocities: list[Any] = []
         """None for what Muon changes."""
+        self._orthogonal_steps: dict[int, Tensor] = {}
+        """Those of the step under way that are computed already, by a variable's index."""
 
     def build(self, variables: list[Any]) -> None:
         """Make the state for these variables."""
@@ -58,6 +60,15 @@ class Muon(keras.optimizers.Optimizer):
             self._momentums.append(add(variable, name="momentum"))
             self._velocities.append(None if is_matrix(variable) else add(variable, name="velocity"))
 
+    def _backend_update_step(
+        self, grads: list[Tensor], trainable_variables: list[Any], learning_rate: Tensor
+    ) -> None:
+        # Keras' hook for all variables at once. The matrices are small, and there are many of them:
+        # a GPU takes as long to start a product as to compute it.
+        if keras.backend.backend() == "jax":
+            self._orthogonal_steps = self._all_steps(grads, trainable_variables)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         """Change one variable by its gradient."""
         gradient = ops.cast(gradient, variable.dtype)
@@ -65,19 +76,41 @@ class Muon(keras.optimizers.Optimizer):
         # TensorFlow's own variable comes here, which knows nothing of Keras' paths.
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
-        if velocity is None:
-            step = self._muon(gradient, momentum)
-        else:
+        if velocity is not None:
             step = self._adam(gradient, momentum, velocity)
+        elif index in self._orthogonal_steps:
+            step = self._orthogonal_steps.pop(index)
+        else:
+            step = self._scaled(orthogonalized(self._nesterov(gradient, momentum)), momentum)
         self.assign_sub(variable, learning_rate * step)
 
-    def _muon(self, gradient: Tensor, momentum: Any) -> Tensor:
+    def _all_steps(self, grads: list[Tensor], variables: list[Any]) -> dict[int, Tensor]:
+        """The steps of all matrices by their index; those of one shape are computed together."""
+        by_shape: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+        for gradient, variable in zip(grads, variables, strict=True):
+            index = self._get_variable_index(variable)
+            if self._velocities[index] is None:
+                gradient = ops.cast(gradient, variable.dtype)
+                matrix = self._nesterov(gradient, self._momentums[index])
+                by_shape.setdefault(matrix.shape, []).append((index, matrix))
+        steps = {}
+        for alike in by_shape.values():
+            indices, matrices = zip(*alike, strict=True)
+            orthogonal = orthogonalized(ops.stack(matrices))
+            for place, index in enumerate(indices):
+                steps[index] = self._scaled(orthogonal[place], self._momentums[index])
+        return steps
+
+    def _nesterov(self, gradient: Tensor, momentum: Any) -> Tensor:
+        """What is to be made orthogonal, as a matrix; the momentum takes the gradient in."""
         average = _MOMENTUM * momentum + gradient
         self.assign(momentum, average)
-        rows, columns = matrix_shape(momentum.shape)
-        nesterov = ops.reshape(gradient + _MOMENTUM * average, (rows, columns))
-        step = orthogonalized(ops.cast(nesterov, self.orthogonalize_in))
-        scaled = ops.cast(step, gradient.dtype) * math.sqrt(max(rows, columns))
+        nesterov = ops.reshape(gradient + _MOMENTUM * average, matrix_shape(momentum.shape))
+        return ops.cast(nesterov, self.orthogonalize_in)
+
+    def _scaled(self, step: Tensor, momentum: Any) -> Tensor:
+        """A step in the variable's shape, with a root mean square of 1."""
+        scaled = ops.cast(step, momentum.dtype) * math.sqrt(max(step.shape))
         return ops.reshape(scaled, momentum.shape)
 
     def _adam(self, gradient: Tensor, momentum: Any, velocity: Any) -> Tensor:
@@ -107,20 +140,24 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return min(splits, key=lambda split: max(split) / min(split))
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """About U V' of a matrix U S V', by Newton and Schulz's iteration.
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """About U V' of each matrix U S V', by Newton and Schulz's iteration.
 
     Args:
-        matrix: ``(rows, columns)``, not all 0.
+        matrices: ``(..., rows, columns)``, none all 0.
 
     Returns:
-        A matrix of the same shape and dtype, whose singular values are between 0.7 and 1.2.
+        Matrices of the same shape and dtype, whose singular values are between 0.7 and 1.2.
     """
-    rows, columns = matrix.shape
-    wide = ops.transpose(matrix) if rows > columns else matrix
-    wide = wide / (ops.norm(wide) + _EPSILON)
+    rows, columns = matrices.shape[-2:]
+    wide = _transposed(matrices) if rows > columns else matrices
+    wide = wide / (ops.norm(wide, axis=(-2, -1), keepdims=True) + _EPSILON)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = wide @ ops.transpose(wide)
+        gram = wide @ _transposed(wide)
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    return ops.transpose(wide) if rows > columns else wide
+    return _transposed(wide) if rows > columns else wide
+
+
+def _transposed(matrices: Tensor) -> Tensor:
+    return ops.swapaxes(matrices, -2, -1)

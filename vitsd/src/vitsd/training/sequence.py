@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
 import keras
 import numpy as np
 
+from vitsd.backend import on_accelerator
 from vitsd.data.dataset import Split
-from vitsd.training.augmentation import BatchAugmentation
+from vitsd.training.augmentation import BatchAugmentation, augmented
 from vitsd.training.distribution import ALONE, ProcessGroup
-from vitsd_runtime.types import AnyArray, Float32Array
+from vitsd.training.teacher import Teacher
+from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.system.cores import usable_cores
+from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
+
+_MOST_WORKERS = 12
+Batch = tuple[AnyArray, ...]
+"""Images, labels, and weights if images have some."""
+
+
+def workers() -> int:
+    """Processes that augment the batches for an accelerator; none where Keras uses the CPU."""
+    return min(usable_cores(), _MOST_WORKERS) if on_accelerator() else 0
 
 
 class ImageSequence(keras.utils.PyDataset):
@@ -33,23 +53,31 @@ class ImageSequence(keras.utils.PyDataset):
         batch_size: images in a batch; the last one may be smaller.
         seed: of the order and the augmentation; None: in order, unchanged.
         augment: what is done to each batch.
+        teacher: it has the last word on the labels: it sees the augmented images.
         class_weights: float32 ``(num_classes,)``; None: all images count alike.
         group: the processes that share each batch.
+        workers: processes that augment the next batches meanwhile, for an accelerator, which would
+            wait for this one; :meth:`close` ends them. Then the last batch is filled up with the
+            first images of the epoch: for each size of a batch, the compiler takes a minute. 0:
+            each batch is made when it is asked for.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most have a default
         self,
         split: Split,
         num_classes: int,
         batch_size: int,
         seed: int | None = None,
         augment: BatchAugmentation | None = None,
+        teacher: Teacher | None = None,
         class_weights: Float32Array | None = None,
         group: ProcessGroup = ALONE,
+        workers: int = 0,
     ) -> None:
         super().__init__()
         self._split, self._num_classes, self._batch_size = split, num_classes, batch_size
         self._seed, self._augment, self._group = seed, augment, group
+        self._teacher, self._ahead = teacher, _Ahead(workers) if workers else None
         if class_weights is None and len(split) % group.devices:
             class_weights = np.ones(num_classes, np.float32)  # all batches must have some, or none
         self._class_weights = class_weights
@@ -60,17 +88,30 @@ class ImageSequence(keras.utils.PyDataset):
     def __len__(self) -> int:
         return -(-len(self._split) // self._batch_size)
 
-    def __getitem__(self, index: int) -> tuple[AnyArray, ...]:
-        epoch = self.epoch  # may change while a thread works on this
+    def __getitem__(self, index: int) -> Batch:
+        epoch = self.epoch
+        if self._ahead is None:
+            return self._batch(epoch, index)
+        return self._ahead.batch(self._batch, epoch, index, len(self))
+
+    def close(self) -> None:
+        """End the processes that augment."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _batch(self, epoch: int, index: int) -> Batch:
         chosen = self._chosen(index, epoch)
         own = self._group.share(len(chosen))
         if self._augment is None or self._seed is None:
             images, labels = self._read(chosen[own])
         else:
             # What one image becomes may depend on all others, so every process augments all.
-            random = np.random.default_rng((self._seed, epoch, index))
-            images, labels = self._augment(*self._read(chosen), random)
+            seed = (self._seed, epoch, index)
+            augment = augmented if self._ahead is None else self._ahead.augmented
+            images, labels = augment(self._augment, *self._read(chosen), seed)
             images, labels = images[own], labels[own]
+        if self._teacher is not None:
+            labels = self._teacher.labels(images, labels)
         if self._class_weights is None:
             return images, labels
         weights = labels @ self._class_weights
@@ -87,7 +128,10 @@ class ImageSequence(keras.utils.PyDataset):
         stop = min(start + self._batch_size, len(self._split))
         if self._seed is None:
             return np.arange(start, stop)
-        return self._epoch_order(self._seed, epoch)[start:stop]
+        order = self._epoch_order(self._seed, epoch)
+        if self._ahead is not None:
+            return np.take(order, np.arange(start, start + self._batch_size), mode="wrap")
+        return order[start:stop]
 
     def _read(self, chosen: AnyArray) -> tuple[AnyArray, AnyArray]:
         labels = np.eye(self._num_classes, dtype=np.float32)[self._split.labels[chosen]]
@@ -99,6 +143,52 @@ class ImageSequence(keras.utils.PyDataset):
             order = np.random.default_rng((seed, epoch)).permutation(len(self._split))
             self._order = stored = (epoch, order)
         return stored[1]
+
+
+class _Ahead:
+    """Makes the batches that come next: processes augment them, threads do the rest.
+
+    NumPy and Pillow hold Python's lock for much of an augmentation, so threads alone don't help.
+    """
+
+    def __init__(self, workers: int) -> None:
+        # Not forked: a copy of a process that computes on a GPU may never return from a lock.
+        # Ctrl-C reaches them too, but the training ends them.
+        self._processes = ProcessPoolExecutor(
+            workers,
+            get_context("spawn"),
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+        self._threads = ThreadPoolExecutor(workers)
+        self._count = 2 * workers
+        self._batches: dict[tuple[int, int], Future[Batch]] = {}
+
+    def batch(
+        self, make: Callable[[int, int], Batch], epoch: int, index: int, per_epoch: int
+    ) -> Batch:
+        """A batch; those after it, also of the next epoch, are begun."""
+        first = epoch * per_epoch + index
+        for number in range(first, first + self._count):
+            key = divmod(number, per_epoch)
+            if key not in self._batches:
+                self._batches[key] = self._threads.submit(make, *key)
+        return self._batches.pop((epoch, index)).result()
+
+    def augmented(self, *arguments: Any) -> tuple[UInt8Array, Float32Array]:
+        """What :func:`augmented` returns, from another process."""
+        try:
+            return self._processes.submit(augmented, *arguments).result()
+        except BrokenProcessPool as error:
+            raise VitsdError(
+                "The processes that augment images ended. In a script, training must stand under "
+                '`if __name__ == "__main__":`, since each of them imports the script.'
+            ) from error
+
+    def close(self) -> None:
+        """Drop what nobody will ask for."""
+        self._threads.shutdown(cancel_futures=True)
+        self._processes.shutdown(cancel_futures=True)
 
 
 def _fill(rows: AnyArray, size: int) -> AnyArray:

@@ -11,7 +11,7 @@ arXiv:2106.05237 (both see the same crops and mixtures).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vitsd.evaluation.predict import open_model
 from vitsd.hub.pretrained import locate
@@ -21,42 +21,54 @@ from vitsd_runtime.formats import require_spec
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import Float32Array, PathLike, UInt8Array
 
+Answers = Callable[[UInt8Array], Float32Array]
+"""From images ``(n, height, width, channels)`` to logits ``(n, classes)``."""
+
 
 class Teacher:
-    """A trained or exported model of the same classes.
+    """A trained model of the same classes.
 
     Args:
-        name_or_path: as for :func:`vitsd.from_pretrained`, or an exported file: an int8 ``.tflite``
-            file answers soonest.
+        answers: of the model.
         share: of the label, in (0, 1].
-        batch_size: images that it is asked for at once.
-
-    Raises:
-        UsageError: nothing is found under that name.
-        VitsdError: the file is damaged, can't be downloaded, or its engine is missing.
     """
 
-    def __init__(self, name_or_path: PathLike, share: float, batch_size: int) -> None:
-        path = locate(name_or_path)
-        self._name, self._spec = printable(name_or_path), require_spec(path)
-        self._share = share
-        self._logits = open_model(path, batch_size)
+    def __init__(self, answers: Answers, share: float) -> None:
+        self._answers, self._share = answers, share
 
-    def require_fit(self, class_names: Sequence[str], input_size: Sequence[int]) -> None:
-        """Check that it knows the same classes, from images of the same size.
+    @classmethod
+    def load(
+        cls,
+        name_or_path: PathLike,
+        share: float,
+        batch_size: int,
+        class_names: Sequence[str],
+        input_size: Sequence[int],
+    ) -> Teacher:
+        """One that knows these classes from images of this size.
+
+        Args:
+            name_or_path: as for :func:`vitsd.from_pretrained`, or an exported file: an int8
+                ``.tflite`` file answers soonest on a CPU.
+            share: of the label, in (0, 1].
+            batch_size: images that it is asked for at once.
+            class_names: what it must know.
+            input_size: height, width and channels.
 
         Raises:
-            UsageError: it does not.
+            UsageError: nothing is found under that name, or it does not fit.
+            VitsdError: the file is damaged, can't be downloaded, or its engine is missing.
         """
-        if self._spec.class_names != tuple(class_names):
+        path = locate(name_or_path)
+        name, spec = printable(name_or_path), require_spec(path)
+        if spec.class_names != tuple(class_names):
             raise UsageError(
-                f"`teacher` {self._name} has other classes than the data; train one on these data."
+                f"`teacher` {name} has other classes than the data; train one on these data."
             )
-        if self._spec.input_size != tuple(input_size):
-            theirs, ours = (
-                "x".join(map(str, size)) for size in (self._spec.input_size, input_size)
-            )
-            raise UsageError(f"`teacher` {self._name} takes images of {theirs}; these are {ours}.")
+        if spec.input_size != tuple(input_size):
+            theirs, ours = ("x".join(map(str, size)) for size in (spec.input_size, input_size))
+            raise UsageError(f"`teacher` {name} takes images of {theirs}; these are {ours}.")
+        return cls(open_model(path, batch_size), share)
 
     def labels(self, images: UInt8Array, labels: Float32Array) -> Float32Array:
         """Labels in which its answers have their share.
@@ -68,6 +80,6 @@ class Teacher:
         Returns:
             Labels of the same shape, whose rows sum up to 1.
         """
-        answers = softmax(self._logits(images))
+        answers = softmax(self._answers(images))
         taught: Float32Array = labels + self._share * (answers - labels)
         return taught

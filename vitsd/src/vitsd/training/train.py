@@ -38,8 +38,8 @@ from vitsd.training.fine_tuning import PretrainedStart
 from vitsd.training.history import Row, read_history
 from vitsd.training.optimizer import compile_model
 from vitsd.training.run import RunFolder
-from vitsd.training.sequence import ImageSequence
-from vitsd.training.teacher import Teacher
+from vitsd.training.sequence import ImageSequence, workers
+from vitsd.training.teacher import Answers, Teacher
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.spec import Confidence, ModelSpec, Provenance
 from vitsd_runtime.spec.sections import from_dict as section_from_dict
@@ -53,7 +53,7 @@ _ORIGIN = ("preset", "source", "options")
 """Entries of a model's provenance that only the caller knows."""
 
 
-def train(
+def train(  # noqa: PLR0913 - most have a default
     config: VitConfig,
     recipe: TrainingRecipe,
     dataset: Dataset,
@@ -63,6 +63,7 @@ def train(
     tensorboard: bool = False,
     origin: Mapping[str, Any] | None = None,
     pretrained: PretrainedStart | None = None,
+    teacher: Answers | None = None,
 ) -> dict[str, Any]:
     """Train, and leave ``model.keras`` and its pictures in ``output``.
 
@@ -83,6 +84,8 @@ def train(
         tensorboard: also write TensorBoard logs to ``output/tensorboard``.
         origin: ``preset``, ``source`` and ``options``, for the model's provenance.
         pretrained: the model to be fine-tuned; without, training starts from scratch.
+        teacher: from uint8 images to logits, by the model that ``recipe.teacher`` then only names:
+            one that vitsd can't open.
 
     Returns:
         The contents of ``results.json``: the path of the model, the epoch whose weights it has
@@ -98,7 +101,7 @@ def train(
     # All that can be wrong with the request should come out before hours of training.
     group = joined()
     group.require_divisible(recipe.batch_size)
-    run = _Run.plan(config, recipe, dataset, folder, origin or {}, pretrained, group)
+    run = _Run.plan(config, recipe, dataset, folder, origin or {}, pretrained, group, teacher)
     if tensorboard:
         _require_tensorboard()
     start = folder.resume if resume else folder.start
@@ -137,6 +140,7 @@ class _Run:
         origin: Mapping[str, Any],
         pretrained: PretrainedStart | None,
         group: ProcessGroup,
+        answers: Answers | None,
     ) -> _Run:
         """Cut off the validation images, and make the spec."""
         dataset = group.together(lambda: dataset.with_validation(recipe.validation_fraction))
@@ -148,9 +152,16 @@ class _Run:
             )
         config = config.for_data(dataset.image_shape, dataset.num_classes)
         teacher = None
-        if recipe.teacher:
-            teacher = Teacher(recipe.teacher, recipe.teacher_share, recipe.batch_size)
-            teacher.require_fit(dataset.class_names, config.input_size)
+        if answers is not None:
+            teacher = Teacher(answers, recipe.teacher_share)
+        elif recipe.teacher:
+            teacher = Teacher.load(
+                recipe.teacher,
+                recipe.teacher_share,
+                recipe.batch_size,
+                dataset.class_names,
+                config.input_size,
+            )
         images = dataset.train.images
         counts = group.total(lambda: pixel_counts(choose(images, group.share(len(images)))))
         # The weights of a trained model fit pixels normalized as in its training.
@@ -246,9 +257,11 @@ class _Run:
             self.config.num_classes,
             recipe.batch_size,
             recipe.seed,
-            BatchAugmentation(recipe, self.teacher),
+            BatchAugmentation(recipe),
+            self.teacher,
             self._class_weights(self.dataset.train),
             self.group,
+            workers=workers(),
         )
 
     def validation_images(self) -> ImageSequence | None:
@@ -287,8 +300,8 @@ def _python_seed(seed: int) -> Iterator[None]:
 
 def _fit(run: _Run, resume: bool, tensorboard: bool) -> list[Row]:
     """Train for the epochs that are left; returns the rows of ``metrics.csv``."""
-    images = run.training_images()  # its layers work on a whole batch in each process
-    with run.group.scope():
+    images = run.training_images()
+    with contextlib.closing(images), run.group.scope():
         return _fit_in_scope(run, images, resume, tensorboard)
 
 

@@ -1,0 +1,184 @@
+"""Train a residual network, and let it teach a Vision Transformer (distillation).
+
+    python tools/cnn_teacher.py TEACHER.npz --data cifar100
+    python tools/cnn_teacher.py TEACHER.npz --data cifar100 --preset vit-edge --output runs/edge
+
+Convolutions learn more from few images than a transformer does: that is what it passes on. It is no
+model of this toolkit: nothing is exported, and nothing of it but its answers gets into the student.
+
+Sources: K. He et al., "Identity Mappings in Deep Residual Networks", arXiv:1603.05027;
+S. Zagoruyko, N. Komodakis, "Wide Residual Networks", arXiv:1605.07146.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitsd.backend import load_keras
+from vitsd.data.dataset import Dataset, Split
+from vitsd.presets import get_preset, list_presets
+from vitsd.recipe import TrainingRecipe
+from vitsd_runtime.cli import app
+from vitsd_runtime.system.files import atomic_write
+
+if TYPE_CHECKING:
+    from vitsd.training.teacher import Answers
+
+_STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
+"""Filters of a stage, and the stride of its first block; two blocks each (a ResNet-18)."""
+_AT_ONCE = 500
+"""Images."""
+RECIPE = TrainingRecipe(
+    epochs=70,
+    batch_size=500,
+    optimizer="muon",
+    learning_rate=1e-3,
+    weight_decay=0.2,
+    rotation=0.0,
+    zoom=0.0,
+    crop_padding=4,
+    camera=0.1,
+    mixup_alpha=0.2,
+    cutmix_alpha=1.0,
+    precision="mixed_bfloat16",
+)
+
+
+def build_resnet(dataset: Dataset, precision: str, augmentation: Sequence[Any] = ()) -> Any:
+    """A Keras model from images of values 0-255 to logits."""
+    from keras import Input, Model, layers
+
+    from vitsd.data.statistics import moments, pixel_counts
+
+    policy = {"dtype": precision}
+
+    def convolution(values: Any, filters: int, size: int, stride: int = 1) -> Any:
+        return layers.Conv2D(
+            filters, size, strides=stride, padding="same", use_bias=False, **policy
+        )(values)
+
+    def activated(values: Any) -> Any:
+        normalized = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **policy)(values)
+        return layers.ReLU(**policy)(normalized)
+
+    mean, variance = moments(pixel_counts(dataset.train.images))
+    images = Input(dataset.image_shape)
+    values = layers.Normalization(mean=mean.tolist(), variance=variance.tolist(), dtype="float32")(
+        images
+    )
+    for layer in augmentation:
+        values = layer(values)
+    values = convolution(values, _STAGES[0][0], 3)
+    for filters, stride in _STAGES:
+        for stride_here in (stride, 1):
+            before = activated(values)
+            shortcut = values
+            if values.shape[-1] != filters or stride_here > 1:
+                shortcut = convolution(before, filters, 1, stride_here)
+            branch = convolution(before, filters, 3, stride_here)
+            values = layers.Add(**policy)([shortcut, convolution(activated(branch), filters, 3)])
+    features = layers.GlobalAveragePooling2D(**policy)(activated(values))
+    logits = layers.Dense(dataset.num_classes, dtype="float32", name="logits")(features)
+    return Model(images, logits)
+
+
+def train_teacher(dataset: Dataset, recipe: TrainingRecipe, output: Path) -> None:
+    """Train, and write the weights of the last epoch to an ``.npz`` file."""
+    from vitsd.training.augmentation import BatchAugmentation, model_augmentation
+    from vitsd.training.callbacks import EpochSeeds, Progress
+    from vitsd.training.optimizer import compile_model
+    from vitsd.training.sequence import ImageSequence, workers
+
+    augment = BatchAugmentation(recipe)
+    images = ImageSequence(
+        dataset.train,
+        dataset.num_classes,
+        recipe.batch_size,
+        recipe.seed,
+        augment,
+        workers=workers(),
+    )
+    model = build_resnet(dataset, recipe.precision, model_augmentation(recipe))
+    compile_model(model, recipe, steps_per_epoch=len(images))
+    callbacks = [EpochSeeds(images, recipe.seed), Progress(len(images), recipe.batch_size)]
+    with contextlib.closing(images):
+        model.fit(images, epochs=recipe.epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as temporary, temporary.open("wb") as file:
+        np.savez(file, *model.get_weights())
+
+
+def open_teacher(path: Path, dataset: Dataset) -> Answers:
+    """Its answers."""
+    from vitsd.evaluation.predict import compiled
+
+    model = build_resnet(dataset, RECIPE.precision)
+    with np.load(path) as weights:
+        model.set_weights([weights[f"arr_{i}"] for i in range(len(weights))])
+    return compiled(model)
+
+
+def teach(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+    """Train a preset with the teacher's answers."""
+    from vitsd.training.train import train
+
+    preset = get_preset(arguments.preset)
+    options = {"teacher": arguments.teacher.stem}
+    if arguments.epochs:
+        options["epochs"] = arguments.epochs
+    recipe = dataclasses.replace(preset.recipe, **options)
+    answers = open_teacher(arguments.teacher, dataset)
+    origin = {"preset": arguments.preset, "source": arguments.data, "options": options}
+    return train(preset.config, recipe, dataset, arguments.output, origin=origin, teacher=answers)
+
+
+def accuracy(answers: Answers, split: Split) -> float:
+    """Top-1 accuracy."""
+    steps = range(0, len(split), _AT_ONCE)
+    logits = np.concatenate([answers(split.images[i : i + _AT_ONCE]) for i in steps])
+    return float(np.mean(np.argmax(logits, axis=1) == split.labels))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(prog="cnn_teacher", description=__doc__.split("\n")[0])
+    parser.add_argument("teacher", type=Path, metavar="TEACHER.npz", help="its weights")
+    parser.add_argument("--data", required=True, help="as for vitsd-train")
+    parser.add_argument("--epochs", type=int, help="passes over the training images")
+    parser.add_argument(
+        "--preset", choices=list_presets(), help="let a trained teacher teach this preset"
+    )
+    parser.add_argument("--output", help="the folder of this preset's run")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return app.run(_main, build_parser(), argv, distribution="vitsd")
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    load_keras()
+    from vitsd.data.sources import load_dataset
+
+    dataset = load_dataset(arguments.data).with_validation(RECIPE.validation_fraction)
+    if arguments.preset:
+        print(json.dumps({"top1": teach(arguments, dataset)["top1"]}))
+        return
+    recipe = dataclasses.replace(RECIPE, epochs=arguments.epochs or RECIPE.epochs)
+    train_teacher(dataset, recipe, arguments.teacher)
+    answers = open_teacher(arguments.teacher, dataset)
+    print(json.dumps({"top1": accuracy(answers, dataset.test)}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
