@@ -80,7 +80,7 @@ def test_what_is_found_keeps_the_budget_and_quantizes_the_cheap_layers(costs):
 def test_the_steps_of_a_search():
     model = StandIn({"cheap": 0.01, "costly": 1.0, "free": 0.0})
     search = model.search("int8", AccuracyBudget(0.5, 0.98))
-    assert 0 < search.baseline < min(search.sensitivity["costly"].values())
+    assert 0 < search.on_second["costly"] < min(search.sensitivity["costly"].values())
     assert search.methods["costly"] == MSE
     assert search.order == ["costly", "cheap", "free"]
     precisions = [
@@ -91,13 +91,41 @@ def test_the_steps_of_a_search():
         ["static", "static", "static"],
         ["static", "dynamic", "static"],
         ["dynamic", "dynamic", "static"],
-        ["dynamic", "dynamic", "dynamic"],
-        ["dynamic", "float", "dynamic"],
-        ["float", "float", "dynamic"],
+        ["dynamic", "dynamic", "static"],  # where "dynamic" costs as much, it is no gain
+        ["dynamic", "float", "static"],
+        ["float", "float", "static"],
     ]
     found = search.run()
     assert found.choices == search.choices_at(1)
-    assert (found.sensitivity, found.baseline) == (search.sensitivity, search.baseline)
+    assert (found.sensitivity, found.baseline) == (search.sensitivity, 0.0)
+
+
+def test_a_step_that_is_worse_than_the_one_below_it_is_skipped():
+    model = StandIn({"convolution": 0.4, "dense": 0.3})
+    logits = model.logits
+
+    def dynamic_is_worse(choices, count, num_threads=1):
+        worse = {
+            name: LayerChoice("static", MSE) if (name, c.precision) == convolution else c
+            for name, c in choices.items()
+        }
+        scale = 3.0 if worse != dict(choices) else 1.0
+        return model.reference[:count] + scale * (logits(worse, count) - model.reference[:count])
+
+    convolution = ("convolution", "dynamic")
+    model.logits = dynamic_is_worse
+    search = model.search("int8", AccuracyBudget(0.5, 0.98))
+    assert search.on_second["convolution"] > min(search.sensitivity["convolution"].values())
+    precisions = [
+        tuple(choice.precision for choice in search.choices_at(promotions).values())
+        for promotions in range(4)
+    ]
+    assert precisions == [
+        ("static", "static"),
+        ("static", "static"),
+        ("static", "dynamic"),
+        ("float", "dynamic"),
+    ]
 
 
 def test_the_result_is_the_same_on_any_number_of_cores(monkeypatch):

@@ -102,14 +102,14 @@ class SearchResult:
     error: QuantizationLoss
     sensitivity: dict[str, dict[RangeMethod, float]]
     """Divergence by layer and method: of the model with this layer alone on the lowest step and
-    all others on the next. Empty if nothing had to be measured."""
+    all others in float. Empty if nothing had to be measured."""
     baseline: float
-    """Divergence of the model with all layers on the second step."""
+    """Divergence of the model that the others were left in: 0 if that is the float model."""
 
     def added(self, layer: str) -> list[float]:
         """Divergence that ``layer`` alone adds on the lowest step, from best to worst ranges.
 
-        Empty if not measured; below 0 where that step is nearer to the float model than the next.
+        Empty if not measured.
         """
         values = self.sensitivity.get(layer, {}).values()
         return sorted(value - self.baseline for value in values)
@@ -241,7 +241,7 @@ def replay(evaluator: Evaluator, recipe: QuantizationRecipe, names: Sequence[str
 class PrecisionSearch:
     """Finds the lowest precisions that meet the budget.
 
-    What it rests on is measured when it is asked for: :attr:`baseline`, :attr:`sensitivity` and,
+    What it rests on is measured when it is asked for: :attr:`sensitivity`, :attr:`on_second` and,
     from these, :attr:`order` and :attr:`methods`. They give the candidates (:meth:`choices_at`),
     among which :meth:`find_fewest_promotions` looks.
 
@@ -272,32 +272,34 @@ class PrecisionSearch:
             if error.meets(self._evaluator.budget):
                 return SearchResult(choices, error, {}, 0.0)
         choices, error = self.find_fewest_promotions()
-        return SearchResult(choices, error, self.sensitivity, self.baseline)
-
-    @cached_property
-    def baseline(self) -> float:
-        """Divergence with all layers on the second step."""
-        second = self._ladder[1]
-        if second == "float":
-            return 0.0
-        return self._evaluator.divergence(self._all(second), SENSITIVITY_IMAGES)
+        return SearchResult(choices, error, self.sensitivity, 0.0)
 
     @cached_property
     def sensitivity(self) -> dict[str, dict[RangeMethod, float]]:
-        """Divergence with one layer on the lowest step and all others on the second, by method."""
-        lowest, second = self._ladder[:2]
-        methods = RANGE_METHODS.get(lowest, (MINMAX,))
+        """Divergence with one layer on the lowest step and all others in float, by method."""
+        methods = RANGE_METHODS.get(self._ladder[0], (MINMAX,))
         alone = list(itertools.product(self._layers, methods))
-        candidates = [
-            {**self._all(second), name: LayerChoice(lowest, method)} for name, method in alone
-        ]
-        divergences = self._evaluator.divergences(candidates, SENSITIVITY_IMAGES)
+        divergences = self._divergences(
+            [(name, LayerChoice(self._ladder[0], method)) for name, method in alone]
+        )
         found: dict[str, dict[RangeMethod, float]] = {name: {} for name in self._layers}
-        # The bar is made first: while a candidate is built, sys.stderr is held back.
-        progress = tqdm(divergences, "sensitivity", len(alone), leave=False, disable=None)
-        for (name, method), divergence in zip(alone, progress, strict=True):
+        for (name, method), divergence in zip(alone, divergences, strict=True):
             found[name][method] = divergence
         return found
+
+    @cached_property
+    def on_second(self) -> dict[str, float]:
+        """Divergence with one layer on the second step and all others in float."""
+        choice = LayerChoice(self._ladder[1])
+        divergences = self._divergences([(name, choice) for name in self._layers])
+        return dict(zip(self._layers, divergences, strict=True))
+
+    def _divergences(self, alone: Sequence[tuple[str, LayerChoice]]) -> list[float]:
+        """Of models with one such layer each."""
+        candidates = [{**self._all("float"), name: choice} for name, choice in alone]
+        divergences = self._evaluator.divergences(candidates, SENSITIVITY_IMAGES)
+        # The bar is made first: while a candidate is built, sys.stderr is held back.
+        return list(tqdm(divergences, "sensitivity", len(alone), leave=False, disable=None))
 
     @cached_property
     def methods(self) -> dict[str, RangeMethod]:
@@ -312,26 +314,29 @@ class PrecisionSearch:
         """
 
         def cost(name: str) -> float:
-            added = max(self._added(name), 0.0)
+            added = self._least(name)
             return added / self._layers[name] if self._scheme.cost_per_weight else added
 
         return sorted(self._layers, key=cost, reverse=True)
 
-    def _added(self, name: str) -> float:
+    def _least(self, name: str) -> float:
         """Divergence that a layer alone adds on the lowest step, with its best ranges."""
-        return min(self.sensitivity[name].values()) - self.baseline
+        return min(self.sensitivity[name].values())
+
+    def _skips_second(self, name: str) -> bool:
+        return self._ladder[1] != "float" and self.on_second[name] >= self._least(name)
 
     def choices_at(self, promotions: int) -> dict[str, LayerChoice]:
         """Layer precisions after so many promotions of one layer by one step.
 
         Round-robin by cost: each layer's first promotion comes before any layer's second. A layer
-        that the second step would bring further from the float model skips it: convolutions do,
-        where a target's dynamic layers have one scale for all their outputs.
+        that the second step brings no nearer to the float model skips it: convolutions do, where a
+        target's dynamic layers have one scale for all their outputs.
         """
         everyone, some = divmod(promotions, len(self.order))
         step = {name: everyone + (i < some) for i, name in enumerate(self.order)}
         for name in self._layers:
-            if step[name] == 1 and len(self._ladder) > 2 and self._added(name) < 0:
+            if step[name] == 1 and self._skips_second(name):
                 step[name] = 0
         return {name: self._choice(name, self._ladder[step[name]]) for name in self._layers}
 
