@@ -1,4 +1,4 @@
-"""``vit-edge-cifar100`` as it is shipped: two files of one model, found by its name."""
+"""The models as they are shipped: two files of each, found by its name."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.pretrained import locate
 from vitsd_export import export
 from vitsd_runtime import Classifier
+from vitsd_runtime.models.catalog import MODELS
 
 NAME = "vit-edge-cifar100"
 pytestmark = pytest.mark.slow
@@ -31,10 +32,11 @@ def crops() -> np.ndarray:
     return np.stack(found)
 
 
-def test_both_files_are_the_same_model(crops):
-    model, spec = from_pretrained(NAME)
-    assert locate(NAME).stat().st_size <= 6e6
-    runtime = Classifier.load()
+@pytest.mark.parametrize("name", MODELS)
+def test_both_files_are_the_same_model(crops, name):
+    model, spec = from_pretrained(name)
+    assert locate(name).stat().st_size <= 6e6
+    runtime = Classifier.load(name)
     assert runtime.spec.architecture == spec.architecture
     assert runtime.spec.class_names == spec.class_names
     assert spec.provenance.recipe == runtime.spec.provenance.recipe

@@ -18,7 +18,7 @@ from vitsd_runtime.formats import detect_format, model_identity, read_spec
 from vitsd_runtime.images.loading import is_single_image, load_for_model
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.images.tta import Tta, Views, make_views
-from vitsd_runtime.models.catalog import bundled_model
+from vitsd_runtime.models.catalog import bundled_model, find_model
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.spec.limits import MAX_CLASSES
 from vitsd_runtime.system.text import printable
@@ -123,8 +123,8 @@ class Classifier:
         """Load a ``.tflite`` or ``.onnx`` file or a SavedModel folder.
 
         Args:
-            path: the model; by default the one that comes with the runtime, which knows
-                CIFAR-100's classes.
+            path: the model, or the name of one that comes with the runtime; by default
+                ``vit-edge-cifar100``. They know CIFAR-100's classes.
             num_threads: of the engine. None measures one thread against all cores on this model
                 and takes the faster: small models are slower on more threads.
             batch_size: images that the engine gets at once.
@@ -147,7 +147,7 @@ class Classifier:
             VitsdError: the file is damaged, its structure is unsound, its engine is missing or
                 refuses it, or it does not fit its spec.
         """
-        path = bundled_model() if path is None else Path(path)
+        path = bundled_model() if path is None else find_model(path)
         batch_size = BATCH_SIZE.check("batch_size", batch_size)
         if num_threads is not None:
             num_threads = NUM_THREADS.check("num_threads", num_threads)

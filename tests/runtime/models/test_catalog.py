@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vitsd_runtime import Classifier, UsageError, bundled_model, read_spec
+from vitsd_runtime.models.catalog import BUNDLED, find_model
 
 runs_tflite = pytest.mark.skipif(
     not any(map(importlib.util.find_spec, ("ai_edge_litert", "tflite_runtime"))),
@@ -21,11 +23,12 @@ def picture(photo, tmp_path):
     return tmp_path / "photo.jpg"
 
 
-def test_it_is_small_and_says_what_it_is():
-    path = bundled_model()
-    assert path.stat().st_size <= 1.5e6
+@pytest.mark.parametrize(("name", "largest"), [(BUNDLED, 1.5e6), ("vit-micro-cifar100", 0.45e6)])
+def test_they_are_small_and_say_what_they_are(name, largest):
+    path = bundled_model(name)
+    assert path.stat().st_size <= largest
     spec = read_spec(path)
-    assert spec.name == path.stem == "vit-edge-cifar100"
+    assert spec.name == path.stem == name
     assert spec.num_classes == 100
     assert {"apple", "bicycle", "worm"} <= set(spec.class_names)
     assert spec.export.quantization == "int8"
@@ -39,6 +42,25 @@ def test_a_classifier_without_argument_is_that_model(photo):
     assert classifier.path == bundled_model()
     expected = Classifier.load(bundled_model()).logits(photo)
     np.testing.assert_array_equal(classifier.logits(photo), expected)
+
+
+@runs_tflite
+def test_another_one_is_taken_by_its_name(photo, command, picture, tmp_path):
+    classifier = Classifier.load("vit-micro-cifar100")
+    assert classifier.path == bundled_model("vit-micro-cifar100")
+    done = command("vitsd-predict", "--model", "vit-micro-cifar100", picture, "--json")
+    assert done.returncode == 0, done.stderr
+    expected = classifier.predict(picture)[0][0]
+    assert json.loads(done.stdout)["predictions"][0]["probability"] == pytest.approx(
+        expected.probability, abs=1e-3
+    )
+
+
+def test_a_file_of_that_name_takes_precedence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_model("vit-micro-cifar100") == bundled_model("vit-micro-cifar100")
+    (tmp_path / "vit-micro-cifar100").mkdir()
+    assert find_model("vit-micro-cifar100") == Path("vit-micro-cifar100")
 
 
 @runs_tflite

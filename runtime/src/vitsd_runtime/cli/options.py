@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from vitsd_runtime.classifier import BACKEND, NUM_THREADS
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.models.catalog import BUNDLED, bundled_model
+from vitsd_runtime.models.catalog import BUNDLED, MODELS, bundled_model, find_model
 from vitsd_runtime.spec import MAX_JSON_BYTES, ModelSpec
 from vitsd_runtime.system.json_files import read_json
 from vitsd_runtime.validation import Option
@@ -43,6 +42,10 @@ positive_int = type_of(_COUNT)
 """An argparse type: how many of something."""
 
 
+NAMES = f"one that comes with the runtime ({', '.join(MODELS)})"
+"""For the help of what takes a model."""
+
+
 def flag_of(name: str) -> str:
     """``--image-size`` of ``image_size``."""
     return f"--{name.replace('_', '-')}"
@@ -54,9 +57,9 @@ def add_model_argument(parser: argparse.ArgumentParser, kinds: str) -> None:
         "model",
         nargs="?",
         default=bundled_model(),
-        type=Path,
+        type=find_model,
         metavar="MODEL",
-        help=f"{kinds} (default: {BUNDLED}, which comes with the runtime)",
+        help=f"{kinds}, or {NAMES} (default: {BUNDLED})",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.models.catalog import BUNDLED, bundled_model
+from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.serving.settings import Settings
 from vitsd_runtime.system.text import printable, why
 from vitsd_runtime.validation import options as declared_options
@@ -40,8 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
         "models",
         nargs="*",
         metavar="[NAME[@VERSION]=]MODEL",
-        help=".tflite or .onnx files, or SavedModel folders, which are programs that it runs; the "
-        f"first is the default (default: {BUNDLED}, which comes with the runtime)",
+        help=".tflite or .onnx files, SavedModel folders, which are programs that it runs, or "
+        f"{options.NAMES}; the first is the default (default: {BUNDLED})",
     )
     parser.add_argument(
         "--host",
@@ -85,7 +85,7 @@ def _main(arguments: argparse.Namespace) -> None:
         raise VitsdError(
             f'Serving needs more packages: pip install "vitsd-runtime[serve]" ({printable(error)}).'
         ) from error
-    words = arguments.models or [str(bundled_model())]
+    words = arguments.models or [BUNDLED]
     sources = [Source.parse(word) for word in words]
     with listen(settings) as listener:
         serve(sources, settings, listener)

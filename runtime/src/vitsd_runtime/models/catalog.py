@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vitsd_runtime.types import PathLike
+
 BUNDLED = "vit-edge-cifar100"
-"""It knows CIFAR-100's 100 classes: animals, plants, vehicles, household things, landscapes."""
+"""The one that is used where none is named."""
+MODELS = (BUNDLED, "vit-micro-cifar100")
+"""They know CIFAR-100's 100 classes: animals, plants, vehicles, household things, landscapes."""
 
 
-def bundled_model() -> Path:
-    """The bundled model's ``.tflite`` file: int8, for ai-edge-litert and tflite-runtime 2.14."""
-    return Path(__file__).with_name(f"{BUNDLED}.tflite")
+def bundled_model(name: str = BUNDLED) -> Path:
+    """The ``.tflite`` file of one of :data:`MODELS`: int8, also for tflite-runtime 2.14."""
+    return Path(__file__).with_name(f"{name}.tflite")
+
+
+def find_model(name_or_path: PathLike) -> Path:
+    """The file of a bundled model, if that is its name; else the path as it is.
+
+    What lies under the path itself takes precedence.
+    """
+    path = Path(name_or_path)
+    return bundled_model(str(path)) if str(path) in MODELS and not path.exists() else path

@@ -14,6 +14,7 @@ from typing import Any
 
 from vitsd_runtime.classifier import Classifier
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.models.catalog import find_model
 from vitsd_runtime.serving.batching import Batcher, Row
 from vitsd_runtime.serving.failures import EngineFailedError, QueueFullError, UnknownModelError
 from vitsd_runtime.serving.loading import load_classifiers
@@ -59,7 +60,7 @@ class Source:
                 f"{printable(label)!r} can't be a model's name in an address: use letters, digits, "
                 f"'.', '_' and '-', as in NAME={printable(path)} or NAME@VERSION=..."
             )
-        return cls(found[1], found[2], Path(path))
+        return cls(found[1], found[2], find_model(path))
 
 
 class Loaded:

@@ -11,7 +11,7 @@ from vitsd.hub.saving import MODEL_FILE, load_model
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import SUFFIXES
 from vitsd_runtime.formats.saved_model import is_saved_model
-from vitsd_runtime.models.catalog import BUNDLED
+from vitsd_runtime.models.catalog import MODELS
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import PathLike
@@ -25,9 +25,10 @@ def from_pretrained(name_or_path: PathLike) -> tuple[keras.Model, ModelSpec]:
 
     Args:
         name_or_path: a ``.keras`` file; a folder that holds a ``model.keras`` (such as a run
-            folder); ``vit-edge-cifar100``, which comes with vitsd; or a repository on the Hugging
-            Face Hub, ``owner/name`` or ``owner/name@revision``. Local paths take precedence. The
-            Hub needs ``pip install "vitsd[hub]"``; its cache and ``HF_HUB_OFFLINE`` work as usual.
+            folder); ``vit-edge-cifar100`` or ``vit-micro-cifar100``, which come with vitsd; or a
+            repository on the Hugging Face Hub, ``owner/name`` or ``owner/name@revision``. Local
+            paths take precedence. The Hub needs ``pip install "vitsd[hub]"``; its cache and
+            ``HF_HUB_OFFLINE`` work as usual.
 
     Returns:
         The model and its spec, as :func:`vitsd.load_model` does.
@@ -53,13 +54,14 @@ def locate(name_or_path: PathLike) -> Path:
         return path / MODEL_FILE
     if path.exists() or path.suffix == ".keras":
         return path
-    if str(name_or_path) == BUNDLED:
-        return Path(__file__).parents[1] / "models" / f"{BUNDLED}.keras"
+    if str(name_or_path) in MODELS:
+        return Path(__file__).parents[1] / "models" / f"{name_or_path}.keras"
     repository = Repository.parse(str(name_or_path))
     if repository is None:
         raise UsageError(
-            f"No model is found under {str(name_or_path)!r}: give {BUNDLED}, a .keras file, a "
-            f"folder with a {MODEL_FILE}, or a repository of the Hugging Face Hub (owner/name)."
+            f"No model is found under {str(name_or_path)!r}: give {' or '.join(MODELS)}, a .keras "
+            f"file, a folder with a {MODEL_FILE}, or a repository of the Hugging Face Hub "
+            "(owner/name)."
         )
     return huggingface.download(repository)
 
