@@ -28,6 +28,7 @@ from vitsd.data.dataset import Dataset, Split
 from vitsd.presets import get_preset, list_presets
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.cli import app
+from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.files import atomic_write
 
 if TYPE_CHECKING:
@@ -167,6 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> None:
+    if (arguments.preset is None) != (arguments.output is None):
+        raise UsageError("A preset and its output go together: give --preset and --output.")
+    if arguments.preset and not arguments.teacher.is_file():
+        raise UsageError(f"There is no teacher {arguments.teacher}: train it first.")
     load_keras()
     from vitsd.data.sources import load_dataset
 

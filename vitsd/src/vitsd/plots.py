@@ -130,7 +130,7 @@ def plot_explanation(explanation: Explanation, path: PathLike) -> None:
         path: of the PNG file.
     """
     blocks = len(explanation.attention)
-    columns = max(6, min(blocks, 8))
+    columns = max(5, min(blocks, 8))
     rows = -(-blocks // columns)
     figure = Figure(figsize=(1.7 * columns, 2.0 * (2 + 2 * rows)), layout="constrained")
     parts: Any = figure.subfigures(3, 1, height_ratios=[1, 2 * rows, 1.15])
@@ -144,10 +144,13 @@ def plot_explanation(explanation: Explanation, path: PathLike) -> None:
 
 
 def _plot_views(figure: Any, explanation: Explanation) -> None:
-    figure.suptitle(
-        "What the patches are cut from: the image and its copies, shifted by half a patch",
-        fontsize=10,
+    shifted = len(explanation.views) > 1
+    title = (
+        "What the patches are cut from: the image and its copies, shifted by half a patch"
+        if shifted
+        else "The image, and the places of its tokens"
     )
+    figure.suptitle(title, fontsize=10)
     axes = figure.subplots(1, len(explanation.views), squeeze=False)
     for axis, view, name in zip(axes.flat, explanation.views, _VIEWS, strict=False):
         _show(axis, view, grid_lines=explanation.grid)
