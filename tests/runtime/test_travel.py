@@ -99,13 +99,14 @@ def test_a_relative_path_is_found_from_another_folder(model, tmp_path, monkeypat
     assert pickle.loads(content).logits(IMAGES).shape == (6, 10)
 
 
-def test_the_bundled_model_is_found_where_the_runtime_is(monkeypatch, tmp_path):
-    sent = Classifier.load(num_threads=1)
+@pytest.mark.parametrize("name", [None, "vit-micro-cifar100"])
+def test_a_bundled_model_is_found_where_the_runtime_is(monkeypatch, tmp_path, name):
+    sent = Classifier.load(name, num_threads=1)
     content = pickle.dumps(sent)
-    there = tmp_path / "site-packages" / "bundled.tflite"
+    there = tmp_path / "site-packages" / sent.path.name
     there.parent.mkdir()
     shutil.copy(sent.path, there)
-    monkeypatch.setattr(travel, "bundled_model", lambda: there)
+    monkeypatch.setattr(travel, "bundled_model", lambda name: there.with_name(f"{name}.tflite"))
     came = pickle.loads(content)
     assert came.path == there
     assert came.sha256 == sent.sha256

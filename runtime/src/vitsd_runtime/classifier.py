@@ -18,7 +18,7 @@ from vitsd_runtime.formats import detect_format, model_identity, read_spec
 from vitsd_runtime.images.loading import is_single_image, load_for_model
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.images.tta import Tta, Views, make_views
-from vitsd_runtime.models.catalog import bundled_model, find_model
+from vitsd_runtime.models.catalog import bundled_model, bundled_name, find_model
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.spec.limits import MAX_CLASSES
 from vitsd_runtime.system.text import printable
@@ -161,7 +161,7 @@ class Classifier:
         if spec.export is not None and not spec.export.batch_invariant:
             batch_size = 1  # other images of a batch would change the answer
         source = ModelSource(
-            path=None if path == bundled_model() else path.absolute(),
+            path=bundled_name(path) or path.absolute(),
             format=format,
             num_threads=num_threads,
             batch_size=batch_size,

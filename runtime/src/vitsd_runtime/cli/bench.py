@@ -27,7 +27,7 @@ from vitsd_runtime.cli.output import now
 from vitsd_runtime.cli.progress import with_progress
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats.spec_io import digest_model, require_spec
-from vitsd_runtime.models.catalog import BUNDLED, find_model
+from vitsd_runtime.models.catalog import BUNDLED, bundled_model, find_model
 from vitsd_runtime.system.cores import usable_cores
 from vitsd_runtime.system.files import check_writable, write_text
 from vitsd_runtime.system.machine import (
@@ -122,7 +122,7 @@ def _main(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    models = [find_model(model) for model in arguments.models or [BUNDLED]]
+    models = [find_model(model) for model in arguments.models or [bundled_model()]]
     num_threads = arguments.num_threads or sorted({1, usable_cores()})
     loading = {
         "verify": arguments.verify,

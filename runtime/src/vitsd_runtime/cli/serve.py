@@ -11,7 +11,7 @@ from typing import Any
 
 from vitsd_runtime.cli import app, options
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.models.catalog import BUNDLED
+from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.serving.settings import Settings
 from vitsd_runtime.system.text import printable, why
 from vitsd_runtime.validation import options as declared_options
@@ -85,7 +85,7 @@ def _main(arguments: argparse.Namespace) -> None:
         raise VitsdError(
             f'Serving needs more packages: pip install "vitsd-runtime[serve]" ({printable(error)}).'
         ) from error
-    words = arguments.models or [BUNDLED]
+    words = arguments.models or [str(bundled_model())]
     sources = [Source.parse(word) for word in words]
     with listen(settings) as listener:
         serve(sources, settings, listener)

@@ -36,8 +36,8 @@ class Opened(NamedTuple):
 class ModelSource:
     """A model and how its engine is started: all that is needed to do it again elsewhere."""
 
-    path: Path | None
-    """Absolute. None: the bundled model, which each machine has somewhere else."""
+    path: Path | str
+    """Absolute; or the name of a bundled model, which each machine has somewhere else."""
     format: Format
     num_threads: int | None
     """None: measured, on each machine anew."""
@@ -53,7 +53,7 @@ class ModelSource:
 
     def find(self) -> Path:
         """The model's path on this machine."""
-        return bundled_model() if self.path is None else self.path
+        return self.path if isinstance(self.path, Path) else bundled_model(self.path)
 
     def with_digest(self) -> ModelSource:
         """The same, with the model's SHA-256.

@@ -17,6 +17,11 @@ def bundled_model(name: str = BUNDLED) -> Path:
     return Path(__file__).with_name(f"{name}.tflite")
 
 
+def bundled_name(path: Path) -> str | None:
+    """The name of the bundled model that lies there; None for any other file."""
+    return path.stem if path.stem in MODELS and path == bundled_model(path.stem) else None
+
+
 def find_model(name_or_path: PathLike) -> Path:
     """The file of a bundled model, if that is its name; else the path as it is.
 

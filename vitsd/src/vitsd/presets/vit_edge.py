@@ -7,7 +7,7 @@ Reached on CIFAR-100: 75.45 % top-1 and 92.87 % top-5 of the test images, with a
 (``tools/cnn_teacher.py``, which trains both). The shipped model ``vit-edge-cifar100`` is this one;
 its card says more. Without a teacher, ``vitsd-train`` trains the same from the labels alone.
 Cost: 45,026 images an epoch at 83,000 images a second on an NVIDIA H200 (JAX, bfloat16), 6 minutes
-beside three other trainings; about 365 images a second on two AVX-512 cores (``--backend torch``).
+beside three other trainings.
 """
 
 from vitsd.config import VitConfig
