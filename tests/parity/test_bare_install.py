@@ -89,7 +89,7 @@ def test_a_bare_environment_classifies_a_photo_with_the_bundled_model(
         answer["label"]: answer["probability"] for answer in json.loads(done.stdout)["predictions"]
     }
     for expected in Classifier.load().predict(tmp_path / "photo.png", top_k=3)[0]:
-        assert answers[expected.label] == pytest.approx(expected.probability, abs=0.02)
+        assert answers[expected.label] == pytest.approx(expected.probability, abs=0.05)
 
 
 @needs_tflite_runtime

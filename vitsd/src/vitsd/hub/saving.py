@@ -33,7 +33,7 @@ def model_name(text: str) -> str:
 def save_model(model: keras.Model, path: PathLike, spec: ModelSpec) -> ModelSpec:
     """Save a model made by :func:`vitsd.build_vit` with its spec, whole or not at all.
 
-    ``keras.saving.load_model`` opens the file too, once ``vitsd.model.layers`` is imported.
+    ``keras.saving.load_model`` opens the file too, once ``vitsd.model.vit`` is imported.
 
     Args:
         model: the model.
