@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="SOURCE", help="labeled images of the trained models")
     parser.add_argument("--only", metavar="TEXT", default="", help="subjects with TEXT in the name")
     parser.add_argument("--quick", action="store_true", help="fewer images and rounds")
+    parser.add_argument("--images", type=int, metavar="N", help="to be answered (default: 10000)")
     parser.add_argument(
         "--limit",
         type=float,
@@ -93,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    effort = _QUICK if arguments.quick else _FULL
+    effort = dict(_QUICK if arguments.quick else _FULL)
+    effort["images"] = arguments.images or effort["images"]
     subjects = [subject for subject in all_subjects() if arguments.only in subject.name]
     arguments.output.mkdir(parents=True, exist_ok=True)
     phases = Phases(arguments.output / "peers-phases.json", arguments.resume)
