@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitsd.backend import load_keras
-from vitsd.data.dataset import Dataset, Split
+from vitsd.data.dataset import Dataset
 from vitsd.presets import get_preset, list_presets
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.cli import app
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 """Filters of a stage, and the stride of its first block; two blocks each (a ResNet-18)."""
-_AT_ONCE = 500
-"""Images."""
 RECIPE = TrainingRecipe(
     epochs=70,
     batch_size=500,
@@ -92,30 +90,30 @@ def build_resnet(dataset: Dataset, precision: str, augmentation: Sequence[Any] =
     return Model(images, logits)
 
 
-def train_teacher(dataset: Dataset, recipe: TrainingRecipe, output: Path) -> None:
-    """Train, and write the weights of the last epoch to an ``.npz`` file."""
+def train_teacher(dataset: Dataset, recipe: TrainingRecipe, output: Path) -> Any:
+    """Train, and write the weights of the last epoch to an ``.npz`` file; returns the model."""
     from vitsd.training.augmentation import BatchAugmentation, model_augmentation
     from vitsd.training.callbacks import EpochSeeds, Progress
     from vitsd.training.optimizer import compile_model
     from vitsd.training.sequence import ImageSequence, workers
 
-    augment = BatchAugmentation(recipe)
     images = ImageSequence(
         dataset.train,
         dataset.num_classes,
         recipe.batch_size,
         recipe.seed,
-        augment,
+        BatchAugmentation(recipe),
         workers=workers(),
     )
-    model = build_resnet(dataset, recipe.precision, model_augmentation(recipe))
-    compile_model(model, recipe, steps_per_epoch=len(images))
-    callbacks = [EpochSeeds(images, recipe.seed), Progress(len(images), recipe.batch_size)]
     with contextlib.closing(images):
+        model = build_resnet(dataset, recipe.precision, model_augmentation(recipe))
+        compile_model(model, recipe, steps_per_epoch=len(images))
+        callbacks = [EpochSeeds(images, recipe.seed), Progress(len(images), recipe.batch_size)]
         model.fit(images, epochs=recipe.epochs, shuffle=False, verbose=0, callbacks=callbacks)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as temporary, temporary.open("wb") as file:
         np.savez(file, *model.get_weights())
+    return model
 
 
 def open_teacher(path: Path, dataset: Dataset) -> Answers:
@@ -140,13 +138,6 @@ def teach(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     answers = open_teacher(arguments.teacher, dataset)
     origin = {"preset": arguments.preset, "source": arguments.data, "options": options}
     return train(preset.config, recipe, dataset, arguments.output, origin=origin, teacher=answers)
-
-
-def accuracy(answers: Answers, split: Split) -> float:
-    """Top-1 accuracy."""
-    steps = range(0, len(split), _AT_ONCE)
-    logits = np.concatenate([answers(split.images[i : i + _AT_ONCE]) for i in steps])
-    return float(np.mean(np.argmax(logits, axis=1) == split.labels))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -174,15 +165,17 @@ def _main(arguments: argparse.Namespace) -> None:
         raise UsageError(f"There is no teacher {arguments.teacher}: train it first.")
     load_keras()
     from vitsd.data.sources import load_dataset
+    from vitsd.evaluation.metrics import top_k_hits
+    from vitsd.evaluation.predict import predict_logits
 
     dataset = load_dataset(arguments.data).with_validation(RECIPE.validation_fraction)
     if arguments.preset:
         print(json.dumps({"top1": teach(arguments, dataset)["top1"]}))
         return
     recipe = dataclasses.replace(RECIPE, epochs=arguments.epochs or RECIPE.epochs)
-    train_teacher(dataset, recipe, arguments.teacher)
-    answers = open_teacher(arguments.teacher, dataset)
-    print(json.dumps({"top1": accuracy(answers, dataset.test)}))
+    model, test = train_teacher(dataset, recipe, arguments.teacher), dataset.test
+    hits = top_k_hits(predict_logits(model, test.images), test.labels, 1)
+    print(json.dumps({"top1": float(hits.mean())}))
 
 
 if __name__ == "__main__":

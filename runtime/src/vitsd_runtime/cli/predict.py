@@ -28,7 +28,7 @@ from vitsd_runtime.images.kinds import HEAD_BYTES, is_known
 from vitsd_runtime.images.loading import is_image_file, load_for_model
 from vitsd_runtime.images.reading import is_url
 from vitsd_runtime.images.tta import make_views
-from vitsd_runtime.models.catalog import BUNDLED, bundled_model, find_model
+from vitsd_runtime.models.catalog import BUNDLED, bundled_model
 from vitsd_runtime.sharding import Shard
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.cores import usable_cores
@@ -212,7 +212,7 @@ def _show_answers(
 def _answer_on_cluster(arguments: argparse.Namespace) -> None:
     model, sources = _take_model(arguments.model, arguments.images)
     arguments.num_threads = arguments.num_threads or 1  # workers are many
-    classifier = _load(_bundled() if model is None else find_model(model), arguments)
+    classifier = _load(_bundled() if model is None else Path(model), arguments)
     cluster.run(classifier, sources, arguments)
 
 
@@ -373,7 +373,7 @@ def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[s
     if model is not None and not words:
         raise UsageError(f"{printable(model)} has no images to classify: name some after it.")
     if model is not None:
-        return find_model(model), words
+        return Path(model), words
     if not _may_be_image(words[0]):
         raise UsageError(
             f"{printable(words[0])} is neither an image nor the name of a model file; use "
@@ -390,7 +390,7 @@ def _model_alone(model: str | None, words: list[str]) -> Path:
             f"{printable(words[0])} is one word too many: with `camera` and `watch`, only a model "
             "is named."
         )
-    return find_model(model) if model is not None else _bundled()
+    return Path(model) if model is not None else _bundled()
 
 
 def _take_model(model: str | None, words: list[str]) -> tuple[str | None, list[str]]:
