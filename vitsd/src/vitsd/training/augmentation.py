@@ -9,7 +9,7 @@ floats.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -41,8 +41,23 @@ def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
     return AugmentationRanges(flip, recipe.rotation, recipe.zoom)
 
 
+class Augmented(NamedTuple):
+    """One batch, ready for a training step.
+
+    Attributes:
+        images: ``(n, height, width, channels)``.
+        labels: ``(n, classes)``, rows that sum up to 1.
+        clean: the images before the camera's faults, for a teacher; the same array if there are
+            none.
+    """
+
+    images: UInt8Array
+    labels: Float32Array
+    clean: UInt8Array
+
+
 class BatchAugmentation:
-    """Random crops, RandAugment, a camera's faults, MixUp and CutMix on raw pixels and labels.
+    """Random crops, RandAugment, MixUp and CutMix on raw pixels and labels; then a camera's faults.
 
     All draws come from the generator that a call is given.
     """
@@ -54,32 +69,30 @@ class BatchAugmentation:
 
     def __call__(
         self, images: UInt8Array, labels: Float32Array, random: np.random.Generator
-    ) -> tuple[UInt8Array, Float32Array]:
+    ) -> Augmented:
         """Augment one batch.
 
         Args:
             images: ``(n, height, width, channels)``.
             labels: one-hot ``(n, classes)``.
             random: where all draws come from.
-
-        Returns:
-            Images and labels of the same shapes.
         """
         if self._recipe.crop_padding:
             images = random_crop(images, self._recipe.crop_padding, random)
         if self._recipe.rand_augment:
             images = rand_augment(images, self._recipe.rand_augment, random)
-        if self._recipe.camera:
-            images = as_by_camera(images, self._recipe.camera, random)
         if self._mixers:
             mixer, alpha = self._mixers[random.integers(len(self._mixers))]
             images, labels = mixer(images, labels, alpha, random)
-        return images, labels
+        clean = images
+        if self._recipe.camera:
+            images = as_by_camera(images, self._recipe.camera, random)
+        return Augmented(images, labels, clean)
 
 
 def augmented(
     augment: BatchAugmentation, images: UInt8Array, labels: Float32Array, seed: tuple[int, ...]
-) -> tuple[UInt8Array, Float32Array]:
+) -> Augmented:
     """One batch, all of whose draws follow from ``seed``."""
     return augment(images, labels, np.random.default_rng(seed))
 
