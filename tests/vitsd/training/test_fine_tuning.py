@@ -109,6 +109,20 @@ def test_on_its_own_data_the_model_is_validated_on_what_it_has_not_seen(
 
 
 @pytest.mark.parametrize("same_classes", [True, False])
+def test_the_last_layer_goes_on_where_the_classes_are_the_same(trained, same_classes):
+    start = PretrainedStart.load(trained, freeze_backbone=True)
+    before = by_path(load_model(trained / "model.keras")[0])
+    model, _ = load_model(trained / "model.keras")
+    model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+    names = start.spec.class_names
+    start.apply(model, names if same_classes else names[::-1])
+    for path, weight in by_path(model).items():
+        new = path.startswith("logits") and not same_classes
+        assert np.array_equal(weight, before[path]) != new
+    assert [weight.path for weight in model.trainable_weights] == ["logits/kernel", "logits/bias"]
+
+
+@pytest.mark.parametrize("same_classes", [True, False])
 def test_a_share_of_the_trained_weights_comes_back(trained, same_classes):
     start = PretrainedStart.load(trained, share=0.25)
     before = by_path(load_model(trained / "model.keras")[0])

@@ -84,14 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--pretrained",
         metavar="MODEL",
         help="fine-tune: start with the architecture and the weights of a trained model "
-        f"({BUNDLED}, a .keras file, a run folder, or owner/name on the Hugging Face Hub) and a "
-        "new last layer",
+        f"({BUNDLED}, a .keras file, a run folder, or owner/name on the Hugging Face Hub), and "
+        "a new last layer for other classes",
     )
     parser.add_argument(
         "--freeze-backbone",
         action="store_const",
         const=True,
-        help="with --pretrained: train the new last layer alone",
+        help="with --pretrained: train the last layer alone",
     )
     parser.add_argument(
         "--pretrained-share",

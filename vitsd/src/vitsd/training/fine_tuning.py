@@ -1,4 +1,7 @@
-"""Fine-tuning: a trained model's architecture, weights and normalization, and a new last layer."""
+"""Fine-tuning: start with a trained model's architecture, weights and normalization.
+
+For other classes the last layer is a new one.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ class PretrainedStart:
     """Of the ``.keras`` file."""
     spec: ModelSpec
     freeze_backbone: bool = False
-    """Train the new last layer alone: for very few images, and many times faster."""
+    """Train the last layer alone: for very few images, and many times faster."""
     share: float = 0.0
     """Of its weights in the result, see :meth:`blend`."""
 
@@ -52,7 +55,7 @@ class PretrainedStart:
 
         Args:
             name_or_path: of the model.
-            freeze_backbone: train the new last layer alone.
+            freeze_backbone: train the last layer alone.
             share: of its weights in the result, as :data:`PRETRAINED_SHARE` allows.
 
         Raises:
@@ -90,8 +93,10 @@ class PretrainedStart:
             )
         return np.asarray(self.spec.mean), np.asarray(self.spec.variance)
 
-    def apply(self, model: keras.Model) -> None:
-        """Give ``model`` the weights of all layers but the last; freeze them if requested.
+    def apply(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
+        """Give ``model`` the weights of all layers; of the last one if the classes are the same.
+
+        If requested, all but the last are frozen.
 
         Raises:
             UsageError, VitsdError: the trained model can't be loaded.
@@ -99,14 +104,14 @@ class PretrainedStart:
         trained, _ = load_model(self.path)
         weights = {weight.path: weight for weight in trained.weights}
         for layer in model.layers:
-            # The last layer starts anew: it belongs to the classes.
-            if layer.name == names.LOGITS:
+            is_last = layer.name == names.LOGITS
+            if is_last and class_names != self.spec.class_names:
                 continue
             for weight in layer.weights:
                 # Augmentation layers hold seeds, which the trained model does not have.
                 if weight.path in weights:
                     weight.assign(weights[weight.path])
-            layer.trainable = not self.freeze_backbone
+            layer.trainable = is_last or not self.freeze_backbone
 
     def blend(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
         """Move the weights of the tuned ``model`` back toward the trained one's, by its share.
@@ -152,7 +157,7 @@ def recipe_for(
 
     Args:
         spec: of the trained model.
-        freeze_backbone: whether the new last layer is trained alone.
+        freeze_backbone: whether the last layer is trained alone.
         epochs: passes over the training images, as by :func:`epochs_for`.
 
     Raises:

@@ -315,7 +315,7 @@ def _fit_in_scope(run: _Run, images: ImageSequence, resume: bool, tensorboard: b
         dtype=recipe.precision,
     )
     if run.pretrained is not None:
-        run.pretrained.apply(model)
+        run.pretrained.apply(model, run.spec.class_names)
     compile_model(model, recipe, steps_per_epoch=len(images))
     history: list[Row] = []
     best = cb.NO_SCORE
