@@ -23,10 +23,10 @@ from vitsd.data.packed import pack
 _CLASSES = 1000
 _SIDE = 16
 _SOURCES: dict[str, tuple[int, ...]] = {
-    "folder": (4_000, 20_000, 100_000),
+    "folder": (4_000, 20_000, 100_000, 1_000_000),
     "packed": (10_000, 100_000, 1_000_000),
 }
-_SECONDS = 900
+_SECONDS = 1800
 _FIRST_STEPS_SECONDS = 10
 """Of training, in which memory is still watched."""
 
