@@ -232,7 +232,7 @@ def test_one_image_and_no_class_at_all_can_be_augmented():
     recipe = TrainingRecipe(crop_padding=1, rand_augment=0.5, mixup_alpha=0.2, cutmix_alpha=1.0)
     augment = BatchAugmentation(recipe)
     for seed in range(4):
-        images, labels, _ = augment(
+        images, labels = augment(
             pixels((1, 1, 1, 1), 0), np.ones((1, 1), np.float32), np.random.default_rng(seed)
         )
         assert images.shape == (1, 1, 1, 1)

@@ -85,11 +85,10 @@ def test_each_fault_happens_as_often_as_asked(monkeypatch):
 def test_the_recipe_turns_it_on_for_images_of_any_size():
     images, labels = pixels((40, 1, 3, 3)), np.ones((40, 1), np.float32)
     augment = BatchAugmentation(TrainingRecipe(camera=0.5))
-    changed, _, clean = augment(images, labels, np.random.default_rng(0))
-    again, _, _ = augment(images, labels, np.random.default_rng(0))
+    changed, _ = augment(images, labels, np.random.default_rng(0))
+    again, _ = augment(images, labels, np.random.default_rng(0))
     np.testing.assert_array_equal(changed, again)
-    np.testing.assert_array_equal(clean, images)
     share = np.mean(np.any(changed != images, axis=(1, 2, 3)))
     assert 0.7 < share < 1
-    same, _, clean = BatchAugmentation(TrainingRecipe())(images, labels, np.random.default_rng(0))
-    assert same is clean is images
+    same, _ = BatchAugmentation(TrainingRecipe())(images, labels, np.random.default_rng(0))
+    np.testing.assert_array_equal(same, images)

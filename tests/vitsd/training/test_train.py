@@ -500,7 +500,7 @@ def test_batches_of_processes_are_those_made_alone():
     split = dataclasses.replace(
         digits.train, images=digits.train.images[:50], labels=digits.train.labels[:50]
     )
-    augment = BatchAugmentation(TrainingRecipe(crop_padding=1, mixup_alpha=0.2, camera=0.5))
+    augment = BatchAugmentation(TrainingRecipe(crop_padding=1, mixup_alpha=0.2, cutmix_alpha=1.0))
     alone = ImageSequence(split, 10, 20, 3, augment)
     with contextlib.closing(ImageSequence(split, 10, 20, 3, augment, workers=1)) as ahead:
         assert len(ahead) == len(alone) == 3

@@ -9,7 +9,7 @@ floats.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -41,23 +41,8 @@ def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
     return AugmentationRanges(flip, recipe.rotation, recipe.zoom)
 
 
-class Augmented(NamedTuple):
-    """One batch, ready for a training step.
-
-    Attributes:
-        images: ``(n, height, width, channels)``.
-        labels: ``(n, classes)``, rows that sum up to 1.
-        clean: the images before the camera's faults, for a teacher; the same array if there are
-            none.
-    """
-
-    images: UInt8Array
-    labels: Float32Array
-    clean: UInt8Array
-
-
 class BatchAugmentation:
-    """Random crops, RandAugment, MixUp and CutMix on raw pixels and labels; then a camera's faults.
+    """Random crops, RandAugment, a camera's faults, MixUp and CutMix on raw pixels and labels.
 
     All draws come from the generator that a call is given.
     """
@@ -69,30 +54,32 @@ class BatchAugmentation:
 
     def __call__(
         self, images: UInt8Array, labels: Float32Array, random: np.random.Generator
-    ) -> Augmented:
+    ) -> tuple[UInt8Array, Float32Array]:
         """Augment one batch.
 
         Args:
             images: ``(n, height, width, channels)``.
             labels: one-hot ``(n, classes)``.
             random: where all draws come from.
+
+        Returns:
+            Images and labels of the same shapes.
         """
         if self._recipe.crop_padding:
             images = random_crop(images, self._recipe.crop_padding, random)
         if self._recipe.rand_augment:
             images = rand_augment(images, self._recipe.rand_augment, random)
+        if self._recipe.camera:
+            images = as_by_camera(images, self._recipe.camera, random)
         if self._mixers:
             mixer, alpha = self._mixers[random.integers(len(self._mixers))]
             images, labels = mixer(images, labels, alpha, random)
-        clean = images
-        if self._recipe.camera:
-            images = as_by_camera(images, self._recipe.camera, random)
-        return Augmented(images, labels, clean)
+        return images, labels
 
 
 def augmented(
     augment: BatchAugmentation, images: UInt8Array, labels: Float32Array, seed: tuple[int, ...]
-) -> Augmented:
+) -> tuple[UInt8Array, Float32Array]:
     """One batch, all of whose draws follow from ``seed``."""
     return augment(images, labels, np.random.default_rng(seed))
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from vitsd.backend import on_accelerator
 from vitsd.data.dataset import Split
-from vitsd.training.augmentation import Augmented, BatchAugmentation, augmented
+from vitsd.training.augmentation import BatchAugmentation, augmented
 from vitsd.training.distribution import ALONE, ProcessGroup
 from vitsd.training.teacher import Teacher
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.system.cores import usable_cores
-from vitsd_runtime.types import AnyArray, Float32Array
+from vitsd_runtime.types import AnyArray, Float32Array, UInt8Array
 
 _MOST_WORKERS = 12
 Batch = tuple[AnyArray, ...]
@@ -53,8 +53,7 @@ class ImageSequence(keras.utils.PyDataset):
         batch_size: images in a batch; the last one may be smaller.
         seed: of the order and the augmentation; None: in order, unchanged.
         augment: what is done to each batch.
-        teacher: it has the last word on the labels: it sees the augmented images, without what a
-            camera did to them.
+        teacher: it has the last word on the labels: it sees the augmented images.
         class_weights: float32 ``(num_classes,)``; None: all images count alike.
         group: the processes that share each batch.
         workers: processes that augment the next batches meanwhile, for an accelerator, which would
@@ -105,15 +104,14 @@ class ImageSequence(keras.utils.PyDataset):
         own = self._group.share(len(chosen))
         if self._augment is None or self._seed is None:
             images, labels = self._read(chosen[own])
-            clean = images
         else:
             # What one image becomes may depend on all others, so every process augments all.
             seed = (self._seed, epoch, index)
             augment = augmented if self._ahead is None else self._ahead.augmented
-            batch = augment(self._augment, *self._read(chosen), seed)
-            images, labels, clean = (part[own] for part in batch)
+            images, labels = augment(self._augment, *self._read(chosen), seed)
+            images, labels = images[own], labels[own]
         if self._teacher is not None:
-            labels = self._teacher.labels(clean, labels)
+            labels = self._teacher.labels(images, labels)
         if self._class_weights is None:
             return images, labels
         weights = labels @ self._class_weights
@@ -177,7 +175,7 @@ class _Ahead:
                 self._batches[key] = self._threads.submit(make, *key)
         return self._batches.pop((epoch, index)).result()
 
-    def augmented(self, *arguments: Any) -> Augmented:
+    def augmented(self, *arguments: Any) -> tuple[UInt8Array, Float32Array]:
         """What :func:`augmented` returns, from another process."""
         try:
             return self._processes.submit(augmented, *arguments).result()

@@ -1,9 +1,8 @@
 """Learning from a trained model's answers (distillation).
 
-The teacher sees each image as the student does, crops and mixtures too, but not what a camera did
-to it: so the student learns to answer a blurred image like the sharp one. The teacher's
-probabilities take the place of a share of the label. The cross-entropy to such labels is that of
-distillation at temperature 1, so the training step stays as it is, on every backend.
+The teacher sees each image as the student does, after all augmentation, and its probabilities take
+the place of a share of the label. The cross-entropy to such labels is that of distillation at
+temperature 1, so the training step stays as it is, on every backend.
 
 Sources: G. Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv:1503.02531;
 L. Beyer et al., "Knowledge distillation: A good teacher is patient and consistent",
