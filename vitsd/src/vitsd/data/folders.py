@@ -24,6 +24,7 @@ from vitsd_runtime.types import ResizeMode, SplitRule, UInt8Array, ValueRange
 _TEST_FRACTION = 0.2
 _NAMED = 10
 """Unreadable images that a warning names."""
+_INSTEAD = "Pack the folder with `vitsd-data pack`: then its images stay on the disk."
 _log = logging.getLogger(__name__)
 
 
@@ -165,7 +166,7 @@ class FolderReader:
     def read(self, split: ClassFolders, *, complete: bool = False) -> Split:
         """The images of a split, class by class; arguments and errors as for :meth:`each`."""
         total = self.count(split)
-        check_memory(str(split), total * int(np.prod(self.input_size)))
+        check_memory(str(split), total * int(np.prod(self.input_size)), _INSTEAD)
         images = np.empty((total, *self.input_size), np.uint8)
         identities = np.empty(total, np.uint64)
         labels = np.empty(total, np.int64)

@@ -10,7 +10,14 @@ _UNKNOWN_MB = 8000
 """What is assumed of a system that does not say how much it has."""
 
 
-def check_memory(name: str, needed: int) -> None:
-    """Raise VitsdError if ``name`` takes more bytes than three quarters of this machine's."""
+def check_memory(name: str, needed: int, instead: str = "") -> None:
+    """Raise VitsdError if ``name`` takes more bytes than three quarters of this machine's.
+
+    Args:
+        name: of the data.
+        needed: bytes.
+        instead: a sentence that says what to do then.
+    """
     if needed > describe_machine().get("memory_mb", _UNKNOWN_MB) * 10**6 * _USABLE:
-        raise VitsdError(f"{name} takes {needed:,} bytes, more than this machine can hold.")
+        refusal = f"{name} takes {needed:,} bytes, more than this machine can hold."
+        raise VitsdError(f"{refusal} {instead}".rstrip())
