@@ -104,14 +104,13 @@ class PretrainedStart:
         trained, _ = load_model(self.path)
         weights = {weight.path: weight for weight in trained.weights}
         for layer in model.layers:
-            is_last = layer.name == names.LOGITS
-            if is_last and class_names != self.spec.class_names:
+            layer.trainable = not self.freeze_backbone or layer.name == names.LOGITS
+            if not self._fits(layer, class_names):
                 continue
             for weight in layer.weights:
                 # Augmentation layers hold seeds, which the trained model does not have.
                 if weight.path in weights:
                     weight.assign(weights[weight.path])
-            layer.trainable = is_last or not self.freeze_backbone
 
     def blend(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
         """Move the weights of the tuned ``model`` back toward the trained one's, by its share.
@@ -126,11 +125,15 @@ class PretrainedStart:
         trained, _ = load_model(self.path)
         before = {weight.path: np.asarray(weight) for weight in trained.weights}
         for layer in model.layers:
-            if layer.name == names.LOGITS and class_names != self.spec.class_names:
+            if not self._fits(layer, class_names):
                 continue
             for weight in layer.weights:
                 tuned = np.asarray(weight)
                 weight.assign(tuned + self.share * (before[weight.path] - tuned))
+
+    def _fits(self, layer: keras.layers.Layer, class_names: tuple[str, ...]) -> bool:
+        """Whether this layer's trained weights mean the same in a model of these classes."""
+        return layer.name != names.LOGITS or class_names == self.spec.class_names
 
 
 def epochs_for(images: int, batch_size: int) -> int:
