@@ -3,7 +3,10 @@ PYTHON ?= python3
 # One environment for each Python: .venv, .venv.13 ...
 VENV ?= .venv$(patsubst python3%,%,$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-# Without --no-compile pip would compile thousands of files that nothing here imports.
+# Without --no-compile pip would compile thousands of files that nothing here imports. What is imported
+# is compiled once and kept, also where the environment (as containers' often does) says not to:
+# otherwise every process compiles TensorFlow's 3,000 files anew, for 10 seconds and more.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 PIP := $(BIN)/$(PIP_INSTALL)
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
