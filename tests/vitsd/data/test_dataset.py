@@ -14,7 +14,7 @@ from PIL import Image
 
 from vitsd.data import memory
 from vitsd.data.dataset import align_labels
-from vitsd.data.sources import load_dataset
+from vitsd.data.sources import load_dataset, load_labeled_images
 from vitsd.data.statistics import pixel_statistics
 from vitsd_runtime import UsageError, VitsdError
 
@@ -114,12 +114,45 @@ def test_a_class_without_a_readable_image_is_named(folder):
         load_dataset(folder, input_size=(8, 8))
 
 
+def have_memory(monkeypatch, usable):
+    """A machine that gives data so many bytes."""
+    monkeypatch.setattr(memory, "describe_machine", lambda: {"memory_mb": usable / 750_000})
+
+
 def test_more_than_memory_holds_is_refused_before_it_is_read(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "describe_machine", lambda: {"memory_mb": 0.001})
+    have_memory(monkeypatch, 750)
     with pytest.raises(VitsdError, match=r"more than this machine can hold\. Pack the folder"):
         load_dataset(folder, input_size=(8, 8))
     with pytest.raises(VitsdError, match="more than this machine can hold"):
         load_dataset(npz(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize(
+    ("load", "images"),
+    [
+        (load_dataset, 24 + 12 + 24),  # validation images are cut from the training images
+        (load_labeled_images, 2 * (24 + 12)),  # the splits are joined
+    ],
+)
+def test_memory_must_hold_what_is_there_twice_for_a_while(folder, monkeypatch, load, images):
+    needed = images * 8 * 8 * 3
+    have_memory(monkeypatch, needed)
+    load(folder, input_size=(8, 8))
+    have_memory(monkeypatch, needed - 1)
+    with pytest.raises(VitsdError, match=f"takes {needed:,} bytes, more than"):
+        load(folder, input_size=(8, 8))
+
+
+def test_memory_must_hold_the_copy_that_a_file_s_validation_images_cost(tmp_path, monkeypatch):
+    source = npz(tmp_path / "a.npz")
+    with zipfile.ZipFile(source) as archive:
+        sizes = {member.filename: member.file_size for member in archive.infolist()}
+    needed = sum(sizes.values()) + sizes["x_train.npy"]
+    have_memory(monkeypatch, needed)
+    load_dataset(source)
+    have_memory(monkeypatch, needed - 1)
+    with pytest.raises(VitsdError, match=f"{needed:,} bytes"):
+        load_dataset(source)
 
 
 def test_a_dataset_says_how_its_images_were_resized(folder):

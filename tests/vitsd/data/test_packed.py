@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitsd.data import memory
 from vitsd.data.dataset import SPLITS
 from vitsd.data.packed import INDEX, is_packed, load_packed, pack
 from vitsd.data.sources import load_dataset, load_labeled_images
@@ -85,6 +86,13 @@ def test_all_images_of_a_packed_folder_can_be_evaluated_on(photos, made):
     images = load_labeled_images(made).images
     assert len(images) == 20
     assert images.images.shape == (20, *SIZE, 3)
+
+
+def test_all_images_of_a_packed_folder_must_fit_into_memory(made, monkeypatch):
+    monkeypatch.setattr(memory, "describe_machine", lambda: {"memory_mb": 0.001})
+    load_dataset(made)  # these stay on the disk
+    with pytest.raises(VitsdError, match=r"as a whole takes .* Take one split at a time"):
+        load_labeled_images(made)
 
 
 def test_other_programs_can_read_it(made):

@@ -161,6 +161,8 @@ def hold_out(
 
 def join(splits: Sequence[Split]) -> Split:
     """All images of several splits, in their order."""
+    if len(splits) == 1:
+        return splits[0]
     origins = [split.origins for split in splits if split.origins is not None]
     return Split(
         np.concatenate([split.images[:] for split in splits]),

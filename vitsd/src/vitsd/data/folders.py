@@ -55,6 +55,8 @@ def load_folder(
     splits = find_training_splits(root)
     class_names = list(splits["train"].classes)
     reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range, reducing_gap)
+    cut = [] if {"val", "test"} <= splits.keys() else [splits["train"]]
+    reader.require_memory(root, list(splits.values()), cut, _INSTEAD)
     read = {name: reader.read(split, complete=True) for name, split in splits.items()}
     read = with_test(read, split_rule)
     return Dataset(
@@ -105,11 +107,13 @@ def load_whole_folder(
 
     There may be one class only. Args and errors are those of :func:`load_folder`.
     """
-    splits = find_splits(root, trainable=False).values()
+    splits = list(find_splits(root, trainable=False).values())
     class_names = sorted({name for split in splits for name in split.with_images})
     if not class_names:
         raise UsageError(f"No images in class folders: expected {printable(root)}/CLASS/*.png.")
     reader = FolderReader(class_names, (*input_size, 3), resize_mode, value_range, reducing_gap)
+    copied = splits if len(splits) > 1 else []
+    reader.require_memory(root, splits, copied, "Take fewer at a time.")
     images = join([reader.read(split) for split in splits])
     if len(images) == 0:
         raise VitsdError(f"{printable(root)} has no readable images.")
@@ -163,10 +167,28 @@ class FolderReader:
         """Number of the image files of a split; not all may be readable."""
         return sum(1 for _ in self._files(split))
 
+    def require_memory(
+        self,
+        root: Path,
+        splits: Sequence[ClassFolders],
+        copied: Sequence[ClassFolders],
+        instead: str,
+    ) -> None:
+        """Raise VitsdError unless memory can hold the images of splits.
+
+        Args:
+            root: the folder that is named.
+            splits: that are read.
+            copied: those that are there twice for a while, when they are cut or joined.
+            instead: a sentence that says what to do then.
+        """
+        images = sum(self.count(split) for split in (*splits, *copied))
+        name = f"{printable(root)}{', with copies,' if copied else ''}"
+        check_memory(name, images * int(np.prod(self.input_size)), instead)
+
     def read(self, split: ClassFolders, *, complete: bool = False) -> Split:
         """The images of a split, class by class; arguments and errors as for :meth:`each`."""
         total = self.count(split)
-        check_memory(str(split), total * int(np.prod(self.input_size)), _INSTEAD)
         images = np.empty((total, *self.input_size), np.uint8)
         identities = np.empty(total, np.uint64)
         labels = np.empty(total, np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gzip
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from vitsd.data.dataset import (
     join,
 )
 from vitsd.data.folders import load_folder, load_whole_folder
+from vitsd.data.memory import check_memory
 from vitsd.data.npz import load_npz
 from vitsd.data.packed import is_packed, load_packed
 from vitsd_runtime.errors import UsageError, VitsdError
@@ -116,6 +118,8 @@ def load_labeled_images(
         return load_whole_folder(Path(source), size, resize_mode, value_range, reducing_gap)
     dataset = load_dataset(source, value_range=value_range)
     splits = [split for name in SPLITS if (split := getattr(dataset, name)) is not None]
+    needed = sum(len(split) for split in splits) * math.prod(dataset.image_shape)
+    check_memory(f"{dataset.name} as a whole", needed, "Take one split at a time.")
     return LabeledImages(dataset.name, dataset.class_names, join(splits))
 
 
