@@ -76,8 +76,9 @@ def plot_confusion(matrix: AnyArray, class_names: Sequence[str], path: PathLike)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axis, fraction=0.046, label="% of the class")
     font = 10 if count <= _FEW_CLASSES else 7 if count <= 50 else 5
-    axis.set_xticks(range(count), class_names, rotation=90, fontsize=font)
-    axis.set_yticks(range(count), class_names, fontsize=font)
+    names = [_plain(name) for name in class_names]
+    axis.set_xticks(range(count), names, rotation=90, fontsize=font)
+    axis.set_yticks(range(count), names, fontsize=font)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     if count <= _FEW_CLASSES:
@@ -117,7 +118,7 @@ def _reliability(axis: Any, title: str, report: Mapping[str, Any]) -> None:
     axis.set_xlabel("probability of the answer (%)")
     axis.set_ylabel("%")
     error = 100 * report["ece"]
-    axis.set_title(f"{title}: expected calibration error {error:.1f} %", fontsize=10)
+    axis.set_title(f"{_plain(title)}: expected calibration error {error:.1f} %", fontsize=10)
     axis.legend(fontsize=8, loc="upper left")
     axis.grid(alpha=0.3)
 
@@ -179,7 +180,7 @@ def _plot_attention(figure: Any, explanation: Explanation, rows: int, columns: i
 def _plot_answer(axis: Any, explanation: Explanation) -> None:
     count = len(explanation.labels)
     axis.barh(range(count), 100 * explanation.probabilities)
-    axis.set_yticks(range(count), explanation.labels, fontsize=8)
+    axis.set_yticks(range(count), [_plain(label) for label in explanation.labels], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(0, 100)
     axis.set_title("Answer (%)", fontsize=10)
@@ -217,6 +218,11 @@ def _overlay(axis: Any, values: AnyArray, size: int) -> None:
     style: dict[str, Any] = {"cmap": "inferno", "alpha": 0.65, "interpolation": "bilinear"}
     extent = (-0.5, size - 0.5, size - 0.5, -0.5)
     axis.imshow(relative, extent=extent, vmin=0, vmax=1, **style)
+
+
+def _plain(text: str) -> str:
+    """A name that is drawn as it is: what stands between two dollars would be taken for math."""
+    return text.replace("$", r"\$")
 
 
 def _save(figure: Figure, path: PathLike) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 
 from vitsd.backend import load_keras
 from vitsd.cli.class_balance import balance_lines
-from vitsd.cli.options import add_data_options
+from vitsd.cli.options import add_data_options, check_picture
 from vitsd.data.dataset import ALL
 from vitsd_runtime.cli import app
 from vitsd_runtime.formats import detect_format
 from vitsd_runtime.models.catalog import BUNDLED
-from vitsd_runtime.system.files import check_writable
 from vitsd_runtime.system.text import printable, table
 
 
@@ -60,7 +59,7 @@ def _main(arguments: argparse.Namespace) -> None:
     from vitsd.hub.pretrained import locate_any
 
     if arguments.reliability:
-        check_writable(arguments.reliability)
+        check_picture(arguments.reliability)
     model = locate_any(arguments.model)
     if detect_format(model) == "keras":
         load_keras()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitsd.backend import load_keras
+from vitsd.cli.options import check_picture
 from vitsd_runtime.cli import app
-from vitsd_runtime.errors import UsageError
 from vitsd_runtime.models.catalog import BUNDLED
 from vitsd_runtime.system.text import printable
 
@@ -49,10 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or f"{Path(arguments.image).stem}-explained.png")
-    if output.suffix.lower() != ".png":
-        raise UsageError(
-            f"The picture is a PNG file: let its name end in .png; got {printable(output)}."
-        )
+    check_picture(output)
     load_keras()
     from vitsd.evaluation.explain import explain
     from vitsd.hub.pretrained import from_pretrained

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from vitsd.data.dataset import ALL, SPLITS
@@ -11,6 +12,9 @@ from vitsd.data.sources import BUILT_IN
 from vitsd_runtime.cli.options import flag_of, positive_int, type_of
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.spec import MAX_SIDE
+from vitsd_runtime.system.files import check_writable
+from vitsd_runtime.system.text import printable
+from vitsd_runtime.types import PathLike
 from vitsd_runtime.validation import Option, check_value_range, options
 
 SIDE = Option("of images, in pixels", int, at_least=1, at_most=MAX_SIDE)
@@ -63,6 +67,20 @@ def value_range(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(
             f"must be two rising numbers, as 0,4095; got {text!r:.80}"
         ) from error
+
+
+def check_picture(path: PathLike) -> None:
+    """Before long work, refuse a name for a picture that it can't be written to at the end.
+
+    Raises:
+        UsageError: it does not end in .png, or is that of a folder.
+        PermissionError: the folder can't be written to.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise UsageError(
+            f"The picture is a PNG file: let its name end in .png; got {printable(path)}."
+        )
+    check_writable(path)
 
 
 def _units(text: str) -> list[int]:
