@@ -72,8 +72,9 @@ def test_evaluate_shows_how_far_probabilities_can_be_trusted(command_here, expor
         *("vitsd-evaluate", exported / "digits.onnx", "--data", "digits"),
         *("--strangers", others, "--strangers", "digits"),
     )
-    refused = command_here(*words, "--reliability", others)
-    assert (refused.returncode, refused.stdout) == (2, "")
+    for name in (others, tmp_path / "r", tmp_path / "r.xyz"):
+        refused = command_here(*words, "--reliability", name)
+        assert (refused.returncode, refused.stdout) == (2, "")
     picture = tmp_path / "r.png"
     text = command_here(*words, "--reliability", picture).stdout
     assert "% without the temperature)" in text
@@ -84,6 +85,34 @@ def test_evaluate_shows_how_far_probabilities_can_be_trusted(command_here, expor
     assert (folder["data"], folder["images"]) == (str(others), 3)
     assert same["auroc"] == pytest.approx(0.5, abs=0.1)
     assert report["known"] == pytest.approx(0.95, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("layout", "output", "refused"),
+    [
+        ("", None, True),
+        ("", "cat/run", True),
+        ("train/", "train/run", True),
+        ("train/", "run", False),  # beside the splits, where nothing is read
+        ("", "../run", False),
+    ],
+)
+def test_a_run_folder_among_the_images_would_be_a_class(
+    command_here, tmp_path, layout, output, refused
+):
+    photos = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (photos / layout / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.random.default_rng(i + len(name)).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(photos / layout / name / f"{i}.png")
+    where = [] if output is None else ["--output", output]
+    # What is refused later on comes after the check.
+    words = ("vitsd-train", "--preset", "tiny", "--data", ".", "--teacher", "nobody", *where)
+    done = command_here(*words, cwd=photos)
+    assert done.returncode == 2
+    assert ("would lie among the images" in done.stderr) == refused
+    assert ("nobody" in done.stderr) != refused
 
 
 def test_what_means_nothing_is_not_printed(command, exported, digits, tmp_path):

@@ -19,6 +19,7 @@ from vitsd.cli.class_balance import balance_lines
 from vitsd.cli.options import SIDE, add_field_options, value_range
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
+from vitsd.data.layout import is_among_images
 from vitsd.data.packed import is_packed
 from vitsd.data.sources import BUILT_IN, is_folder, load_dataset
 from vitsd.presets import Preset, get_preset, list_presets
@@ -336,6 +337,12 @@ def _choose_run(
 def _new_run(output: str | None, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     path = output or _free_folder(f"{_Job.from_options(given).name}-{Path(given['data']).stem}")
     RunFolder(path).require_new()  # before the data is read, which can take a while
+    data = given.get("data", "")
+    if is_folder(data) and is_among_images(Path(path), Path(data)):
+        raise UsageError(
+            f"The run folder {printable(path)} would lie among the images of {printable(data)}, as "
+            "a class: choose an `output` elsewhere."
+        )
     return str(path), given
 
 

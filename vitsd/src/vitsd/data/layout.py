@@ -128,6 +128,15 @@ def find_splits(root: Path, *, trainable: bool = True) -> dict[str, ClassFolders
     }
 
 
+def is_among_images(path: Path, root: Path) -> bool:
+    """Whether what is put at ``path`` becomes a class, or part of one, of the folder ``root``."""
+    path, root = path.resolve(), root.resolve()
+    if not path.is_relative_to(root):
+        return False
+    splits = _splits_among(_subfolders(root)).values()
+    return not splits or any(path.is_relative_to(split.path) for split in splits)
+
+
 def check_classes(folders: ClassFolders) -> None:
     """Check that a split can be learned from, before any image is read.
 
