@@ -44,7 +44,7 @@ def test_a_packed_folder_is_the_folder(folder, tmp_path):
     expected = load_dataset(folder, SIZE, reducing_gap=2)
     assert packed.reducing_gap == 2.0
     np.testing.assert_array_equal(packed.train.images[:], expected.train.images)
-    with pytest.raises(UsageError, match="its own `reducing_gap`"):
+    with pytest.raises(UsageError, match=r"packed with the `reducing_gap` 2.0, not 4.0"):
         load_dataset(tmp_path / "packed", reducing_gap=4)
 
 
@@ -52,6 +52,15 @@ def test_a_models_gap_is_used_for_its_evaluation(folder, spec):
     model = spec.replace(class_names=("cat", "dog"), input_size=(*SIZE, 3), reducing_gap=2)
     expected = load_dataset(folder, SIZE, reducing_gap=2)
     np.testing.assert_array_equal(load_matching(folder, model).test.images, expected.test.images)
+
+
+def test_a_model_with_a_gap_is_evaluated_on_packed_images_as_they_are(folder, spec, tmp_path):
+    model = spec.replace(class_names=("cat", "dog"), input_size=(*SIZE, 3), reducing_gap=2)
+    pack(folder, tmp_path / "packed", SIZE)
+    expected = load_dataset(tmp_path / "packed").test.images[:]
+    np.testing.assert_array_equal(
+        load_matching(tmp_path / "packed", model).test.images[:], expected
+    )
 
 
 @pytest.mark.parametrize("gap", [0, -1, float("nan"), 1000])

@@ -9,6 +9,7 @@ import pytest
 
 from vitsd import VitConfig, load_dataset, load_model
 from vitsd.cli.train import main
+from vitsd.data.dataset import Dataset, Split
 from vitsd.training.fine_tuning import PretrainedStart, epochs_for, recipe_for
 from vitsd.training.train import train
 from vitsd_runtime import UsageError, VitsdError, read_spec
@@ -106,6 +107,20 @@ def test_on_its_own_data_the_model_is_validated_on_what_it_has_not_seen(
     command_here("vitsd-train", "--pretrained", model, *options, "--output", tmp_path / "run")
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     assert described["data"]["split_rule"] == rule
+
+
+def test_images_that_the_pretrained_model_has_seen_prove_nothing(trained, digits, tmp_path, caplog):
+    seen = load_dataset("digits").split("train").take(np.arange(60))
+    new = Split(digits.images[:60], digits.labels[:60])
+    dataset = Dataset("mixed", tuple("0123456789"), new, test=seen, val=seen)
+    start = PretrainedStart.load(trained, freeze_backbone=True)
+    recipe = dataclasses.replace(recipe_for(start.spec, freeze_backbone=True), epochs=1)
+    config = VitConfig.from_spec(start.spec)
+    train(config, recipe, dataset, tmp_path / "run", pretrained=start)
+    for kind in ("val", "test"):
+        assert f"60 of 60 {kind} images were trained on" in caplog.text
+    assert "has seen 60 of 60 validation images. So the model's probabilities" in caplog.text
+    assert read_spec(tmp_path / "run" / "model.keras").confidence is None
 
 
 @pytest.mark.parametrize("same_classes", [True, False])

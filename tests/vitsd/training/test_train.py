@@ -373,6 +373,20 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(small, whole, tmp_p
         train(CONFIG, RECIPE, small, tmp_path / "none", resume=True)
 
 
+def test_a_run_is_not_resumed_with_other_labels(small, copy):
+    moved = dataclasses.replace(small.train, labels=small.train.labels[::-1].copy())
+    other = dataclasses.replace(small, train=moved)
+    with pytest.raises(UsageError, match=r"data\.content\.\w+ was .*, now "):
+        train(CONFIG, RECIPE, other, copy, resume=True, origin=ORIGIN)
+
+
+def test_runs_that_do_not_say_what_they_were_started_with_can_be_resumed(small, copy):
+    run = json.loads(copy.run_file.read_text())
+    del run["data"]["content"]
+    copy.run_file.write_text(json.dumps(run))
+    train(CONFIG, RECIPE, small, copy, resume=True, origin=ORIGIN)
+
+
 def test_another_seed_gives_another_start(small, whole, tmp_path):
     other = dataclasses.replace(RECIPE, epochs=1, seed=4)
     train(CONFIG, other, small, tmp_path / "run")
@@ -489,7 +503,7 @@ def test_two_classes_and_no_validation(tmp_path, caplog):
         tmp_path / "r",
     )
     assert results["top5"] == 1.0
-    assert "two has 0 validation images, fewer than 30" in caplog.text
+    assert "two: there are 0 validation images, fewer than 30" in caplog.text
     assert read_spec(tmp_path / "r" / "model.keras").confidence is None
     with open(tmp_path / "r" / "metrics.csv") as file:
         assert next(csv.DictReader(file))["val_loss"] == ""

@@ -161,10 +161,10 @@ def is_folder(name: str) -> bool:
 def _load_packed(path: Path, split_rule: SplitRule, **wanted: Any) -> Dataset:
     dataset = load_packed(path, split_rule)
     for name, value in wanted.items():
-        if value not in (None, getattr(dataset, name)):
+        if value not in (None, packed := getattr(dataset, name)):
             raise UsageError(
-                f"{printable(path)} was packed with its own `{name}`: leave it out, or pack the "
-                "folder again with the other one."
+                f"{printable(path)} was packed with the `{name}` {packed}, not {value}: leave it "
+                "out, or pack the folder again with that."
             )
     return dataset
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vitsd.data.dataset import ALL, Dataset, Labels, Split, align_labels, say_flattered
 from vitsd.data.fingerprint import Fingerprint, Overlap
+from vitsd.data.packed import is_packed
 from vitsd.data.sources import load_dataset, load_labeled_images
 from vitsd.data.statistics import unlike_training
 from vitsd.data.stored import Images
@@ -119,6 +120,13 @@ def warn_of_values(name: str, images: Split, spec: ModelSpec) -> None:
         _log.warning("%s: %s", name, oddity)
 
 
+def overlap_with(images: Split, spec: ModelSpec) -> Overlap | None:
+    """How many of the images a model was trained on; None if it does not say, or can't."""
+    if spec.provenance.trained_on is None:
+        return None
+    return Fingerprint.from_text(spec.provenance.trained_on).overlap(images.identities)
+
+
 def trained_on(images: Split, spec: ModelSpec, split: str) -> Overlap | None:
     """How many of the images a model was trained on; said as a warning if it distorts figures.
 
@@ -130,9 +138,7 @@ def trained_on(images: Split, spec: ModelSpec, split: str) -> Overlap | None:
     Returns:
         None if the model does not say what it was trained on.
     """
-    if spec.provenance.trained_on is None:
-        return None
-    overlap = Fingerprint.from_text(spec.provenance.trained_on).overlap(images.identities)
+    overlap = overlap_with(images, spec)
     if overlap is not None and overlap.images and split != "train":
         about = "" if overlap.exact else "about "
         kind = "" if split == ALL else f"{split} "
@@ -154,7 +160,8 @@ def load_matching(source: PathLike, spec: ModelSpec) -> Dataset:
         resize_mode=spec.resize_mode,
         split_rule=spec.provenance.split_rule or "position",
         value_range=spec.value_range,
-        reducing_gap=spec.reducing_gap,
+        # Packed images are decoded already; which way makes little difference.
+        reducing_gap=None if is_packed(source) else spec.reducing_gap,
     )
     _check_channels(dataset.name, dataset.train, spec)
     return dataset

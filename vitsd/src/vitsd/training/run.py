@@ -87,7 +87,11 @@ class RunFolder:
             UsageError: there is no run to resume, or it was started differently.
             VitsdError: its description is damaged.
         """
-        self.require_same(self.read(), description)
+        stored = self.read()
+        data = stored.get("data", {})
+        if "content" not in data:  # it was started when only numbers and statistics were compared
+            stored = {**stored, "data": {**data, "content": description["data"]["content"]}}
+        self.require_same(stored, description)
 
     def require_new(self) -> None:
         """Raise UsageError if the folder already holds a run."""

@@ -19,11 +19,12 @@ import keras
 import numpy as np
 
 from vitsd.config import VitConfig
-from vitsd.data.dataset import SPLITS, Dataset, Split, say_flattered
+from vitsd.data.dataset import FEW_REPEATS, SPLITS, Dataset, Split, say_flattered
 from vitsd.data.fingerprint import Fingerprint
 from vitsd.data.statistics import Counts, moments, odd_values, pixel_counts
 from vitsd.data.stored import choose
 from vitsd.evaluation.confidence import FEWEST_IMAGES, fit_confidence
+from vitsd.evaluation.evaluate import overlap_with, trained_on
 from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.saving import save_model
@@ -144,12 +145,9 @@ class _Run:
     ) -> _Run:
         """Cut off the validation images, and make the spec."""
         dataset = group.together(lambda: dataset.with_validation(recipe.validation_fraction))
-        group.require_same(_origins(dataset))
-        for split, count in dataset.repeats().items():
-            total = len(getattr(dataset, split))
-            say_flattered(
-                f"{count} of {total} {split} images are training images too", count / total
-            )
+        content = _content(dataset)
+        group.require_same({f"{dataset.name}.{name}": digest for name, digest in content.items()})
+        _say_what_is_known(dataset, pretrained)
         config = config.for_data(dataset.image_shape, dataset.num_classes)
         teacher = None
         if answers is not None:
@@ -219,6 +217,7 @@ class _Run:
                 "split_rule": self.dataset.split_rule,
                 "mean": list(self.spec.mean),
                 "variance": list(self.spec.variance),
+                "content": _content(self.dataset),
             },
             "origin": dict(self.origin),
         }
@@ -431,21 +430,23 @@ def _finish(run: _Run, history: list[Row]) -> dict[str, Any]:
 
 
 def _confidence(run: _Run, model: keras.Model) -> Confidence | None:
-    """From the validation images; None where they are too few."""
+    """From the validation images; None where they are too few, or the model has seen them."""
     val = run.dataset.val
-    fitted = None
-    if val is not None:
-        logits = predict_logits(model, val.images)
-        fitted = fit_confidence(logits, val.labels, run.recipe.coverage)
-    if fitted is None:
-        _log.warning(
-            "%s has %d validation images, fewer than %d: the model's probabilities are not "
-            "calibrated, and it never says that it does not know.",
-            run.dataset.name,
-            0 if val is None else len(val),
-            FEWEST_IMAGES,
-        )
-    return fitted
+    count = 0 if val is None else len(val)
+    overlap = overlap_with(val, run.pretrained.spec) if val and run.pretrained else None
+    if val is not None and overlap is not None and overlap.images > FEW_REPEATS * count:
+        reason = f"the pretrained model has seen {overlap.images} of {count} validation images"
+    elif val is None or count < FEWEST_IMAGES:
+        reason = f"there are {count} validation images, fewer than {FEWEST_IMAGES}"
+    else:
+        return fit_confidence(predict_logits(model, val.images), val.labels, run.recipe.coverage)
+    _log.warning(
+        "%s: %s. So the model's probabilities are not calibrated, and it never says that it does "
+        "not know.",
+        run.dataset.name,
+        reason,
+    )
+    return None
 
 
 def _require_tensorboard() -> None:
@@ -456,13 +457,22 @@ def _require_tensorboard() -> None:
         )
 
 
-def _origins(dataset: Dataset) -> dict[str, str]:
-    """What tells whether two processes have the same images, in the same order."""
+def _say_what_is_known(dataset: Dataset, pretrained: PretrainedStart | None) -> None:
+    """Log how many validation and test images the model trains on, or was trained on before."""
+    for name, count in dataset.repeats().items():
+        total = len(getattr(dataset, name))
+        say_flattered(f"{count} of {total} {name} images are training images too", count / total)
+    if pretrained is not None:
+        for name in ("val", "test"):
+            if (split := getattr(dataset, name)) is not None:
+                trained_on(split, pretrained.spec, name)
+
+
+def _content(dataset: Dataset) -> dict[str, str]:
+    """By split, what tells whether it has the same images and labels, in the same order."""
     splits = {name: getattr(dataset, name) for name in SPLITS}
     return {
-        f"{dataset.name}.{name}": hashlib.sha256(
-            split.identities.tobytes() + split.labels.tobytes()
-        ).hexdigest()
+        name: hashlib.sha256(split.identities.tobytes() + split.labels.tobytes()).hexdigest()[:16]
         for name, split in splits.items()
         if split is not None
     }
