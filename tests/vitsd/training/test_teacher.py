@@ -97,7 +97,11 @@ def test_a_teacher_of_other_things_is_refused(trained, change, message):
 
 def test_the_command_says_what_is_wrong_with_a_teacher(command_here, tmp_path):
     options = ("vitsd-train", "--data", "digits", "--output", tmp_path / "run", "--preset", "tiny")
-    for teacher, message in (("nobody", "nobody"), ("vit-edge-cifar100", "--teacher")):
+    for teacher, message in (
+        ("nobody", "nobody"),
+        ("vit-edge-cifar100", "--teacher"),
+        ("runs/none-int8.tflite", "no model at runs/none-int8.tflite"),
+    ):
         done = command_here(*options, "--teacher", teacher)
         assert done.returncode == 2
         assert message in done.stderr

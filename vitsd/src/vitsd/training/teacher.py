@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vitsd.evaluation.predict import open_model
-from vitsd.hub.pretrained import locate
+from vitsd.hub.pretrained import locate_any
 from vitsd_runtime.classifier import softmax
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.formats import require_spec
@@ -59,7 +59,7 @@ class Teacher:
             UsageError: nothing is found under that name, or it does not fit.
             VitsdError: the file is damaged, can't be downloaded, or its engine is missing.
         """
-        path = locate(name_or_path)
+        path = locate_any(name_or_path)
         name, spec = printable(name_or_path), require_spec(path)
         if spec.class_names != tuple(class_names):
             raise UsageError(
