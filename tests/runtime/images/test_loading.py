@@ -201,6 +201,16 @@ def test_the_advice_for_fractions_and_other_numbers_wraps_nothing_around(spec):
         np.testing.assert_array_equal(result, [[0, 255, 255, 0]])
 
 
+@pytest.mark.parametrize("value_range", [None, (0, 4095)])
+def test_the_byte_order_of_an_array_makes_no_difference(value_range):
+    array = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1300
+    big, little = (
+        load_image(array.astype(order), (6, 8, 1), value_range=value_range)
+        for order in (">u2", "<u2")
+    )
+    np.testing.assert_array_equal(big, little)
+
+
 @pytest.fixture
 def deep(spec):
     """A gray image of 16 bits with values of 12, of the input size and larger."""

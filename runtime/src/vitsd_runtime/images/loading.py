@@ -137,10 +137,16 @@ class _Image(Protocol):
         """
 
 
+def native(array: AnyArray) -> AnyArray:
+    """The same values in this machine's byte order: files of other machines have the other one."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 class _ArrayImage:
     ready = False
 
     def __init__(self, array: AnyArray, value_range: ValueRange | None) -> None:
+        array = native(array)
         numeric = value_range is not None and array.dtype.kind in "uif"
         if array.dtype not in (np.uint8, np.uint16) and not numeric:
             raise UsageError(

@@ -14,7 +14,7 @@ from vitsd.data.dataset import Dataset, Labels, Split
 from vitsd.data.memory import check_memory
 from vitsd.data.npy import read_header
 from vitsd_runtime.errors import UsageError, VitsdError
-from vitsd_runtime.images.loading import load_image
+from vitsd_runtime.images.loading import load_image, native
 from vitsd_runtime.spec.limits import MAX_CLASSES
 from vitsd_runtime.system.text import first_few, first_line
 from vitsd_runtime.types import AnyArray, UInt8Array, ValueRange
@@ -113,6 +113,7 @@ def _read_arrays(path: Path) -> dict[str, AnyArray]:
 
 
 def _images(name: str, array: AnyArray, value_range: ValueRange | None) -> UInt8Array:
+    array = native(array)
     numeric = value_range is not None and array.dtype.kind in "uif"
     if array.dtype not in (np.uint8, np.uint16) and not numeric:
         raise UsageError(
