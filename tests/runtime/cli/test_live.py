@@ -273,6 +273,21 @@ def test_every_frame_of_a_video_is_answered_and_then_it_ends(start, tmp_path):
     }
 
 
+@pytest.mark.parametrize(("every", "answered"), [("0", 12), ("0.1", 4)])
+def test_frames_without_a_time_are_answered_too(start, tmp_path, every, answered):
+    pytest.importorskip("cv2")
+    with open(tmp_path / "raw.mjpeg", "wb") as file:
+        for i in range(12):
+            Image.new("RGB", (64, 48), (20 * i, 0, 0)).save(file, "jpeg")
+    process = start("--camera", tmp_path / "raw.mjpeg", "--json", "--every", every)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len(lines) == answered
+    assert lines[0]["frame"] == 1
+    assert all(0 <= line["seconds"] < 1 for line in lines)
+
+
 def test_seconds_between_answers_are_those_of_the_video(start, tmp_path):
     process = start("--camera", video(tmp_path / "v.avi"), "--json", "--every", "0.5")
     out, _ = process.communicate(timeout=DEADLINE)

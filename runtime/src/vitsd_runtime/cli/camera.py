@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import math
 import shutil
 import sys
 import time
@@ -31,7 +32,7 @@ def play_video(classifier: Classifier, arguments: argparse.Namespace) -> None:
     """
     source = arguments.camera
     with _Frames(classifier, arguments) as frames:
-        due = 0.0
+        due = -math.inf
         for frame in play(open_camera(source), shown(source)):
             if frame.seconds >= due:
                 frames.answer(frame, dropped=0)

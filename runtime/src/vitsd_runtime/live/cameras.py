@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import re
 import stat
@@ -16,6 +17,8 @@ from vitsd_runtime.types import AnyArray
 
 _TIMEOUT_MS = 5000
 """After which a stream that stalls counts as gone; OpenCV waits half a minute by itself."""
+_RAW_RATE = 25.0
+"""Frames a second of a stream that does not say it; FFmpeg's own guess."""
 _QUIET = {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 """OpenCV and FFmpeg write of every damaged frame to stderr, with the source's own words."""
 _PICAMERA2 = {"format": "BGR888", "size": (640, 480)}
@@ -101,6 +104,8 @@ class _OpenCV:
         cv2 = _import_opencv()
         self._error = cv2.error
         self._position = cv2.CAP_PROP_POS_MSEC
+        self._rate = cv2.CAP_PROP_FPS
+        self._frames, self._seconds = 0, -1.0
         # FFmpeg and V4L2 by name: others would take a picture for a video of numbered pictures.
         if isinstance(source, int):
             self._capture = cv2.VideoCapture(source)
@@ -125,7 +130,16 @@ class _OpenCV:
             return None
         # OpenCV's colors are BGR.
         pixels = frame[..., ::-1] if frame.ndim == 3 and frame.shape[2] == 3 else frame
-        return pixels, self._capture.get(self._position) / 1000
+        return pixels, self._seconds_of_next()
+
+    def _seconds_of_next(self) -> float:
+        """Where a frame lies in a video. Raw streams don't say it: there, frames come evenly."""
+        seconds: float = self._capture.get(self._position) / 1000
+        if not (math.isfinite(seconds) and seconds > self._seconds):
+            rate = self._capture.get(self._rate)
+            seconds = self._frames / (rate if rate > 0 else _RAW_RATE)
+        self._frames, self._seconds = self._frames + 1, seconds
+        return seconds
 
     def close(self) -> None:
         self._capture.release()
