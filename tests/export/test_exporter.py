@@ -102,6 +102,19 @@ def test_the_bare_command_exports_the_newest_run(command, trained, tmp_path):
     )
 
 
+@pytest.mark.parametrize("ending", ["recipe.json", "sensitivity.png"])
+def test_what_lies_beside_a_model_is_not_replaced_without_a_word(model, tmp_path, ending):
+    beside = tmp_path / f"digits-int8.tflite.{ending}"
+    beside.write_text("mine")
+    with pytest.raises(UsageError, match=f"{ending} exists; replace it with `overwrite`"):
+        export(model, "tflite", "int8", output=tmp_path)
+    beside.unlink()
+    beside.mkdir()
+    with pytest.raises(UsageError, match=f"{ending} is a folder"):
+        export(model, "tflite", "int8", output=tmp_path, overwrite=True)
+    assert not (tmp_path / "digits-int8.tflite").exists()
+
+
 @pytest.mark.parametrize("opset", [13, 18])
 def test_every_opset_that_is_offered_works(model, opset):
     (artifact,) = export(model, "onnx", opset=opset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import MODEL_FILE, load_model
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.run import newest_run, recorded_source
+from vitsd_export.devices.ethos_u import ACCELERATORS
 from vitsd_export.devices.proof import DEVICES, Limits, Proof, check_installed, prove
 from vitsd_export.layouts import Layout, Served
 from vitsd_export.options import (
@@ -160,16 +162,34 @@ def _output_folder(output: PathLike | None, model: PathLike | None, trained: Pat
 
 
 def _check_outputs(paths: Paths, options: ExportOptions) -> None:
-    if not options.overwrite and (present := [path for path in paths.values() if path.exists()]):
-        raise UsageError(
-            f"{printable(present[0])} exists; replace it with `overwrite`, or choose another "
-            "`output`."
-        )
-    for (output, _), path in paths.items():
+    for (output, quantization), path in paths.items():
+        beside = _files_beside(path, quantization, options.target_of(output))
+        for file in (path, *beside):
+            if file.exists() and not options.overwrite and not _is_recipe(file, options):
+                raise UsageError(
+                    f"{printable(file)} exists; replace it with `overwrite`, or choose another "
+                    "`output`."
+                )
         if options.served_by is not None:
             _check_folder(options.served_by, path)
         elif output not in ("saved_model", "web"):  # which are folders
             check_writable(path)
+        for file in beside:
+            check_writable(file)
+
+
+def _files_beside(path: Path, quantization: Quantization, target: str) -> list[Path]:
+    """What an export may write, or delete, beside the model."""
+    files = [*sidecar_paths(path)] if SCHEMES[quantization].searched else []
+    if target in ACCELERATORS:
+        files.append(compiled_path(path, ACCELERATORS[target].config))
+    return files
+
+
+def _is_recipe(file: Path, options: ExportOptions) -> bool:
+    """Whether a file is the recipe that is replayed: it may stay beside what is made by it."""
+    recipe = options.recipe
+    return isinstance(recipe, (str, os.PathLike)) and os.path.samefile(file, recipe)
 
 
 def _check_folder(layout: Layout, path: Path) -> None:
