@@ -157,7 +157,10 @@ class Classifier:
             BACKEND.check("backend", engine_options["backend"])
         format = _exported_format(path)
         identity = model_identity(path)
-        spec = spec or _carried_spec(path, verify)
+        if spec is None:
+            spec = _carried_spec(path, verify)
+        elif not isinstance(spec, ModelSpec):
+            raise UsageError(f"`spec` must be a ModelSpec, as read_spec returns; got {type(spec)}.")
         if spec.export is not None and not spec.export.batch_invariant:
             batch_size = 1  # other images of a batch would change the answer
         source = ModelSource(

@@ -483,6 +483,7 @@ def test_inspect_reads_training_models_without_keras(command, trained):
             2,
             "measure with MODEL and --save first",
         ),
+        (["vitsd-bench", "--compare", "a.json", "--batch-sizes", "4"], 2, "no option but --json"),
         (["vitsd-bench", "MODEL", "--save", "EMPTY"], 2, "empty is a folder"),
         (["vitsd-bench", "MODEL", "--seconds", "nan"], 2, "must be a number in (0, 86400]"),
         (["vitsd-inspect", "EMPTY"], 2, "without a SavedModel"),

@@ -128,6 +128,7 @@ def test_a_model_is_a_first_word_with_its_ending_or_the_option(run, photos, word
         (["--camera", "--output", "a"], "--output belongs to --watch"),
         (["--watch", ""], "--watch is empty"),
         (["--watch", "nothing"], "no folder 'nothing'"),
+        (["--watch", "photos", "--output", "photos"], "'photos' is a folder: name a file in it"),
         (["--camera", "nothing"], "no camera or video 'nothing'"),
         (["--camera", "photos"], "photos is a folder: --watch takes those"),
     ],
@@ -138,6 +139,12 @@ def test_words_that_make_no_sense_are_misuse(run, photos, words, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stdout == ""
+
+
+def test_a_bundled_model_is_named_like_a_file(run, photos):
+    done = run("vit-micro-cifar100", "photos/a.png", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.loaded == ["vit-micro-cifar100"]
 
 
 def test_images_from_standard_input_and_pipes(run, photos):

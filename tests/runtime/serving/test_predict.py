@@ -155,6 +155,14 @@ def test_addresses_that_lead_nowhere(serving, light, path, status, words):
     serving(scenario)
 
 
+def test_an_empty_name_is_none(serving, light):
+    async def scenario(client, models):
+        response = await client.post("/v1/predict?model=&version=", content=light)
+        assert response.status_code == 200, response.text
+
+    serving(scenario)
+
+
 def test_the_wrong_method_says_which_is_right(serving):
     async def scenario(client, models):
         response = await client.get("/v1/predict")

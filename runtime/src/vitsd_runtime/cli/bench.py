@@ -106,8 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> None:
     if arguments.compare:
-        if arguments.models or arguments.save or arguments.accuracy:
-            raise UsageError("--compare reads saved results; measure with MODEL and --save first.")
+        plain = vars(build_parser().parse_args([]))
+        plain.update(compare=arguments.compare, json=arguments.json)
+        if vars(arguments) != plain:
+            raise UsageError(
+                "--compare reads saved results, and takes no option but --json: measure with MODEL "
+                "and --save first."
+            )
         print_comparison(arguments.compare, as_json=arguments.json)
         return
     if arguments.save:

@@ -28,7 +28,7 @@ from vitsd_runtime.images.kinds import HEAD_BYTES, is_known
 from vitsd_runtime.images.loading import is_image_file, load_for_model
 from vitsd_runtime.images.reading import is_url
 from vitsd_runtime.images.tta import make_views
-from vitsd_runtime.models.catalog import BUNDLED, bundled_model
+from vitsd_runtime.models.catalog import BUNDLED, MODELS, bundled_model
 from vitsd_runtime.sharding import Shard
 from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.cores import usable_cores
@@ -361,8 +361,9 @@ def _oddity(pixels: UInt8Array | None, spec: ModelSpec) -> str | None:
 def _model_and_images(model: str | None, words: list[str]) -> tuple[Path, list[str]]:
     """Tell MODEL IMAGE... from IMAGE...
 
-    A model is what ``--model`` names, or a first word with the ending of a model file: never a
-    folder, because one with photos may hold a SavedModel too, and that is a program.
+    A model is what ``--model`` names, or a first word that is a bundled model's name or has the
+    ending of a model file: never a folder, because one with photos may hold a SavedModel too, and
+    that is a program.
     """
     if not words:
         raise UsageError("There is nothing to classify: name images, or use `camera` or `watch`.")
@@ -401,7 +402,7 @@ def _take_model(model: str | None, words: list[str]) -> tuple[str | None, list[s
 
 
 def _is_model_name(word: str) -> bool:
-    return Path(word).suffix.lower() in SUFFIXES
+    return Path(word).suffix.lower() in SUFFIXES or (word in MODELS and not Path(word).exists())
 
 
 def _bundled() -> Path:

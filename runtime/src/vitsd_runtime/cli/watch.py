@@ -36,6 +36,8 @@ def watch_folder(classifier: Classifier, arguments: argparse.Namespace) -> None:
     folder = Path(arguments.watch)
     if not folder.is_dir():
         raise UsageError(f"There is no folder {printable(folder)!r} to watch.")
+    if arguments.output is not None and Path(arguments.output).is_dir():
+        raise UsageError(f"{printable(arguments.output)!r} is a folder: name a file in it.")
     need_pillow()
     views = make_views(arguments.tta, classifier.spec)
 

@@ -209,11 +209,12 @@ class Models:
         _log.info("Model %s: %s", model.name, _describe(model))
 
     def find(self, name: str | None = None, version: str | None = None) -> Model:
-        """The model of a name and version; without, the first that was given.
+        """The model of a name and version; without, or where they are "", the first that was given.
 
         Raises:
             UnknownModelError: there is none.
         """
+        name, version = name or None, version or None
         for model in self._models:
             if name in (None, model.name) and version in (None, model.current.version):
                 return model
