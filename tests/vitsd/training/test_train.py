@@ -385,6 +385,9 @@ def test_runs_that_do_not_say_what_they_were_started_with_can_be_resumed(small, 
     del run["data"]["content"]
     copy.run_file.write_text(json.dumps(run))
     train(CONFIG, RECIPE, small, copy, resume=True, origin=ORIGIN)
+    copy.run_file.write_text(json.dumps({**run, "data": None}))
+    with pytest.raises(UsageError, match="data was null"):
+        train(CONFIG, RECIPE, small, copy, resume=True, origin=ORIGIN)
 
 
 def test_another_seed_gives_another_start(small, whole, tmp_path):

@@ -108,7 +108,7 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.compare:
         plain = vars(build_parser().parse_args([]))
         plain.update(compare=arguments.compare, json=arguments.json)
-        if vars(arguments) != plain:
+        if any(getattr(arguments, name) != value for name, value in plain.items()):
             raise UsageError(
                 "--compare reads saved results, and takes no option but --json: measure with MODEL "
                 "and --save first."

@@ -88,8 +88,9 @@ class RunFolder:
             VitsdError: its description is damaged.
         """
         stored = self.read()
-        data = stored.get("data", {})
-        if "content" not in data:  # it was started when only numbers and statistics were compared
+        data = stored.get("data")
+        if isinstance(data, dict) and "content" not in data:
+            # It was started when only numbers and statistics were compared.
             stored = {**stored, "data": {**data, "content": description["data"]["content"]}}
         self.require_same(stored, description)
 
