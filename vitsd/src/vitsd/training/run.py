@@ -91,7 +91,8 @@ class RunFolder:
         data = stored.get("data")
         if isinstance(data, dict) and "content" not in data:
             # It was started when only numbers and statistics were compared.
-            stored = {**stored, "data": {**data, "content": description["data"]["content"]}}
+            now = {name: value for name, value in description["data"].items() if name != "content"}
+            description = {**description, "data": now}
         self.require_same(stored, description)
 
     def require_new(self) -> None:
