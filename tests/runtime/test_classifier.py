@@ -211,7 +211,10 @@ def test_threads_are_chosen_by_measuring(exported_model, monkeypatch, faster):
     assert Classifier.load(exported_model("-float32.tflite", ".onnx")).num_threads == faster
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_threads": 0}, {"backend": "x"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"num_threads": 0}, {"backend": "x"}, {"spec": {}}, {"spec": "a.json"}],
+)
 def test_impossible_options_are_refused(exported_model, options):
     with pytest.raises(UsageError):
         Classifier.load(exported_model("-float32.tflite", ".onnx"), **options)
