@@ -8,9 +8,11 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Union
 
 from vitsd_runtime.classifier import Prediction, answer_dict
+from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.streams import write_whole
 from vitsd_runtime.system.text import printable
 
@@ -46,6 +48,18 @@ def show_json(name: str, answer: Answer) -> None:
 def content(answer: Answer) -> dict[str, Any]:
     """What JSON says of an image, beside its name."""
     return {"error": answer} if isinstance(answer, str) else answer_dict(answer)
+
+
+def answers_path(name: str) -> Path:
+    """The file that answers go to.
+
+    Raises:
+        UsageError: a folder is there; the name may be empty.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise UsageError(f"{printable(name)!r} is a folder: name a file in it.")
+    return path
 
 
 def note(text: str) -> None:

@@ -80,9 +80,7 @@ def check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
     """
     if arguments.output is None:
         raise UsageError("`shard` needs a file for its answers: name it with `output`.")
-    path = Path(arguments.output)
-    if path.is_dir():  # also an empty name
-        raise UsageError(f"{printable(arguments.output)!r} is a folder: name a file in it.")
+    path = output.answers_path(arguments.output)
     if path.exists() and not path.is_file():
         raise UsageError(f"{printable(path)} is no regular file: name one, new or old.")
     if arguments.csv:

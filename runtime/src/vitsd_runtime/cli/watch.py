@@ -36,8 +36,8 @@ def watch_folder(classifier: Classifier, arguments: argparse.Namespace) -> None:
     folder = Path(arguments.watch)
     if not folder.is_dir():
         raise UsageError(f"There is no folder {printable(folder)!r} to watch.")
-    if arguments.output is not None and Path(arguments.output).is_dir():
-        raise UsageError(f"{printable(arguments.output)!r} is a folder: name a file in it.")
+    in_file = arguments.output is not None
+    path = output.answers_path(arguments.output) if in_file else folder / _state_name(classifier)
     need_pillow()
     views = make_views(arguments.tta, classifier.spec)
 
@@ -45,8 +45,6 @@ def watch_folder(classifier: Classifier, arguments: argparse.Namespace) -> None:
         return load_for_model(file, classifier.spec, arguments.resize_mode)
 
     every = _LOOK_SECONDS if arguments.every is None else arguments.every
-    in_file = arguments.output is not None
-    path = Path(arguments.output) if in_file else folder / _state_name(classifier)
     model = identify(classifier.path)
     with Ledger(path, with_answers=in_file) as ledger:
         for arrival in Watch(folder, ledger, load, output.note, every).arrivals():
