@@ -180,7 +180,6 @@ def restore_checkpoint(content: bytes, path: Path, model: keras.Model) -> None:
     Raises:
         VitsdError: the file is damaged, or of another model.
     """
-    model.optimizer.build(model.trainable_variables)
     state = _state(model)
     try:
         stored = _read_arrays(content)

@@ -52,6 +52,8 @@ def compile_model(model: keras.Model, recipe: TrainingRecipe, steps_per_epoch: i
         jit_compile=keras.backend.backend() == "jax",
         steps_per_execution=min(_chunk(), steps_per_epoch),
     )
+    # TensorFlow traces a step twice if the first time makes variables.
+    optimizer.build(model.trainable_variables)
 
 
 def _optimizer(recipe: TrainingRecipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
