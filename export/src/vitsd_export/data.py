@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitsd.data.dataset import FEW_REPEATS, Dataset
+from vitsd.data.dataset import Dataset, distort
 from vitsd.evaluation.confidence import FEWEST_IMAGES as FEWEST_TO_FIT
 from vitsd.evaluation.evaluate import labeled_images, trained_on, warn_of_values
 from vitsd.evaluation.predict import predict_logits
@@ -105,7 +105,7 @@ class ValidationData:
             return (
                 f"{printable(self.name)} has {count} validation images, fewer than {FEWEST_TO_FIT}"
             )
-        if self.trained_on > FEW_REPEATS * count:
+        if distort(self.trained_on, count):
             return f"The model was trained on {self.trained_on} of {count} validation images"
         return None
 

@@ -22,7 +22,7 @@ from vitsd_runtime.types import AnyArray, ResizeMode, SplitRule, ValueRange
 SPLITS = ("train", "val", "test")
 ALL = "all"
 """Instead of a split: all images of a source, none of which was trained on."""
-FEW_REPEATS = 0.01
+_FEW_REPEATS = 0.01
 """Fraction of the images that may be trained on without distorting figures."""
 _log = logging.getLogger(__name__)
 Labels = npt.NDArray[np.int64]
@@ -171,12 +171,20 @@ def join(splits: Sequence[Split]) -> Split:
     )
 
 
-def say_flattered(what: str, share: float) -> None:
+def distort(repeats: int, images: int) -> bool:
+    """Whether what is measured on so many images means little: too many were trained on.
+
+    Few are no harm: many public datasets repeat some images.
+    """
+    return repeats > _FEW_REPEATS * images
+
+
+def say_flattered(what: str, repeats: int, images: int) -> None:
     """Log that images which a model was trained on are among those it is measured on.
 
-    As a warning, unless they are few: many public datasets repeat some images.
+    As a warning if they distort what is measured.
     """
-    level = logging.WARNING if share > FEW_REPEATS else logging.INFO
+    level = logging.WARNING if distort(repeats, images) else logging.INFO
     _log.log(level, "%s: the accuracy on them is too good.", what)
 
 

@@ -143,7 +143,7 @@ def trained_on(images: Split, spec: ModelSpec, split: str) -> Overlap | None:
         about = "" if overlap.exact else "about "
         kind = "" if split == ALL else f"{split} "
         text = f"{about}{overlap.images} of {len(images)} {kind}images were trained on"
-        say_flattered(text, overlap.images / len(images))
+        say_flattered(text, overlap.images, len(images))
     return overlap
 
 

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from vitsd.config import VitConfig
-from vitsd.data.dataset import FEW_REPEATS, SPLITS, Dataset, Split, say_flattered
+from vitsd.data.dataset import SPLITS, Dataset, Split, distort, say_flattered
 from vitsd.data.fingerprint import Fingerprint
 from vitsd.data.statistics import Counts, moments, odd_values, pixel_counts
 from vitsd.data.stored import choose
@@ -434,7 +434,7 @@ def _confidence(run: _Run, model: keras.Model) -> Confidence | None:
     val = run.dataset.val
     count = 0 if val is None else len(val)
     overlap = overlap_with(val, run.pretrained.spec) if val and run.pretrained else None
-    if val is not None and overlap is not None and overlap.images > FEW_REPEATS * count:
+    if val is not None and overlap is not None and distort(overlap.images, count):
         reason = f"the pretrained model has seen {overlap.images} of {count} validation images"
     elif val is None or count < FEWEST_IMAGES:
         reason = f"there are {count} validation images, fewer than {FEWEST_IMAGES}"
@@ -461,7 +461,7 @@ def _say_what_is_known(dataset: Dataset, pretrained: PretrainedStart | None) -> 
     """Log how many validation and test images the model trains on, or was trained on before."""
     for name, count in dataset.repeats().items():
         total = len(getattr(dataset, name))
-        say_flattered(f"{count} of {total} {name} images are training images too", count / total)
+        say_flattered(f"{count} of {total} {name} images are training images too", count, total)
     if pretrained is not None:
         for name in ("val", "test"):
             if (split := getattr(dataset, name)) is not None:
