@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitsd_runtime import ModelSpec, VitsdError
-from vitsd_runtime.spec import MAX_JSON_BYTES, MAX_MODEL_BYTES, MAX_SIDE, Architecture
+from vitsd_runtime.spec import (
+    MAX_JSON_BYTES,
+    MAX_MODEL_BYTES,
+    MAX_SIDE,
+    Architecture,
+    Provenance,
+)
 from vitsd_runtime.spec.limits import (
     MAX_CLASSES,
     MAX_DENSE_LAYERS,
@@ -202,3 +208,10 @@ def test_whatever_a_field_holds_the_spec_is_read_or_refused(data):
     name = data.draw(st.sampled_from([field.name for field in dataclasses.fields(ModelSpec)]))
     with contextlib.suppress(VitsdError):
         ModelSpec.from_json(changed(base, **{name: data.draw(json_values)}))
+
+
+def test_exported_files_do_not_tell_where_a_teacher_lay():
+    recipe = {"epochs": 3, "teacher": "/home/somebody/teacher.tflite"}
+    portable = Provenance(source="/home/somebody/photos", recipe=recipe).portable()
+    assert portable.source is None
+    assert portable.recipe == {"epochs": 3, "teacher": "teacher.tflite"}

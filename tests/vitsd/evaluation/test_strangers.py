@@ -56,3 +56,14 @@ def test_without_images_there_is_nothing_to_measure(spec, tmp_path):
         load_strangers(tmp_path, spec)
     with pytest.raises(UsageError, match="no dataset"):
         load_strangers("nothing", spec)
+
+
+def test_strangers_have_the_models_value_range(spec, tmp_path):
+    values = np.linspace(0, 4095, 64).reshape(1, 8, 8).astype(np.uint16)
+    path = tmp_path / "deep.npz"
+    images, labels = np.repeat(values, 4, axis=0), np.arange(4) % 2
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    spec = spec.replace(value_range=(0, 4095))
+    assert load_strangers(path, spec).max() == 255
+    # Those of built-in datasets fill 0 to 255.
+    assert load_strangers("digits", spec, limit=3).max() == 255

@@ -36,6 +36,14 @@ def test_folders_name_models_in_a_way_that_files_can_be_called(tmp_path):
     assert RunFolder(tmp_path / "my run", name="better").name == "better"
 
 
+def test_results_that_are_none_are_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    for text in ("[]", "{}", '{"top1": 0.5}'):
+        folder.results.write_text(text)
+        with pytest.raises(VitsdError, match=r"results\.json is not the results of a run"):
+            folder.read_results()
+
+
 def test_without_runs_there_is_no_newest(tmp_path):
     with pytest.raises(UsageError, match="no run under"):
         newest_run(tmp_path)

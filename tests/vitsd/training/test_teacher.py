@@ -1,13 +1,16 @@
 """Learning from a trained model's answers."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
-from vitsd import load_dataset
+from vitsd import load_dataset, load_model
 from vitsd.config import VitConfig
 from vitsd.evaluation.predict import model_logits
+from vitsd.hub.saving import save_model
+from vitsd.presets import get_preset
 from vitsd.recipe import TrainingRecipe
 from vitsd.training.augmentation import BatchAugmentation
 from vitsd.training.fine_tuning import recipe_for
@@ -106,3 +109,18 @@ def test_the_command_says_what_is_wrong_with_a_teacher(command_here, tmp_path):
         assert done.returncode == 2
         assert message in done.stderr
         assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_resumed_with_the_teacher_that_it_was_started_with(trained, tmp_path):
+    teacher = tmp_path / "teacher.keras"
+    shutil.copyfile(trained / "model.keras", teacher)
+    data = load_dataset("digits")
+    config = dataclasses.replace(get_preset("tiny").config, num_layers=1)
+    recipe = TrainingRecipe(epochs=1, batch_size=512, teacher=str(teacher))
+    train(config, recipe, data, tmp_path / "run")
+    train(config, recipe, data, tmp_path / "run", resume=True)
+    model, spec = load_model(trained / "model.keras")
+    model.weights[-1].assign(model.weights[-1] + 1.0)
+    save_model(model, teacher, spec)
+    with pytest.raises(UsageError, match="teacher was"):
+        train(config, recipe, data, tmp_path / "run", resume=True)

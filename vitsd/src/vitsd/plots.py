@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _VIEWS = ("image", "left-up", "left-down", "right-up", "right-down")
 """In the order of :attr:`vitsd.evaluation.explain.Explanation.views`."""
+MOST_CLASSES = 1000
+"""Of more, a confusion matrix can't be read, and takes gigabytes."""
 _FEW_CLASSES = 20
 """Up to here a confusion matrix shows its counts."""
 
@@ -63,7 +65,7 @@ def plot_confusion(matrix: AnyArray, class_names: Sequence[str], path: PathLike)
     """Confusion matrix, each row in percent of its class.
 
     Args:
-        matrix: counts ``(classes, classes)``, see
+        matrix: counts ``(classes, classes)``, of :data:`MOST_CLASSES` at most, see
             :func:`vitsd.evaluation.metrics.confusion_matrix`.
         class_names: of its rows and columns.
         path: of the PNG file.

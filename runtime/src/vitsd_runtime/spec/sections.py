@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, TypeVar, cast
 
 from vitsd_runtime.errors import UsageError
@@ -135,7 +136,10 @@ class Provenance:
 
     def portable(self) -> Provenance:
         """Without what is true on the training machine only."""
-        return dataclasses.replace(self, source=None, options={})
+        recipe = dict(self.recipe)
+        if isinstance(teacher := recipe.get("teacher"), str):
+            recipe["teacher"] = PurePath(teacher).name
+        return dataclasses.replace(self, source=None, options={}, recipe=recipe)
 
 
 @dataclass(frozen=True)

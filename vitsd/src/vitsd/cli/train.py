@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from vitsd.cli.class_balance import balance_lines
 from vitsd.cli.options import SIDE, add_field_options, value_range
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
+from vitsd.data.folders import dataset_name
 from vitsd.data.layout import is_among_images
 from vitsd.data.packed import is_packed
-from vitsd.data.sources import BUILT_IN, is_folder, load_dataset
+from vitsd.data.sources import BUILT_IN, is_folder, load_dataset, reading_of
 from vitsd.presets import Preset, get_preset, list_presets
 from vitsd.recipe import PRETRAINED_SHARE, TrainingRecipe
 from vitsd.training.run import RunFolder, newest_run
@@ -46,6 +48,7 @@ _NOT_REMEMBERED = (
 )
 """Options that say where and how to run, not what is trained."""
 _OF_FINE_TUNING = ("freeze_backbone", "pretrained_share")
+_OF_READING = ("input_size", "resize_mode", "value_range", "reducing_gap")
 _OWN_PATHS = ("data", "pretrained")
 """Options that may differ between processes: what lies there must be the same."""
 _RENAMED = {
@@ -192,8 +195,10 @@ def _main(arguments: argparse.Namespace) -> int:
             pretrained=job.pretrained,
         )
     except KeyboardInterrupt:
-        hint = f"Continue with: vitsd-train --resume --output {folder}"
-        print(f"\nInterrupted. {hint}", file=sys.stderr)
+        output = shlex.quote(str(folder.path))
+        hint = f" Continue with: vitsd-train --resume --output {output}"
+        begun = folder.run_file.exists()
+        print(f"\nInterrupted.{hint if begun else ''}", file=sys.stderr)
         return 130
     if not group.is_first:
         return 0
@@ -212,7 +217,7 @@ def _print(results: Mapping[str, Any], dataset: Dataset, folder: RunFolder) -> N
         print(line)
     print(
         f"Model: {printable(results['model'])} (epoch {results['epoch']}); pictures: "
-        f"{printable(folder.curves)}, {printable(folder.confusion)}"
+        + ", ".join(printable(path) for path in (folder.curves, folder.confusion) if path.exists())
     )
 
 
@@ -299,26 +304,21 @@ class _Job:
                         f"{flag_of(name)} is for folders of images; those of {printable(source)} "
                         "have a size."
                     )
-        side, resize_mode, values, gap = self.preset.config.image_size, "stretch", None, None
+        side = self.preset.config.image_size
+        reading: dict[str, Any] = {"input_size": (side, side)}
         split_rule: SplitRule = "content"
         if self.pretrained is not None:
             spec = self.pretrained.spec
-            side, resize_mode, gap = spec.input_size[0], spec.resize_mode, spec.reducing_gap
-            fixed = source in BUILT_IN or is_packed(source)
-            values = None if fixed else spec.value_range
-            gap = None if fixed else gap
-            if Path(source).stem == spec.provenance.dataset:
+            reading = reading_of(source, spec)
+            if is_packed(source):
+                reading["value_range"] = None  # new images may have been packed with another
+            if spec.provenance.dataset in (Path(source).stem, dataset_name(Path(source))):
                 # What its training held out is held out again, and is new to the model.
                 split_rule = spec.provenance.split_rule or "position"
-        side = self.options.get("input_size", side)
-        return load_dataset(
-            source,
-            (side, side),
-            self.options.get("resize_mode", resize_mode),
-            split_rule,
-            value_range=self.options.get("value_range", values),
-            reducing_gap=self.options.get("reducing_gap", gap),
-        )
+        given = {n: self.options[n] for n in _OF_READING if n in self.options}
+        if "input_size" in given:
+            given["input_size"] = (given["input_size"], given["input_size"])
+        return load_dataset(source, split_rule=split_rule, **{**reading, **given})
 
 
 def _choose_run(

@@ -94,8 +94,8 @@ class _Index:
 
 
 def is_packed(path: PathLike) -> bool:
-    """Whether a folder is a packed dataset."""
-    return (Path(path) / INDEX).is_file()
+    """Whether a folder is a packed dataset; an unset variable is not the current folder."""
+    return path != "" and (Path(path) / INDEX).is_file()
 
 
 def load_packed(folder: Path, split_rule: SplitRule = "content") -> Dataset:

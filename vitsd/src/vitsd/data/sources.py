@@ -28,6 +28,7 @@ from vitsd.data.memory import check_memory
 from vitsd.data.npz import load_npz
 from vitsd.data.packed import is_packed, load_packed
 from vitsd_runtime.errors import UsageError, VitsdError
+from vitsd_runtime.spec import ModelSpec
 from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray, PathLike, ResizeMode, SplitRule, ValueRange
 from vitsd_runtime.validation import REDUCING_GAP, check_value_range
@@ -100,6 +101,21 @@ def load_dataset(
         )
     check_dataset(dataset)
     return dataset
+
+
+def reading_of(source: PathLike, spec: ModelSpec) -> dict[str, Any]:
+    """How a trained model has images read: arguments of :func:`load_dataset` after the source.
+
+    The images of built-in datasets are what they are. Packed ones are decoded already; which way
+    makes little difference.
+    """
+    fixed = str(source) in _BUILT_IN
+    return {
+        "input_size": spec.input_size[:2],
+        "resize_mode": spec.resize_mode,
+        "value_range": None if fixed else spec.value_range,
+        "reducing_gap": None if fixed or is_packed(source) else spec.reducing_gap,
+    }
 
 
 def load_labeled_images(

@@ -11,8 +11,7 @@ import numpy as np
 
 from vitsd.data.dataset import ALL, Dataset, Labels, Split, align_labels, say_flattered
 from vitsd.data.fingerprint import Fingerprint, Overlap
-from vitsd.data.packed import is_packed
-from vitsd.data.sources import load_dataset, load_labeled_images
+from vitsd.data.sources import load_dataset, load_labeled_images, reading_of
 from vitsd.data.statistics import unlike_training
 from vitsd.data.stored import Images
 from vitsd.evaluation.metrics import accuracy_report
@@ -100,9 +99,7 @@ def load_labeled(
     if split != ALL:
         dataset = load_matching(source, spec)
         return dataset.name, labeled_images(dataset, spec, split, limit)
-    loaded = load_labeled_images(
-        source, spec.input_size[:2], spec.resize_mode, spec.value_range, spec.reducing_gap
-    )
+    loaded = load_labeled_images(source, **reading_of(source, spec))
     _check_channels(loaded.name, loaded.images, spec)
     numbers = align_labels(loaded, spec.class_names)
     return loaded.name, _for_model(loaded.images.sample(limit), spec, numbers)
@@ -154,15 +151,8 @@ def load_matching(source: PathLike, spec: ModelSpec) -> Dataset:
         UsageError: they have not, or there is no such dataset.
         VitsdError: a file is unreadable, or a download failed.
     """
-    dataset = load_dataset(
-        source,
-        input_size=spec.input_size[:2],
-        resize_mode=spec.resize_mode,
-        split_rule=spec.provenance.split_rule or "position",
-        value_range=spec.value_range,
-        # Packed images are decoded already; which way makes little difference.
-        reducing_gap=None if is_packed(source) else spec.reducing_gap,
-    )
+    split_rule = spec.provenance.split_rule or "position"
+    dataset = load_dataset(source, split_rule=split_rule, **reading_of(source, spec))
     _check_channels(dataset.name, dataset.train, spec)
     return dataset
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitsd.data.memory import check_memory
-from vitsd.data.sources import is_folder, load_labeled_images
+from vitsd.data.sources import is_folder, load_labeled_images, reading_of
 from vitsd.evaluation.metrics import highest_reached
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.files import find_images
@@ -38,7 +38,7 @@ def load_strangers(source: PathLike, spec: ModelSpec, limit: int | None = None) 
     """
     if is_folder(str(source)):
         return _read_folder(Path(source), spec, limit)
-    loaded = load_labeled_images(source)
+    loaded = load_labeled_images(source, **reading_of(source, spec))
     if shared := sorted(set(loaded.class_names) & set(spec.class_names)):
         _log.warning(
             "%s: the model was trained to tell %s.", printable(loaded.name), first_few(shared)

@@ -41,6 +41,12 @@ def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
     return AugmentationRanges(flip, recipe.rotation, recipe.zoom)
 
 
+def augments_batches(recipe: TrainingRecipe) -> bool:
+    """Whether the recipe leaves :class:`BatchAugmentation` anything to do."""
+    asked = (recipe.crop_padding, recipe.rand_augment, recipe.camera)
+    return any((*asked, recipe.mixup_alpha, recipe.cutmix_alpha))
+
+
 class BatchAugmentation:
     """Random crops, RandAugment, a camera's faults, MixUp and CutMix on raw pixels and labels.
 

@@ -20,6 +20,7 @@ from vitsd_runtime.validation import Option
 RUN_FILE = "run.json"
 _NAMED = 6
 """Differences that an error names."""
+_IN_RESULTS = {"model", "epoch", "top1", "top5", "per_class"}
 _MAX_BYTES = 8 * 2**20
 """Of ``run.json`` and ``results.json``."""
 _OPTIONS = {
@@ -93,6 +94,8 @@ class RunFolder:
             # It was started when only numbers and statistics were compared.
             now = {name: value for name, value in description["data"].items() if name != "content"}
             description = {**description, "data": now}
+        if "teacher" not in stored:  # as above, or it has none; then its recipe differs
+            description = {n: value for n, value in description.items() if n != "teacher"}
         self.require_same(stored, description)
 
     def require_new(self) -> None:
@@ -149,7 +152,10 @@ class RunFolder:
         Raises:
             VitsdError: they are damaged.
         """
-        return _read_object(self.results, "the results of a run")
+        results = _read_object(self.results, "the results of a run")
+        if _IN_RESULTS - results.keys():
+            raise VitsdError(f"{printable(self.results)} is not the results of a run.")
+        return results
 
 
 def newest_run(root: PathLike = "runs", containing: str = RUN_FILE) -> Path:

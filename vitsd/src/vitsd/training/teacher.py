@@ -31,10 +31,11 @@ class Teacher:
     Args:
         answers: of the model.
         share: of the label, in (0, 1].
+        sha256: of the model's file, where it is known.
     """
 
-    def __init__(self, answers: Answers, share: float) -> None:
-        self._answers, self._share = answers, share
+    def __init__(self, answers: Answers, share: float, sha256: str | None = None) -> None:
+        self._answers, self._share, self.sha256 = answers, share, sha256
 
     @classmethod
     def load(
@@ -68,7 +69,8 @@ class Teacher:
         if spec.input_size != tuple(input_size):
             theirs, ours = ("x".join(map(str, size)) for size in (spec.input_size, input_size))
             raise UsageError(f"`teacher` {name} takes images of {theirs}; these are {ours}.")
-        return cls(open_model(path, batch_size), share)
+        sha256 = spec.integrity.sha256 if spec.integrity else None
+        return cls(open_model(path, batch_size), share, sha256)
 
     def labels(self, images: UInt8Array, labels: Float32Array) -> Float32Array:
         """Labels in which its answers have their share.

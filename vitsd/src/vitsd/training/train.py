@@ -10,7 +10,7 @@ import json
 import logging
 import platform
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -29,10 +29,15 @@ from vitsd.evaluation.metrics import accuracy_report, confusion_matrix
 from vitsd.evaluation.predict import predict_logits
 from vitsd.hub.saving import save_model
 from vitsd.model.vit import build_vit
-from vitsd.plots import plot_confusion, plot_curves
+from vitsd.plots import MOST_CLASSES, plot_confusion, plot_curves
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks as cb
-from vitsd.training.augmentation import BatchAugmentation, augmentation_ranges, model_augmentation
+from vitsd.training.augmentation import (
+    BatchAugmentation,
+    augmentation_ranges,
+    augments_batches,
+    model_augmentation,
+)
 from vitsd.training.class_balance import balanced_weights, describe_imbalance, describe_scarcity
 from vitsd.training.distribution import ProcessGroup, joined
 from vitsd.training.fine_tuning import PretrainedStart
@@ -149,17 +154,8 @@ class _Run:
         group.require_same({f"{dataset.name}.{name}": digest for name, digest in content.items()})
         _say_what_is_known(dataset, pretrained)
         config = config.for_data(dataset.image_shape, dataset.num_classes)
-        teacher = None
-        if answers is not None:
-            teacher = Teacher(answers, recipe.teacher_share)
-        elif recipe.teacher:
-            teacher = Teacher.load(
-                recipe.teacher,
-                recipe.teacher_share,
-                recipe.batch_size,
-                dataset.class_names,
-                config.input_size,
-            )
+        input_size = config.input_size
+        teacher = group.together(lambda: _find_teacher(recipe, answers, dataset, input_size))
         images = dataset.train.images
         counts = group.total(lambda: pixel_counts(choose(images, group.share(len(images)))))
         # The weights of a trained model fit pixels normalized as in its training.
@@ -223,6 +219,8 @@ class _Run:
         }
         if self.pretrained is not None:
             description["pretrained"] = self.pretrained.description
+        if self.teacher is not None and self.teacher.sha256 is not None:
+            description["teacher"] = self.teacher.sha256
         return description
 
     def image_counts(self) -> dict[str, int]:
@@ -256,7 +254,7 @@ class _Run:
             self.config.num_classes,
             recipe.batch_size,
             recipe.seed,
-            BatchAugmentation(recipe),
+            BatchAugmentation(recipe) if augments_batches(recipe) else None,
             self.teacher,
             self._class_weights(self.dataset.train),
             self.group,
@@ -281,6 +279,20 @@ class _Run:
         if self.recipe.class_weights == "none":
             return None
         return balanced_weights(split.labels, self.config.num_classes)
+
+
+def _find_teacher(
+    recipe: TrainingRecipe,
+    answers: Answers | None,
+    dataset: Dataset,
+    input_size: Sequence[int],
+) -> Teacher | None:
+    if answers is not None:
+        return Teacher(answers, recipe.teacher_share)
+    if not recipe.teacher:
+        return None
+    share, batch_size = recipe.teacher_share, recipe.batch_size
+    return Teacher.load(recipe.teacher, share, batch_size, dataset.class_names, input_size)
 
 
 @contextlib.contextmanager
@@ -420,12 +432,13 @@ def _finish(run: _Run, history: list[Row]) -> dict[str, Any]:
         machine=describe_machine()["cpu"],
     )
     save_model(model, folder.model, run.spec.replace(provenance=provenance, confidence=confidence))
-    plot_curves(history, folder.curves)
-    predicted = np.argmax(logits, axis=1)
-    matrix = confusion_matrix(predicted, dataset.test.labels, dataset.num_classes)
-    plot_confusion(matrix, dataset.class_names, folder.confusion)
     results = {"model": str(folder.model), "epoch": epoch, **report}
     write_text(folder.results, json.dumps(results, indent=1))
+    plot_curves(history, folder.curves)
+    if dataset.num_classes <= MOST_CLASSES:
+        predicted = np.argmax(logits, axis=1)
+        matrix = confusion_matrix(predicted, dataset.test.labels, dataset.num_classes)
+        plot_confusion(matrix, dataset.class_names, folder.confusion)
     return results
 
 
