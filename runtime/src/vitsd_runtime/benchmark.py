@@ -192,9 +192,10 @@ def _check_results(report: dict[str, Any]) -> None:
         _check(state, {}, STATE_MAY_TELL)
         _require(all(isinstance(text, str) for text in state.get("throttled") or ()))
     for about in report.get("models") or ():
-        _check(about, _MODEL)
+        _check(about, _MODEL, {"data_sha256": str})
         if accuracy := about.get("accuracy"):
-            _check({**about, **accuracy}, {**_ACCURACY, "data_sha256": str})
+            _check(accuracy, _ACCURACY)
+            _require(isinstance(about.get("data_sha256"), str))
             bounds = [accuracy["top1"], *accuracy["top1_interval"]]
             _require(len(bounds) == 3 and all(0 <= bound <= 1 for bound in bounds))
 

@@ -69,6 +69,28 @@ def test_the_check_of_the_programs_brings_the_old_one_back(publisher, device):
     assert "nothing here is for this device (version 2: `check` failed" in device.pull()
 
 
+def test_a_version_whose_check_failed_does_not_stand_in_the_way_of_those_before(publisher, device):
+    publisher.index((3, b"three"))
+    device.pull()
+    publisher.index((5, b"five"), (4, b"four"), rollout=100)
+    with pytest.raises(VitsdError, match="Version 3 is in use again"):
+        device.pull(check="false")
+    assert "version 4 is in use now" in device.pull(check="true")
+    assert device.in_use() == b"four"
+
+
+@pytest.mark.parametrize("left", ["", "1\n", None])
+def test_who_waits_for_a_change_is_told_also_after_a_power_cut(publisher, device, left):
+    publisher.index((1, b"one"))
+    device.pull()
+    publisher.index((2, b"two"))
+    device.pull()
+    notice = device.folder / "version"
+    notice.unlink() if left is None else notice.write_text(left)  # cut off behind the switch
+    assert "up to date" in device.pull()
+    assert notice.read_text() == "2\n"
+
+
 @pytest.mark.parametrize(
     ("policy", "message"),
     [

@@ -63,6 +63,36 @@ def test_a_cut_connection_is_taken_up_where_it_broke(serve, send, part, ranges, 
     assert asked[1] == "bytes=300000-"
 
 
+def test_a_host_that_is_silent_for_a_while_is_asked_again(serve, send, part, monkeypatch):
+    monkeypatch.setattr(download, "_SILENCE", 0.3)
+    asked = []
+
+    def answer(request):
+        asked.append(request.headers["Range"])
+        if len(asked) == 1:
+            send(request, CONTENT[:100], Content_Length=len(CONTENT))
+            time.sleep(0.6)
+        else:
+            start = int(asked[-1][6:-1])
+            place = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            length = len(CONTENT) - start
+            first = CONTENT[start : start + 1000]
+            send(request, first, 206, Content_Range=place, Content_Length=length)
+            time.sleep(0.05)
+            request.wfile.write(CONTENT[start + 1000 :])
+
+    Host(serve(answer), 20).fetch("x", part, len(CONTENT))
+    assert part.read_bytes() == CONTENT
+    assert len(asked) == 2
+
+
+def test_the_clock_runs_from_the_first_request(serve, send, monkeypatch):
+    monkeypatch.setattr(download, "_SILENCE", 0.2)
+    host = Host(serve(lambda request: send(request, b"index")), 0.5)
+    time.sleep(0.6)  # the model in use is tried meanwhile
+    assert host.read("x", 100) == b"index"
+
+
 def test_what_is_there_from_the_last_time_is_not_asked_for_again(serve, send, part):
     part.write_bytes(CONTENT[:1000])
 

@@ -4,6 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from vitsd_runtime.system import files
 from vitsd_runtime.system.files import (
     atomic_write,
     check_writable,
+    locked,
     temporary_folder,
     write_text,
 )
@@ -170,3 +174,27 @@ def test_only_abandoned_folders_of_ours_are_removed(tmp_path, at_once):
         assert folder.is_dir()
         assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "other"])
     assert not folder.exists()
+
+
+def test_a_temporary_folder_is_locked_although_another_process_looks_at_it(tmp_path, monkeypatch):
+    make, others = tempfile.mkdtemp, []
+
+    def make_and_look(**options):
+        folder = Path(make(**options))
+        looks = threading.Event()
+
+        def look():
+            with locked(folder):
+                looks.set()
+                time.sleep(0.2)
+
+        others.append(threading.Thread(target=look))
+        others[0].start()
+        looks.wait()
+        return str(folder)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_look)
+    with temporary_folder(tmp_path) as folder:
+        others[0].join()
+        with pytest.raises(BlockingIOError), locked(folder):
+            pass

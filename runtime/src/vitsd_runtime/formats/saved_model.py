@@ -24,7 +24,7 @@ def find_saved_model(path: PathLike) -> Path:
     if (path / _GRAPH).is_file():
         return path
     versions = [
-        child for child in path.iterdir() if child.name.isdigit() and (child / _GRAPH).is_file()
+        child for child in path.iterdir() if child.name.isdecimal() and (child / _GRAPH).is_file()
     ]
     if not versions:
         raise UsageError(

@@ -54,7 +54,7 @@ class Policy:
     channel: str | None = None
     """The only one; None: that of the first index."""
     allow_downgrade: bool = False
-    """Also take a version that is older than one that was in use."""
+    """Also take a version that is older than one that passed every check here."""
     device_id: str | None = None
     """Name of this device in roll-outs; None: a random one, which is kept."""
     retry: bool = False
@@ -124,6 +124,8 @@ def _settle(store: Store, policy: Policy) -> None:
         VitsdError: it failed, and the one before is in use again.
     """
     current = store.current()
+    if current is not None:
+        store.announce()
     if current is not None and not current.confirmed:
         _try(store, current, policy)
         _confirm(store, current, policy)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import http.client
 import logging
+import math
 import os
 import signal
 import stat
@@ -44,7 +45,7 @@ class Host:
 
     Args:
         url: of the folder: http, https or file.
-        timeout: seconds for everything that is downloaded.
+        timeout: seconds for everything that is downloaded, from the first request on.
 
     Raises:
         UsageError: it is no such URL.
@@ -53,7 +54,7 @@ class Host:
     def __init__(self, url: str, timeout: float) -> None:
         check_url(url)
         self._url = url if url.endswith("/") else f"{url}/"
-        self._end = time.monotonic() + timeout
+        self._timeout, self._end = timeout, math.inf
         self._pace = _Pace()
         self._opener = _opener()
 
@@ -153,6 +154,7 @@ class Host:
             raise VitsdError(
                 f"{printable(url)}: the host answers {error.code} {printable(error.reason)}."
             ) from error
+        self._pace = _Pace()  # of this answer: what was done before it took its own time
         with answer:
             place = answer.headers.get("Content-Range", "")
             partial = answer.status == http.client.PARTIAL_CONTENT
@@ -164,6 +166,7 @@ class Host:
 
     @contextlib.contextmanager
     def _limited(self) -> Iterator[None]:
+        self._end = min(self._end, time.monotonic() + self._timeout)
         with _time_limit(self._end - time.monotonic()):
             yield
 

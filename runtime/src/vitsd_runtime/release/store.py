@@ -51,7 +51,7 @@ class State:
     keys_version: int = 0
     """Of the newest statement of keys that was seen."""
     highest: int = 0
-    """Version that was ever in use."""
+    """Version that ever passed every check here."""
     refused: dict[str, str] = field(default_factory=dict)
     """Versions that failed here, and why: they are not tried again."""
     last_check: int = 0
@@ -153,7 +153,8 @@ class Store:
             except VitsdError as error:
                 _log.warning("%s The agent begins anew, without what it knew of replays.", error)
         current = self.current()
-        state.highest = max(state.highest, current.version if current else 0)
+        if current is not None and current.confirmed:
+            state.highest = max(state.highest, current.version)
         return state
 
     def save(self) -> None:
@@ -253,15 +254,22 @@ class Store:
             remove(new)
             os.symlink(f"versions/{to.version}", new)
             os.replace(new, self._link)
-            self.state.highest = max(self.state.highest, to.version)
             self.state.refused.pop(str(to.version), None)
         sync_folder(self.folder)
-        self._notice.write_text(f"{to.version if to else 0}\n")
+        self.announce()
+
+    def announce(self) -> None:
+        """Let ``version`` say which version is in use, if it does not."""
+        current = self.current()
+        text = f"{current.version if current else 0}\n"
+        if not self._notice.is_file() or self._notice.read_bytes() != text.encode():
+            write_text(self._notice, text)
 
     def confirm(self, installed: Installed) -> None:
         """Note that a version passed every check."""
         (installed.folder / "confirmed").touch()
         sync_folder(installed.folder)
+        self.state.highest = max(self.state.highest, installed.version)
 
     def refuse(self, installed: Installed, reason: str) -> None:
         """Note that a version failed here."""

@@ -94,7 +94,8 @@ class App:
         except Exception as error:
             if status < 500:  # else it is answered and logged, but Starlette raises it again
                 log_unforeseen(error)
-        self._held -= held
+        finally:
+            self._held -= held
         seconds = time.perf_counter() - start
         route = getattr(scope.get("endpoint"), "__name__", "none").strip("_")
         self._metrics.requests.labels(route, str(status)).inc()

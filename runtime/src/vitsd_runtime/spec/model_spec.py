@@ -107,6 +107,7 @@ class ModelSpec:
             "name must be letters, digits, '.', '_' and '-' (it becomes part of file names); "
             f"got {self.name!r}",
         )
+        _check(_is_list(self.class_names), "class_names must be a list")
         names = tuple(self.class_names)
         # Printable, because they end up on terminals and come out of untrusted files.
         good = all(isinstance(name, str) and name.isprintable() for name in names)
@@ -116,6 +117,9 @@ class ModelSpec:
         self._set("class_names", names)
 
     def _check_sizes(self) -> None:
+        sizes = self.input_size
+        good = _is_list(sizes) and all(_is_whole(n) for n in (*sizes, self.image_size))
+        _check(good, "input_size must be a list of whole numbers, and image_size such a number")
         self._set("input_size", tuple(int(n) for n in self.input_size))
         self._set("image_size", int(self.image_size))
         _check(len(self.input_size) == 3, "input_size must be (height, width, channels)")
@@ -133,6 +137,7 @@ class ModelSpec:
 
     def _check_statistics(self) -> None:
         for name in ("mean", "variance"):
+            _check(_is_list(getattr(self, name)), f"{name} must be a list of numbers")
             values = tuple(float(value) for value in getattr(self, name))
             self._set(name, values)
             _check(len(values) == self.input_size[2], f"{name} must have one value per channel")
@@ -249,6 +254,14 @@ def _checked_version(values: Any) -> dict[str, Any]:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise VitsdError("The model's spec has no schema_version; it is not one that vitsd writes.")
     return dict(values)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _check(condition: bool, message: str) -> None:

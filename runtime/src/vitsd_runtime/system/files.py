@@ -65,7 +65,8 @@ def temporary_folder(parent: PathLike | None = None) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         stack.callback(remove, folder)
         with contextlib.suppress(OSError):  # not everywhere can folders be locked
-            stack.enter_context(locked(folder))
+            # Another process may hold it for the moment in which it looks whose it is.
+            stack.enter_context(locked(folder, wait=True))
         yield folder
 
 
@@ -136,12 +137,13 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, of_others: bool = False) -> Iterator[float]:
+def locked(folder: Path, of_others: bool = False, wait: bool = False) -> Iterator[float]:
     """Lock a folder until the block or the process ends; yields its age in seconds.
 
     Args:
         folder: to lock.
         of_others: it may be another user's.
+        wait: until no other process has locked it.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -152,7 +154,7 @@ def locked(folder: Path, of_others: bool = False) -> Iterator[float]:
     try:
         import fcntl  # not on Windows, where a folder can't be opened either
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         status = os.fstat(descriptor)
         if not of_others and status.st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "somebody else's", str(folder))
