@@ -15,7 +15,7 @@ import pytest
 from vitsd import load_model, save_model
 from vitsd_export import export
 from vitsd_export.exporter import ParityError
-from vitsd_export.options import ExportOptions, artifact_name, output_paths
+from vitsd_export.options import ExportOptions, artifact_name, output_paths, sidecar_paths
 from vitsd_runtime import Classifier, UsageError, VitsdError, read_spec
 
 
@@ -113,6 +113,21 @@ def test_what_lies_beside_a_model_is_not_replaced_without_a_word(model, tmp_path
     with pytest.raises(UsageError, match=f"{ending} is a folder"):
         export(model, "tflite", "int8", output=tmp_path, overwrite=True)
     assert not (tmp_path / "digits-int8.tflite").exists()
+
+
+def test_what_belongs_to_an_earlier_export_is_removed(model, tmp_path):
+    recipe, picture = sidecar_paths(tmp_path / "digits-dynamic.tflite")
+    for beside in (recipe, picture):
+        beside.write_text("old")
+    export(model, "tflite", "dynamic", output=tmp_path, overwrite=True)
+    assert json.loads(recipe.read_text())["quantization"] == "dynamic"
+    assert not picture.exists()  # nothing had to be measured
+
+
+@pytest.mark.parametrize("lists", [{"format": []}, {"quantization": []}])
+def test_an_export_of_nothing_is_refused(lists):
+    with pytest.raises(UsageError, match="at least one"):
+        ExportOptions(**lists)
 
 
 @pytest.mark.parametrize("opset", [13, 18])

@@ -172,8 +172,8 @@ def _check_outputs(paths: Paths, options: ExportOptions) -> None:
                 )
         if options.served_by is not None:
             _check_folder(options.served_by, path)
-        elif output not in ("saved_model", "web"):  # which are folders
-            check_writable(path)
+        else:
+            check_writable(path, folder=output in ("saved_model", "web"))
         for file in beside:
             check_writable(file)
 
@@ -298,6 +298,7 @@ class _Exporter:
             if output == "web" and self.litert_js is not None:
                 write_web_folder(temporary, artifact.spec, self.litert_js)
             if artifact.comparison.passed or self.options.keep_failing:
+                self._remove_beside(artifact)
                 _put_in_place(temporary, artifact)
                 outcomes.kept.append(artifact)
 
@@ -363,6 +364,15 @@ class _Exporter:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
 
+    def _remove_beside(self, artifact: Artifact) -> None:
+        """Remove what belongs to an earlier export of this name, and may not be written again."""
+        export = artifact.spec.export
+        if export is None:
+            return
+        for file in _files_beside(artifact.path, export.quantization, export.target):
+            if file.exists() and not _is_recipe(file, self.options):
+                file.unlink()
+
     def _confidence(self, logits: Float32Array) -> Confidence | None:
         """From the validation images' logits of a file; the trained model's if that can't be."""
         trained = self.spec.confidence
@@ -388,6 +398,5 @@ def _write_sidecars(path: Path, recipe: Mapping[str, Any], search: SearchResult)
 
     recipe_path, picture = sidecar_paths(path)
     write_text(recipe_path, json.dumps(recipe, indent=1))
-    picture.unlink(missing_ok=True)  # of an earlier export
     if search.sensitivity:
         plot_sensitivity(search, f"{path.name}: what each layer costs", picture)

@@ -330,4 +330,7 @@ def _combinations(
 
 
 def _as_list(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
+    names = [value] if isinstance(value, str) else list(value)
+    if not names:
+        raise UsageError("Give at least one `format` and one `quantization`.")
+    return names

@@ -193,3 +193,12 @@ def test_models_of_more_than_8_bits_are_refused(trained, package, tmp_path):
     with pytest.raises(UsageError, match="8 bits"):
         export(model, "web", "none", tmp_path / "out", "digits", litert_js=package)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_archive_is_refused(package):
+    path = packed(package)
+    content = path.read_bytes()
+    for place in range(20, len(content) - 4, 37):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        with pytest.raises((UsageError, VitsdError), match=r"core\.tgz"):
+            find_litert_js(path)

@@ -52,6 +52,9 @@ def test_what_can_not_be_written_is_known_before(tmp_path):
             check_writable(path)
         with pytest.raises(UsageError, match="folder"):
             write_text(path, "text")
+    check_writable(tmp_path, folder=True)
+    with pytest.raises(UsageError, match="is a file, where a folder is to be written"):
+        check_writable(tmp_path / "file", folder=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
 

@@ -147,14 +147,18 @@ def _main(arguments: argparse.Namespace) -> int:
     load_keras()
     model = arguments.model or _newest_model()
     result = _export(model, formats, quantizations, arguments)
+    if not arguments.json:
+        _print(model, result)
     deployed = None
     if arguments.deploy and result.failure is None:
         path = result.artifacts[0].path
         deployed = deploy(path, arguments.deploy, wheels, overwrite=arguments.overwrite)
     if arguments.json:
         print(json.dumps(_report(model, result, deployed), indent=1))
-    else:
-        _print(model, result, deployed)
+    elif deployed:
+        print(
+            f"Copy {printable(deployed)}/ to the device; there: ./install.sh, then ./run.sh IMAGE"
+        )
     return _exit_code(result)
 
 
@@ -266,7 +270,7 @@ def _measured(artifact: Artifact) -> dict[str, Any]:
     return {**search, **found}
 
 
-def _print(model: str | Path, result: _Result, deployed: Path | None) -> None:
+def _print(model: str | Path, result: _Result) -> None:
     for artifact in result.artifacts:
         if artifact.search and artifact.search.sensitivity:
             recipe, picture = sidecar_paths(artifact.path)
@@ -285,10 +289,6 @@ def _print(model: str | Path, result: _Result, deployed: Path | None) -> None:
         if (artifact.path / WEB_MODEL).is_file():
             folder = printable(artifact.path)
             print(f"Try it: python3 -m http.server --bind 127.0.0.1 --directory {folder}")
-    if deployed:
-        print(
-            f"Copy {printable(deployed)}/ to the device; there: ./install.sh, then ./run.sh IMAGE"
-        )
 
 
 if __name__ == "__main__":

@@ -71,16 +71,22 @@ class DevicePlatform:
 
 
 def pack_runtime(folder: Path) -> Path:
-    """Write the installed runtime as a wheel, whether it came from one or runs from its sources.
+    """Write the installed runtime as a wheel, whether it came from one or is an editable install.
 
     A pure-Python wheel is a zip file of the package and its metadata
     (https://packaging.python.org/en/latest/specifications/binary-distribution-format/).
     Equal installations give equal bytes.
 
     Raises:
-        VitsdError: the installation lacks its metadata.
+        VitsdError: it is not installed, or the installation lacks its metadata.
     """
-    distribution = metadata.distribution(RUNTIME)
+    try:
+        distribution = metadata.distribution(RUNTIME)
+    except metadata.PackageNotFoundError as error:
+        raise VitsdError(
+            f"{RUNTIME} runs from sources that are not installed, so no wheel can be made of it: "
+            "pip install -e them."
+        ) from error
     name = f"{RUNTIME_PACKAGE}-{distribution.version}"
     contents = {**_package_files(), **_metadata_files(distribution, f"{name}.dist-info")}
     record = f"{name}.dist-info/RECORD"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import logging
 import os
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -31,6 +33,7 @@ headers that static hosts don't send."""
 _FILES = ("package.json", _MODULE, *(f"wasm/{b}.{end}" for b in _BUILDS for end in ("js", "wasm")))
 _MAX_BYTES = 64 * 2**20
 """Of the archive and of each file in it."""
+_MAX_UNPACKED = 4 * _MAX_BYTES
 _TIMEOUT = 60.0
 """Seconds."""
 _log = logging.getLogger(__name__)
@@ -91,13 +94,18 @@ def _download() -> bytes:
 def _unpack(archive: bytes, name: str) -> dict[str, bytes]:
     files = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        # Whole, because its checksum stands at its end.
+        with gzip.GzipFile(fileobj=io.BytesIO(archive)) as packed:
+            unpacked = packed.read(_MAX_UNPACKED + 1)
+        if len(unpacked) > _MAX_UNPACKED:
+            raise VitsdError(f"{name} is no npm package: it is too large.")
+        with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
             for member in tar:
                 wanted = member.name.removeprefix("package/")
                 if wanted in _FILES and member.isfile() and member.size <= _MAX_BYTES:
                     content = tar.extractfile(member)
                     files[wanted] = content.read() if content else b""
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise VitsdError(f"{name} is no npm package: {first_line(error)}.") from error
     return files
 

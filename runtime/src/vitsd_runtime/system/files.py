@@ -70,16 +70,22 @@ def temporary_folder(parent: PathLike | None = None) -> Iterator[Path]:
         yield folder
 
 
-def check_writable(path: PathLike) -> None:
+def check_writable(path: PathLike, folder: bool = False) -> None:
     """Before long work, raise what :func:`atomic_write` would raise at its end.
 
+    Args:
+        path: of what is going to be written.
+        folder: it will be a folder, not a file.
+
     Raises:
-        UsageError: something is in the way that can't be replaced by a file.
-        PermissionError: the folder can't be written to.
+        UsageError: something is in the way that can't be replaced by that.
+        PermissionError: the folder around it can't be written to.
     """
     path = _resolve_output(path)
-    if path.is_dir():
+    if path.is_dir() and not folder:
         raise UsageError(_A_FOLDER.format(printable(path)))
+    if folder and path.is_file():
+        raise UsageError(f"{printable(path)} is a file, where a folder is to be written.")
     parent = _parent(path)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
