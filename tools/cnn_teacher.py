@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +106,7 @@ def train_teacher(dataset: Dataset, recipe: TrainingRecipe, output: Path) -> Any
         BatchAugmentation(recipe),
         workers=workers(),
     )
+    random.seed(recipe.seed)  # from which Keras takes its own
     with contextlib.closing(images):
         model = build_resnet(dataset, recipe.precision, model_augmentation(recipe))
         compile_model(model, recipe, steps_per_epoch=len(images))

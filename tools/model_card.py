@@ -133,10 +133,12 @@ def measure(
 
 def _about_strangers(source: str, path: Path, spec: ModelSpec, known: AnyArray) -> dict[str, Any]:
     images = load_strangers(source, spec, STRANGERS)
-    threshold = spec.confidence.threshold if spec.confidence else 0.0
     logits = model_logits(path, images)
     return strangers_report(
-        source, largest_probabilities(known, spec), largest_probabilities(logits, spec), threshold
+        source,
+        largest_probabilities(known, spec),
+        largest_probabilities(logits, spec),
+        spec.threshold,
     )
 
 

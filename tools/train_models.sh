@@ -4,7 +4,7 @@
 #
 #   tools/train_models.sh cifar100 runs/ out/ [--epochs 2]
 #
-# The last options go to all trainings. out/ gets files of at most 15 MB:
+# The number of epochs goes to all trainings. out/ gets files of at most 15 MB:
 # cat out/NAME.tar.* | tar x
 set -euo pipefail
 data=$1 runs=$2 out=$3

@@ -273,6 +273,11 @@ def test_saved_results_can_be_compared(command, exported_model, tmp_path):
     assert "Different machines" in text
     assert "emulated" in text
     assert "tflite-runtime 2.14" in text
+    results["models"][0].update(accuracy=None, data_sha256=[])
+    second.write_text(json.dumps(results))
+    refused = command("vitsd-bench", "--compare", first, second)
+    assert refused.returncode == 2
+    assert "is not a file of results of vitsd-bench" in refused.stderr
 
 
 @pytest.fixture

@@ -204,10 +204,6 @@ class Evaluator:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def divergence(self, choices: Choices, images: int) -> float:
-        """Of a single candidate."""
-        return next(self.divergences([choices], images))
-
     def _error(self, choices: Choices, count: int, num_threads: int) -> QuantizationLoss:
         check_interrupted()
         logits = self._candidate.logits(choices, count, num_threads)

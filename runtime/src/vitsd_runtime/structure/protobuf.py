@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from vitsd_runtime.structure.graph import FlawError
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+VARINT, BYTES, FIXED32 = 0, 2, 5
 """Kinds of values on the wire."""
 
 

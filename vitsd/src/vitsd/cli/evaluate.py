@@ -15,7 +15,7 @@ from vitsd.cli.options import add_data_options, check_picture
 from vitsd.data.dataset import ALL
 from vitsd_runtime.cli import app
 from vitsd_runtime.formats import detect_format
-from vitsd_runtime.models.catalog import BUNDLED
+from vitsd_runtime.models.catalog import MODELS
 from vitsd_runtime.system.text import printable, table
 
 
@@ -29,8 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help=f".keras, .tflite or .onnx file, SavedModel or run folder, {BUNDLED}, or owner/name "
-        "on the Hugging Face Hub",
+        help=f".keras, .tflite or .onnx file, SavedModel or run folder, {', '.join(MODELS)}, or "
+        "owner/name on the Hugging Face Hub",
     )
     add_data_options(parser)
     parser.add_argument(

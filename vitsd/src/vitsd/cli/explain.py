@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vitsd.backend import load_keras
 from vitsd.cli.options import check_picture
 from vitsd_runtime.cli import app
-from vitsd_runtime.models.catalog import BUNDLED
+from vitsd_runtime.models.catalog import MODELS
 from vitsd_runtime.system.text import printable
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help=f"a trained model: .keras file, run folder, {BUNDLED}, or owner/name on the Hugging "
-        "Face Hub (exported models don't show their attention)",
+        help=f"a trained model: .keras file, run folder, {', '.join(MODELS)}, or owner/name on the "
+        "Hugging Face Hub (exported models don't show their attention)",
     )
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument(

@@ -30,7 +30,7 @@ from vitsd.training.run import RunFolder, newest_run
 from vitsd_runtime.cli import app
 from vitsd_runtime.cli.options import flag_of, type_of
 from vitsd_runtime.errors import UsageError
-from vitsd_runtime.models.catalog import BUNDLED
+from vitsd_runtime.models.catalog import MODELS
 from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, SplitRule
 from vitsd_runtime.validation import REDUCING_GAP
@@ -88,8 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--pretrained",
         metavar="MODEL",
         help="fine-tune: start with the architecture and the weights of a trained model "
-        f"({BUNDLED}, a .keras file, a run folder, or owner/name on the Hugging Face Hub), and "
-        "a new last layer for other classes",
+        f"({', '.join(MODELS)}, a .keras file, a run folder, or owner/name on the Hugging Face "
+        "Hub), and a new last layer for other classes",
     )
     parser.add_argument(
         "--freeze-backbone",

@@ -88,11 +88,6 @@ class StoredImages:
         """Always uint8."""
         return self._stored.dtype
 
-    @property
-    def ndim(self) -> int:
-        """Always 4."""
-        return len(self._stored.shape)
-
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -5,7 +5,7 @@
 
 Reached on CIFAR-100: 42.73 % top-1 and 73.67 % top-5 of the test images after 24 epochs (epoch 22
 was best on validation).
-Cost: 45,000 images an epoch; 24 epochs took 70 minutes on two AVX-512 cores, beside other work.
+Cost: 24 epochs took 70 minutes on two AVX-512 cores, beside other work.
 """
 
 from vitsd.config import VitConfig

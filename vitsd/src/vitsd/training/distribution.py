@@ -17,14 +17,12 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from vitsd.training.run import differences
+from vitsd.training.run import MOST_NAMED, differences
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.text import first_line
 from vitsd_runtime.types import AnyArray
 
 _Result = TypeVar("_Result")
-_NAMED = 6
-"""Differences that an error names."""
 _FAILURES: dict[int, type[VitsdError]] = {
     error.exit_code: error for error in (VitsdError, UsageError)
 }
@@ -220,7 +218,7 @@ class ProcessGroup:
                 what = "; ".join(f"{key} is {old} in process 0, {new}" for key, old, new in found)
                 raise UsageError(
                     f"Process {index} was started differently, or has other files: {what}."
-                    if len(found) <= _NAMED
+                    if len(found) <= MOST_NAMED
                     else f"Process {index} was started to train something else than process 0."
                 )
 

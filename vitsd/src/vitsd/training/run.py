@@ -18,7 +18,7 @@ from vitsd_runtime.types import RESIZE_MODES, PathLike
 from vitsd_runtime.validation import Option
 
 RUN_FILE = "run.json"
-_NAMED = 6
+MOST_NAMED = 6
 """Differences that an error names."""
 _IN_RESULTS = {"model", "epoch", "top1", "top5", "per_class"}
 _MAX_BYTES = 8 * 2**20
@@ -108,7 +108,7 @@ class RunFolder:
 
     def require_same(self, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
         """Raise UsageError if a run was started with other options than are requested now."""
-        if found := list(differences(stored, requested))[:_NAMED]:
+        if found := list(differences(stored, requested))[:MOST_NAMED]:
             differing = "; ".join(f"{name} was {old}, now {new}" for name, old, new in found)
             raise UsageError(
                 f"{self} was started differently, so it can't be resumed: {differing}. Leave the "
