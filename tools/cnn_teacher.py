@@ -29,6 +29,7 @@ from vitsd.data.dataset import Dataset
 from vitsd.presets import get_preset, list_presets
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.cli import app
+from vitsd_runtime.cli.options import positive_int
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.files import atomic_write
 
@@ -147,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cnn_teacher", description=__doc__.split("\n")[0])
     parser.add_argument("teacher", type=Path, metavar="TEACHER.npz", help="its weights")
     parser.add_argument("--data", required=True, help="as for vitsd-train")
-    parser.add_argument("--epochs", type=int, help="passes over the training images")
+    parser.add_argument("--epochs", type=positive_int, help="passes over the training images")
     parser.add_argument(
         "--preset", choices=list_presets(), help="let a trained teacher teach this preset"
     )

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from vitsd.cli.train import main as vitsd_train
 from vitsd_runtime.cli import app
+from vitsd_runtime.cli.options import positive_int
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.system.files import write_text
 from vitsd_runtime.system.text import table
@@ -44,10 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="few_photos.py", description="Ways to learn few photos.")
     parser.add_argument("photos", metavar="DIR", type=Path, help="a folder of class folders")
-    parser.add_argument("--classes", type=int, nargs="+", default=[2, 8], help="how many")
-    parser.add_argument("--images", type=int, nargs="+", default=[20], help="of each class")
+    parser.add_argument("--classes", type=positive_int, nargs="+", default=[2, 8], help="how many")
+    parser.add_argument(
+        "--images", type=positive_int, nargs="+", default=[20], help="of each class"
+    )
     parser.add_argument("--way", action="append", help="options of vitsd-train; several times")
-    parser.add_argument("--rounds", type=int, default=3, help="draws of each kind (default: 3)")
+    parser.add_argument(
+        "--rounds", type=positive_int, default=3, help="draws of each kind (default: 3)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON")
     return parser
 

@@ -10,6 +10,7 @@ weights rounded to float16: half the size. Checkpoints stay where they are.
 from __future__ import annotations
 
 import argparse
+import glob
 import io
 import sys
 import tarfile
@@ -21,6 +22,7 @@ from vitsd.backend import load_keras
 from vitsd.config import VitConfig
 from vitsd.training.run import RunFolder
 from vitsd_runtime.cli import app
+from vitsd_runtime.cli.options import positive_int
 from vitsd_runtime.errors import UsageError
 
 MEGABYTE = 10**6
@@ -34,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="its folder")
     parser.add_argument("output", type=Path, metavar="FOLDER", help="for the files")
     parser.add_argument(
-        "--megabytes", type=int, default=15, help="size of each file at most (default: 15)"
+        "--megabytes", type=positive_int, default=15, help="size of each file at most (default: 15)"
     )
     return parser
 
@@ -53,6 +55,8 @@ def _main(arguments: argparse.Namespace) -> None:
     content = _archive(folder, name)
     size = arguments.megabytes * MEGABYTE
     arguments.output.mkdir(parents=True, exist_ok=True)
+    for old in arguments.output.glob(f"{glob.escape(name)}.tar.[0-9][0-9]*"):
+        old.unlink()  # of a larger run, `cat` would take them too
     for number, start in enumerate(range(0, len(content), size)):
         part = arguments.output / f"{name}.tar.{number:02d}"
         part.write_bytes(content[start : start + size])
@@ -66,7 +70,8 @@ def _archive(folder: RunFolder, name: str) -> bytes:
         save_half(folder.model, model)
         pictures = (folder.curves, folder.confusion)
         for file in (folder.run_file, folder.metrics, folder.results, *pictures, model):
-            tar.add(file, f"{name}/{file.name}")
+            if file.exists():  # many classes have no picture of their confusion
+                tar.add(file, f"{name}/{file.name}")
     return content.getvalue()
 
 
