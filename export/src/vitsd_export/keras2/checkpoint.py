@@ -17,12 +17,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from vitsd_runtime.errors import VitsdError
+from vitsd_runtime.spec.limits import MAX_WEIGHTS
 from vitsd_runtime.system.stderr import quiet_stderr
 from vitsd_runtime.system.text import first_line, printable
 from vitsd_runtime.types import AnyArray
 
-MAX_WEIGHTS = 500_000_000
-"""More than any such model has: a file that claims more is not read."""
+_MAX_VALUES = 4 * MAX_WEIGHTS
+"""Of a checkpoint, which may hold an optimizer's state too: one that claims more is not read."""
 _MAX_DEPTH = 8
 """Of objects inside each other; the file is untrusted and may hold a cycle."""
 _TRAINING_STATE = ("optimizer", "keras_api", "loss", "metrics")
@@ -150,9 +151,9 @@ def _open(folder: Path) -> tuple[Any, _ObjectGraph]:
 
 
 def _check_size(folder: Path, shapes: Any) -> None:
-    if sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes) > MAX_WEIGHTS:
+    if sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes) > _MAX_VALUES:
         raise VitsdError(
-            f"{printable(folder)} claims more than {MAX_WEIGHTS:,} weights; it is not read."
+            f"{printable(folder)} claims more than {_MAX_VALUES:,} weights; it is not read."
         )
 
 
