@@ -32,6 +32,8 @@ _ROW: dict[str, Any] = {
     "p50_ms": _NUMBER,
 }
 _MODEL: dict[str, Any] = {"model": str, "sha256": str}
+_DATA: dict[str, Any] = {"data_sha256": str}
+"""Of what the accuracy was measured on, if it was."""
 _ACCURACY: dict[str, Any] = {
     "top1": _NUMBER,
     "top1_interval": list,
@@ -192,10 +194,10 @@ def _check_results(report: dict[str, Any]) -> None:
         _check(state, {}, STATE_MAY_TELL)
         _require(all(isinstance(text, str) for text in state.get("throttled") or ()))
     for about in report.get("models") or ():
-        _check(about, _MODEL, {"data_sha256": str})
+        _check(about, _MODEL, _DATA)
         if accuracy := about.get("accuracy"):
+            _check(about, _DATA)
             _check(accuracy, _ACCURACY)
-            _require(isinstance(about.get("data_sha256"), str))
             bounds = [accuracy["top1"], *accuracy["top1_interval"]]
             _require(len(bounds) == 3 and all(0 <= bound <= 1 for bound in bounds))
 

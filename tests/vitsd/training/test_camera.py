@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import camera
-from vitsd.training.augmentation import BatchAugmentation, augments_batches
+from vitsd.training.augmentation import BatchAugmentation
 
 
 def pixels(shape, seed=0):
@@ -90,7 +90,7 @@ def test_the_recipe_turns_it_on_for_images_of_any_size():
     np.testing.assert_array_equal(changed, again)
     share = np.mean(np.any(changed != images, axis=(1, 2, 3)))
     assert 0.7 < share < 1
-    assert not augments_batches(TrainingRecipe())
-    assert augments_batches(TrainingRecipe(camera=0.5))
+    assert BatchAugmentation(TrainingRecipe()).changes_nothing
+    assert not BatchAugmentation(TrainingRecipe(camera=0.5)).changes_nothing
     same, _ = BatchAugmentation(TrainingRecipe())(images, labels, np.random.default_rng(0))
     np.testing.assert_array_equal(same, images)

@@ -126,9 +126,9 @@ def _settle(store: Store, policy: Policy) -> None:
     current = store.current()
     if current is not None:
         store.announce()
-    if current is not None and not current.confirmed:
-        _try(store, current, policy)
-        _confirm(store, current, policy)
+        if not current.confirmed:
+            _try(store, current, policy)
+            _confirm(store, current, policy)
     store.tidy()
 
 

@@ -9,7 +9,8 @@ floats.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -41,10 +42,8 @@ def augmentation_ranges(recipe: TrainingRecipe) -> AugmentationRanges:
     return AugmentationRanges(flip, recipe.rotation, recipe.zoom)
 
 
-def augments_batches(recipe: TrainingRecipe) -> bool:
-    """Whether the recipe leaves :class:`BatchAugmentation` anything to do."""
-    asked = (recipe.crop_padding, recipe.rand_augment, recipe.camera)
-    return any((*asked, recipe.mixup_alpha, recipe.cutmix_alpha))
+_Change = Callable[[UInt8Array, Any, np.random.Generator], UInt8Array]
+"""From images, how much, and where all draws come from."""
 
 
 class BatchAugmentation:
@@ -54,9 +53,19 @@ class BatchAugmentation:
     """
 
     def __init__(self, recipe: TrainingRecipe) -> None:
-        self._recipe = recipe
+        changes: tuple[tuple[_Change, float], ...] = (
+            (random_crop, recipe.crop_padding),
+            (rand_augment, recipe.rand_augment),
+            (as_by_camera, recipe.camera),
+        )
+        self._changes = [(change, amount) for change, amount in changes if amount]
         alphas = ((mix_up, recipe.mixup_alpha), (cut_mix, recipe.cutmix_alpha))
         self._mixers = [(mixer, alpha) for mixer, alpha in alphas if alpha]
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the recipe asks for none of these."""
+        return not (self._changes or self._mixers)
 
     def __call__(
         self, images: UInt8Array, labels: Float32Array, random: np.random.Generator
@@ -71,12 +80,8 @@ class BatchAugmentation:
         Returns:
             Images and labels of the same shapes.
         """
-        if self._recipe.crop_padding:
-            images = random_crop(images, self._recipe.crop_padding, random)
-        if self._recipe.rand_augment:
-            images = rand_augment(images, self._recipe.rand_augment, random)
-        if self._recipe.camera:
-            images = as_by_camera(images, self._recipe.camera, random)
+        for change, amount in self._changes:
+            images = change(images, amount, random)
         if self._mixers:
             mixer, alpha = self._mixers[random.integers(len(self._mixers))]
             images, labels = mixer(images, labels, alpha, random)

@@ -102,7 +102,7 @@ class ImageSequence(keras.utils.PyDataset):
     def _batch(self, epoch: int, index: int) -> Batch:
         chosen = self._chosen(index, epoch)
         own = self._group.share(len(chosen))
-        if self._augment is None or self._seed is None:
+        if self._augment is None or self._augment.changes_nothing or self._seed is None:
             images, labels = self._read(chosen[own])
         else:
             # What one image becomes may depend on all others, so every process augments all.

@@ -32,12 +32,7 @@ from vitsd.model.vit import build_vit
 from vitsd.plots import MOST_CLASSES, plot_confusion, plot_curves
 from vitsd.recipe import TrainingRecipe
 from vitsd.training import callbacks as cb
-from vitsd.training.augmentation import (
-    BatchAugmentation,
-    augmentation_ranges,
-    augments_batches,
-    model_augmentation,
-)
+from vitsd.training.augmentation import BatchAugmentation, augmentation_ranges, model_augmentation
 from vitsd.training.class_balance import balanced_weights, describe_imbalance, describe_scarcity
 from vitsd.training.distribution import ProcessGroup, joined
 from vitsd.training.fine_tuning import PretrainedStart
@@ -254,7 +249,7 @@ class _Run:
             self.config.num_classes,
             recipe.batch_size,
             recipe.seed,
-            BatchAugmentation(recipe) if augments_batches(recipe) else None,
+            BatchAugmentation(recipe),
             self.teacher,
             self._class_weights(self.dataset.train),
             self.group,
