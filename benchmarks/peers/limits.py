@@ -98,23 +98,24 @@ def count_macs(config: VitConfig) -> dict[str, int]:
     Args:
         config: the architecture.
     """
-    tokens, hidden = config.tokens, config.hidden_dim
-    inner = config.num_heads * config.key_dim
+    tokens, inner = config.tokens, config.num_heads * config.key_dim
     shapes = [shape for shape in config.weight_shapes() if len(shape) > 1]
-    kernels = {"head": 0, "tokens": 0}
-    position, *_ = [number for number, shape in enumerate(shapes) if shape == (tokens, hidden)][:1]
-    del shapes[position]  # it is added
-    stem, side = 0, config.image_size
+    shapes.remove((tokens, config.hidden_dim))  # position embeddings are added
+    weights, side = 0, config.image_size
     for stride in config.stem_strides:
         side //= stride
-        stem += side**2 * prod(shapes.pop(0))
+        weights += side**2 * prod(shapes.pop(0))
+    if not config.stem_filters:
+        weights += tokens * prod(shapes.pop(0))
     heads = len(config.head_units) + 1
-    kernels["head"] = sum(map(prod, shapes[-heads:]))
-    biases = 3 * config.num_layers * prod((config.num_heads, config.key_dim))
-    kernels["tokens"] = sum(map(prod, shapes[:-heads])) - biases
-    attention = config.num_layers * 2 * tokens * tokens * inner
-    weights = stem + tokens * kernels["tokens"] + kernels["head"]
-    return {"weights": weights, "attention": attention}
+    weights += sum(map(prod, shapes[-heads:]))
+    # Blocks are alike but for their tokens; 3 * inner of their weights are biases.
+    a_token = sum(map(prod, shapes[:-heads])) // config.num_layers - 3 * inner
+    by_block = [config.block_grid(block) ** 2 for block in range(config.num_layers)]
+    return {
+        "weights": weights + a_token * sum(by_block),
+        "attention": sum(2 * count * count * inner for count in by_block),
+    }
 
 
 if __name__ == "__main__":

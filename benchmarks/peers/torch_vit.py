@@ -139,8 +139,9 @@ def _batch_norm(weights: Weights, layer: int) -> nn.BatchNorm2d:
 class _Attention(nn.Module):
     """Locality self-attention (same paper), or plain attention."""
 
-    def __init__(self, weights: Weights, config: VitConfig, name: str) -> None:
+    def __init__(self, weights: Weights, config: VitConfig, block: int) -> None:
         super().__init__()
+        name = names.attention(block)
         self.heads, self.key_dim = config.num_heads, config.key_dim
         parts = ("query", "key", "value")
         self.query, self.key, self.value = (
@@ -148,7 +149,7 @@ class _Attention(nn.Module):
         )
         self.projection = _linear(weights, f"{name}/projection")
         self.scale = 1 / float(weights[f"{name}/tau"] if config.lsa else self.key_dim**0.5)
-        mask = _DIAGONAL * torch.eye(config.tokens) if config.lsa else None
+        mask = _DIAGONAL * torch.eye(config.block_grid(block) ** 2) if config.lsa else None
         self.register_buffer("mask", mask)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -171,7 +172,7 @@ class _Block(nn.Module):
         super().__init__()
         epsilon = config.layer_norm_epsilon
         self.first_norm = _norm(weights, names.attention_norm(block), epsilon)
-        self.attention = _Attention(weights, config, names.attention(block))
+        self.attention = _Attention(weights, config, block)
         self.second_norm = _norm(weights, names.mlp_norm(block), epsilon)
         layers = range(len(config.mlp_units))
         self.mlp = nn.ModuleList([_linear(weights, names.mlp(block, i)) for i in layers])
@@ -187,6 +188,17 @@ class _Block(nn.Module):
         return tokens + branch
 
 
+class _TokenPooling(nn.Module):
+    def __init__(self, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        half, size = self.grid // 2, tokens.shape[2]
+        means = tokens.reshape(-1, half, 2, half, 2, size).mean((2, 4))
+        return means.reshape(-1, half * half, size)
+
+
 class _Vit(nn.Module):
     def __init__(self, weights: Weights, config: VitConfig) -> None:
         super().__init__()
@@ -195,7 +207,10 @@ class _Vit(nn.Module):
         self.position = nn.Parameter(
             torch.from_numpy(weights[f"{names.POSITION_EMBEDDING}/embedding"].copy())
         )
-        self.blocks = nn.Sequential(*(_Block(weights, config, i) for i in range(config.num_layers)))
+        blocks: list[nn.Module] = [_Block(weights, config, i) for i in range(config.num_layers)]
+        if config.pool_tokens_after:
+            blocks.insert(config.pool_tokens_after, _TokenPooling(config.grid))
+        self.blocks = nn.Sequential(*blocks)
         self.norm = _norm(weights, names.FINAL_NORM, config.layer_norm_epsilon)
         heads = [names.head(i) for i in range(len(config.head_units))]
         self.head = nn.ModuleList([_linear(weights, name) for name in heads])

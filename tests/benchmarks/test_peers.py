@@ -175,6 +175,13 @@ def test_multiply_adds_are_counted():
     stem = 4**2 * 9 * 6 + 2**2 * 9 * 6 * 8
     weights = stem + tokens * 2 * (block + 9 * 16) + head
     assert count_macs(convolved)["weights"] == weights
+    wide = {"input_size": (16, 16, 1), "image_size": 16, "num_layers": 3}
+    pooled = dataclasses.replace(SMALL, **wide, pool_tokens_after=1)
+    head = 4 * 8 * 5 + 5 * 3
+    assert count_macs(pooled) == {
+        "weights": 16 * patches * 8 + (16 + 2 * 4) * block + head,
+        "attention": 2 * (16 * 16 + 2 * 4 * 4) * inner,
+    }
 
 
 @pytest.mark.parametrize(
@@ -223,6 +230,7 @@ def test_the_page_needs_no_network_and_shows_text_as_text(tmp_path):
         {},
         {"spt": False, "lsa": False, "pooling": "gap"},
         {"spt": False, "stem_filters": (5, 7), "patch_size": 2, "mlp_output_activation": False},
+        {"patch_size": 2, "pool_tokens_after": 1},
     ],
 )
 def test_the_model_in_pytorch_gives_the_same_logits(change):

@@ -58,19 +58,21 @@ def test_a_value_range_is_not_passed_over_by_older_runtimes(spec):
     assert ModelSpec.from_json(ranged.to_json()) == ranged
 
 
-def test_convolutions_are_not_passed_over_by_older_runtimes(spec):
+def test_later_options_are_not_passed_over_by_older_runtimes(spec):
     usual = {"spt": False, "patch_size": 4}
     old = spec.replace(architecture=Architecture(**usual))
     stored = json.loads(old.to_json())
     assert stored["schema_version"] == 2
-    assert not {"stem_filters", "mlp_convolution"} & set(stored["architecture"])
-    for options in (
-        {"stem_filters": (8,)},
-        {"mlp_convolution": True},
-        {"mlp_output_activation": False},
+    later = {"stem_filters", "mlp_convolution", "mlp_output_activation", "pool_tokens_after"}
+    assert not later & set(stored["architecture"])
+    for options, version in (
+        ({"stem_filters": (8,)}, 5),
+        ({"mlp_convolution": True}, 5),
+        ({"mlp_output_activation": False}, 5),
+        ({"stem_filters": (8,), "pool_tokens_after": 1}, 6),
     ):
         new = spec.replace(architecture=Architecture(**usual, **options))
-        assert json.loads(new.to_json())["schema_version"] == 5
+        assert json.loads(new.to_json())["schema_version"] == version
         assert ModelSpec.from_json(new.to_json()) == new
 
 

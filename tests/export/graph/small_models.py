@@ -36,10 +36,11 @@ CONFIGS = {
     "odd patches, relu": {"key_dim": 8, "patch_size": 3, "image_size": 9, "activation": "relu"},
     "no shifts, no mask": {"key_dim": 8, "spt": False, "lsa": False},
     "convolutions": {"key_dim": 8, "spt": False, "stem_filters": (6,), "mlp_convolution": True},
+    "pooled tokens": {"key_dim": 8, "patch_size": 2, "num_layers": 2, "pool_tokens_after": 1},
 }
 
 
-def make_quantizer(folder, masks=(-20.0,), **options):
+def make_quantizer(folder, masks=(-20.0, -20.0), **options):
     """The quantizer of such a model, and inputs that it takes."""
     keras.utils.set_random_seed(0)
     config = VitConfig(**{**SMALL, **options})

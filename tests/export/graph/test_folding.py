@@ -27,13 +27,16 @@ def configs(draw):
     patch = draw(st.sampled_from([1, 2, 4]) if stem else st.integers(2 if spt else 1, 4))
     side = draw(st.integers(2, 4))
     mlp_units = draw(st.sampled_from([(width,), (2 * width, width), (5, 7, width)]))
+    layers, lsa = draw(st.integers(1, 3)), draw(st.booleans())
+    poolable = side == 4 or (side == 2 and not lsa)
     return VitConfig(
         input_size=(patch * side, patch * side, draw(st.sampled_from([1, 3]))),
         num_classes=draw(st.integers(2, 7)),
         image_size=patch * side,
         patch_size=patch,
         hidden_dim=width,
-        num_layers=draw(st.integers(1, 3)),
+        num_layers=layers,
+        pool_tokens_after=draw(st.integers(0, layers - 1)) if poolable else 0,
         num_heads=draw(st.integers(1, 4)),
         key_dim=draw(st.sampled_from([2, 5, 16, 40])),
         mlp_units=mlp_units,
@@ -44,7 +47,7 @@ def configs(draw):
         stem_filters=stem,
         mlp_output_activation=draw(st.booleans()),
         mlp_convolution=len(mlp_units) > 1 and draw(st.booleans()),
-        lsa=draw(st.booleans()),
+        lsa=lsa,
     )
 
 
@@ -80,9 +83,9 @@ def test_folded_equals_keras(config, seed, merge):
     expected = logits_after_preprocessing(model, images)
     folded = fold(read_weights(model, config), config, merge=merge)
     result = build_float_logits(tf.constant(images), folded).numpy()
-    assert (folded.blocks[0].attention.key is None) == (
-        merging_pays(config) if merge is None else merge
-    )
+    assert [block.attention.key is None for block in folded.blocks] == [
+        merging_pays(config, i) if merge is None else merge for i in range(config.num_layers)
+    ]
     tolerance = 1e-4 * max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(result, expected, atol=tolerance)
 
@@ -131,13 +134,20 @@ def test_scores_too_large_for_exp_are_left_to_softmax():
 
 
 def test_both_sides_of_the_merge_rule_are_met():
-    assert merging_pays(VitConfig())  # vit-small-ds
-    assert not merging_pays(VitConfig(key_dim=16))
+    assert merging_pays(VitConfig(), 0)  # vit-small-ds
+    assert not merging_pays(VitConfig(key_dim=16), 0)
     # d (d + tokens) < k (2 d + tokens), one step to either side
     config = VitConfig(hidden_dim=64, image_size=72, patch_size=6)
     border = 64 * (64 + 144) / (2 * 64 + 144)
-    assert merging_pays(dataclasses.replace(config, key_dim=int(border) + 1))
-    assert not merging_pays(dataclasses.replace(config, key_dim=int(border)))
+    assert merging_pays(dataclasses.replace(config, key_dim=int(border) + 1), 0)
+    assert not merging_pays(dataclasses.replace(config, key_dim=int(border)), 0)
+
+
+def test_behind_pooled_tokens_the_merge_rule_counts_what_is_left():
+    config = VitConfig(hidden_dim=64, image_size=72, patch_size=6, num_layers=2, key_dim=45)
+    pooled = dataclasses.replace(config, pool_tokens_after=1)
+    assert [merging_pays(config, block) for block in (0, 1)] == [False, False]
+    assert [merging_pays(pooled, block) for block in (0, 1)] == [False, True]
 
 
 def test_folded_equals_keras_for_the_trained_model(trained, digits):

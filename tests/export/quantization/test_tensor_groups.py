@@ -40,7 +40,7 @@ def test_every_tensor_is_in_a_group(options, tmp_path):
         assert groups["first norm"] == 1
     if options.get("activation") != "relu":  # a ReLU is a part of its dense layer
         others = (*options.get("head_units", ()), *options.get("stem_filters", ()))
-        assert groups["activations"] == 2 + len(others)
+        assert groups["activations"] == 2 * options.get("num_layers", 1) + len(others)
 
 
 @pytest.mark.parametrize(("precision", "inputs"), [("static", np.int8), ("int4", np.float32)])

@@ -9,6 +9,7 @@ from PIL import Image
 from vitsd import VitConfig, build_vit, load_model, save_model
 from vitsd.evaluation.explain import explain, rollout
 from vitsd.evaluation.predict import predict_logits
+from vitsd.plots import plot_explanation
 from vitsd_runtime import ModelSpec
 from vitsd_runtime.classifier import softmax
 
@@ -19,10 +20,10 @@ def test_an_explanation_is_of_the_models_own_answer(trained, digits):
     probabilities = softmax(predict_logits(model, digits.images[:1]) / spec.temperature)[0]
     assert explanation.labels[0] == spec.class_names[probabilities.argmax()]
     np.testing.assert_allclose(explanation.probabilities, np.sort(probabilities)[::-1], atol=1e-5)
-    assert explanation.attention.shape == (2, 4, 36, 36)
-    np.testing.assert_allclose(explanation.attention.sum(axis=-1), 1, atol=1e-5)
-    to_itself = np.diagonal(explanation.attention, axis1=-2, axis2=-1)
-    assert to_itself.max() < 1e-8
+    attention = np.stack(explanation.attention)
+    assert attention.shape == (2, 4, 36, 36)
+    np.testing.assert_allclose(attention.sum(axis=-1), 1, atol=1e-5)
+    assert np.diagonal(attention, axis1=-2, axis2=-1).max() < 1e-8
     np.testing.assert_allclose(explanation.rollout.sum(axis=-1), 1, atol=1e-5)
     taus = [float(w.numpy()) for w in model.weights if w.path.endswith("tau")]
     np.testing.assert_allclose(explanation.temperatures, np.array(taus) / 4, rtol=1e-6)
@@ -55,6 +56,44 @@ def test_rollout_of_equal_attention_is_equal_and_of_one_target_goes_there():
     flow = rollout(target)
     assert (np.diff(flow[:, 2]) > 0).all()
     assert flow[-1, 2] > 0.95
+
+
+def test_pooled_tokens_pass_on_what_the_four_had_seen(tmp_path):
+    config = VitConfig(
+        input_size=(8, 8, 1),
+        num_classes=2,
+        image_size=8,
+        patch_size=2,
+        hidden_dim=8,
+        num_layers=3,
+        pool_tokens_after=2,
+        num_heads=2,
+        key_dim=4,
+        mlp_units=(8,),
+        head_units=(),
+        pooling="gap",
+    )
+    spec = ModelSpec(
+        name="pooled",
+        class_names=("cat", "dog"),
+        input_size=config.input_size,
+        image_size=8,
+        mean=(100.0,),
+        variance=(4000.0,),
+        architecture=config.architecture,
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 1)).astype(np.uint8)
+    explanation = explain(build_vit(config), spec, pixels)
+    shapes = [weights.shape for weights in explanation.attention]
+    assert shapes == [(2, 16, 16), (2, 16, 16), (2, 4, 4)]
+    np.testing.assert_allclose(explanation.rollout.sum(axis=-1), 1, atol=1e-5)
+    plot_explanation(explanation, tmp_path / "picture.png")
+
+    # All pooled tokens attend to the first, whose image are the four in the upper left corner.
+    target = np.zeros((1, 4, 4))
+    target[..., 0] = 1
+    last = rollout([np.eye(16)[None], *[target] * 9])[-1].reshape(4, 4)
+    np.testing.assert_allclose(last[:2, :2], 0.25, atol=1e-3)
 
 
 def test_the_command_draws_a_picture(command, trained, digits, tmp_path):

@@ -78,6 +78,14 @@ def test_the_published_recipe_has_its_published_size():
             "stem_filters": st.sampled_from([(5,), (3, 6)]),
             "patch_size": st.sampled_from([1, 2, 4]),
         }
+    )
+    | st.fixed_dictionaries(
+        {
+            "patch_size": st.just(2),
+            "num_layers": st.just(3),
+            "pool_tokens_after": st.integers(0, 2),
+            "pooling": st.sampled_from(["flatten", "gap"]),
+        }
     ),
 )
 @settings(max_examples=15)
@@ -140,6 +148,10 @@ def test_an_unknown_preset_suggests_the_nearest():
         ({"stem_filters": (8,), "spt": False, "patch_size": 8}, "power of 2 up to 4; got 8"),
         ({"stem_filters": (0,)}, "stem_filters"),
         ({"mlp_convolution": True, "mlp_units": (64,)}, "between two layers"),
+        ({"pool_tokens_after": -1}, "pool_tokens_after"),
+        ({"pool_tokens_after": 8}, "below num_layers .8."),
+        ({"pool_tokens_after": 1, "image_size": 18}, "must be even.* make 3"),
+        ({"pool_tokens_after": 1, "image_size": 12}, "or pool_tokens_after 0"),
     ],
 )
 def test_impossible_architectures_are_refused_with_the_reason(changes, message):

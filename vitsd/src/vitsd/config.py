@@ -57,10 +57,17 @@ class VitConfig(Architecture):
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
                 f"use an image size such as {fitting} or {fitting + self.patch_size}."
             )
-        if self.lsa and self.tokens < 2:
+        if self.pool_tokens_after and self.grid % 2:
+            raise UsageError(
+                f"pool_tokens_after takes 2x2 tokens together, so their number on a side must be "
+                f"even; image_size {self.image_size} and patch_size {self.patch_size} make "
+                f"{self.grid}."
+            )
+        if self.lsa and self.last_grid < 2:
+            pooled = ", or pool_tokens_after 0" if self.pool_tokens_after else ""
             raise UsageError(
                 "Locality Self-Attention needs at least 2 tokens: make patch_size smaller than "
-                "image_size."
+                f"image_size{pooled}."
             )
         self._check_cost()
 
@@ -108,6 +115,15 @@ class VitConfig(Architecture):
         """Number of tokens of an image."""
         return self.grid**2
 
+    def block_grid(self, block: int) -> int:
+        """Tokens on a side in block number ``block``, from 0."""
+        return self.grid // 2 if 0 < self.pool_tokens_after <= block else self.grid
+
+    @property
+    def last_grid(self) -> int:
+        """Tokens on a side in the last block, and in front of the head."""
+        return self.block_grid(self.num_layers - 1)
+
     @property
     def mlp_activations(self) -> tuple[str, ...]:
         """What follows each dense layer of a block, by Keras' names."""
@@ -141,7 +157,7 @@ class VitConfig(Architecture):
             if self.mlp_convolution:
                 yield from ((3, 3, self.mlp_units[0], 1), self.mlp_units[:1])
         yield from 2 * [(hidden,)]
-        features = hidden * (self.tokens if self.pooling == "flatten" else 1)
+        features = hidden * (self.last_grid**2 if self.pooling == "flatten" else 1)
         yield from _dense(features, *self.head_units, self.num_classes)
 
     def _tokenization_shapes(self) -> Iterator[Shape]:

@@ -5,6 +5,7 @@ Figures are made without ``pyplot``, which would choose a backend for the whole 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -169,12 +170,13 @@ def _plot_attention(figure: Any, explanation: Explanation, rows: int, columns: i
     axes = figure.subplots(2 * rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    received = explanation.attention.mean(axis=(1, 2))
+    received = [weights.mean(axis=(0, 1)) for weights in explanation.attention]
     for block, pair in enumerate(zip(received, explanation.rollout, strict=True)):
         row, column = 2 * (block // columns), block % columns
         for axis, values in zip(axes[row : row + 2, column], pair, strict=True):
             _show(axis, explanation.views[0])
-            grid = values.reshape(explanation.grid, explanation.grid)
+            side = math.isqrt(values.size)
+            grid = values.reshape(side, side)
             _overlay(axis, grid, explanation.views.shape[1])
         axes[row, column].set_title(f"block {block}", fontsize=8)
 

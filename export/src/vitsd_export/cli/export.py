@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,9 +144,11 @@ def _main(arguments: argparse.Namespace) -> int:
     quantizations = _names("--quantization", arguments.quantization) or ["none"]
     wheels = [DevicePlatform.parse(text) for text in arguments.wheels or ()]
     _check_deployment(arguments, formats, quantizations)
+    keywords = _keywords(arguments)
+    ExportOptions(formats, quantizations, **keywords)  # refuses them before Keras takes its seconds
     load_keras()
     model = arguments.model or _newest_model()
-    result = _export(model, formats, quantizations, arguments)
+    result = _export(model, formats, quantizations, arguments, keywords)
     if not arguments.json:
         _print(model, result)
     deployed = None
@@ -215,16 +217,19 @@ def _check_deployment(
         )
 
 
+def _keywords(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of :class:`ExportOptions`."""
+    names = [name for name, _ in options(ExportOptions)]
+    return {name: getattr(arguments, name) for name in (*names, "recipe", "litert_js")}
+
+
 def _export(
     model: str | Path,
     formats: Sequence[str],
     quantizations: Sequence[str],
     arguments: argparse.Namespace,
+    keywords: Mapping[str, Any],
 ) -> _Result:
-    keywords: dict[str, Any] = {
-        name: getattr(arguments, name) for name, _ in options(ExportOptions)
-    }
-    keywords |= {name: getattr(arguments, name) for name in ("recipe", "litert_js")}
     try:
         artifacts = export(
             model, formats, quantizations, arguments.output, arguments.data, **keywords

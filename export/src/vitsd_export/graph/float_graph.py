@@ -28,6 +28,7 @@ from vitsd_export.graph.ops import (
     dense,
     depthwise_convolution,
     mean,
+    pool_tokens,
     relative_to_first,
     unit_variance,
 )
@@ -62,16 +63,20 @@ def build_float_logits(
     if options.flat:
         stream = tf.reshape(stream, (-1, config.hidden_dim))
     for i, block in enumerate(folded.blocks):
+        if i and i == config.pool_tokens_after:
+            stream = pool_tokens(stream, config.grid)
+            if options.flat:
+                stream = tf.reshape(stream, (-1, config.hidden_dim))
         normed = _norm(stream, config, options)
         stream = stream + _attention(normed, block.attention, config, options, i, observer)
         stream = stream + _mlp(_norm(stream, config, options), block, config, options, i)
     normed = _norm(stream, config, options)
-    return _classify(_by_image(normed, config, options), folded)
+    return _classify(_by_image(normed, config.last_grid**2, options), folded)
 
 
-def _by_image(values: Tensor, config: VitConfig, options: GraphOptions) -> Tensor:
+def _by_image(values: Tensor, tokens: int, options: GraphOptions) -> Tensor:
     """Values of the stream as ``(batch, tokens, hidden_dim)``."""
-    return tf.reshape(values, (-1, config.tokens, config.hidden_dim)) if options.flat else values
+    return tf.reshape(values, (-1, tokens, values.shape[-1])) if options.flat else values
 
 
 def _norm(stream: Tensor, config: VitConfig, options: GraphOptions) -> Tensor:
@@ -107,25 +112,23 @@ def _mlp(
     for j, (layer, activation) in enumerate(zip(block.mlp, config.mlp_activations, strict=True)):
         branch = dense(branch, layer, layer_names.mlp(number, j))
         if j == 0 and block.convolution is not None:
-            branch = _convolve_tokens(branch, block.convolution, config)
+            branch = _convolve_tokens(branch, block.convolution, config.block_grid(number))
         branch = activate(branch, activation)
     if options.flat or not config.mlp_output_activation:
         return branch
     return branch - mean(branch)  # the output of an activation is not centered
 
 
-def _convolve_tokens(
-    tokens: Tensor, convolution: DepthwiseConvolution, config: VitConfig
-) -> Tensor:
+def _convolve_tokens(tokens: Tensor, convolution: DepthwiseConvolution, side: int) -> Tensor:
     *rows, units = tokens.shape
-    grid = tf.reshape(tokens, (-1, config.grid, config.grid, units))
+    grid = tf.reshape(tokens, (-1, side, side, units))
     return tf.reshape(depthwise_convolution(grid, convolution), (-1, *rows[1:], units))
 
 
 def _classify(stream: Tensor, folded: FoldedVit) -> Tensor:
     config = folded.config
     if config.pooling == "flatten":
-        features = tf.reshape(stream, (-1, config.tokens * config.hidden_dim))
+        features = tf.reshape(stream, (-1, config.last_grid**2 * config.hidden_dim))
     else:
         features = tf.reduce_mean(stream, axis=-2, keepdims=False)
     for i, layer in enumerate(folded.head[:-1]):
@@ -149,7 +152,7 @@ def _attention(
     attended = _softmax_attend(masked, values) if shift is None else _exp_attend(masked, values)
     if attention.key is not None:
         attended = tf.transpose(attended, (0, 2, 1, 3))
-    rows = (-1,) if options.flat else (-1, config.tokens)
+    rows = (-1,) if options.flat else (-1, scores.shape[-1])
     joined = tf.reshape(attended, (*rows, attention.output.kernel.shape[0]))
     return dense(joined, attention.output, layer_names.output(block))
 
@@ -158,12 +161,12 @@ def _project(
     normed: Tensor, attention: Attention, config: VitConfig, options: GraphOptions, block: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values."""
-    tokens, heads = config.tokens, config.num_heads
+    tokens, heads = config.block_grid(block) ** 2, config.num_heads
     if attention.key is None or attention.value is None:
         # Keys and values are the tokens themselves, so the heads are stacked as rows and nothing
         # is transposed.
         queries = dense(normed, attention.query, layer_names.query(block))
-        by_image = _by_image(normed, config, options)
+        by_image = _by_image(normed, tokens, options)
         return tf.reshape(queries, (-1, tokens * heads, config.hidden_dim)), by_image, by_image
 
     def split_heads(flat: Tensor) -> Tensor:
@@ -204,7 +207,7 @@ def _masked(
     scores: Tensor, attention: Attention, config: VitConfig, diagonal: float, shift: float
 ) -> Tensor:
     """Scores lowered by ``shift``; with Locality Self-Attention, a token's own masked out."""
-    tokens, heads = config.tokens, config.num_heads
+    tokens, heads = scores.shape[-1], config.num_heads
     mask = np.full((tokens, tokens), -shift)
     if config.lsa:
         np.fill_diagonal(mask, diagonal)

@@ -123,13 +123,14 @@ class FoldedVit:
     """Hidden head layers, then the logits; the final LayerNorm folded into the first."""
 
 
-def merging_pays(config: VitConfig) -> bool:
-    """Whether the merged products cost fewer multiplications per token.
+def merging_pays(config: VitConfig, block: int) -> bool:
+    """Whether a block's merged products cost fewer multiplications per token.
 
     ``d (d + tokens) < k (2 d + tokens)``, with d ``hidden_dim`` and k ``key_dim``.
     """
     hidden_dim, key_dim = config.hidden_dim, config.key_dim
-    return hidden_dim * (hidden_dim + config.tokens) < key_dim * (2 * hidden_dim + config.tokens)
+    tokens = config.block_grid(block) ** 2
+    return hidden_dim * (hidden_dim + tokens) < key_dim * (2 * hidden_dim + tokens)
 
 
 def score_bounds(attention: Attention, config: VitConfig) -> FloatArray:
@@ -161,7 +162,7 @@ def fold(
         weights: ``{"layer/variable": array}``, as
             :func:`vitsd_export.graph.weights.read_weights` gives them.
         config: the model's architecture.
-        merge: force or forbid step 4; by default it is done where it pays.
+        merge: force or forbid step 4; by default it is done in the blocks where it pays.
 
     Returns:
         float64 weights for :func:`vitsd_export.graph.module.build_logits`.
@@ -177,7 +178,6 @@ def fold(
     stem, tokenization = _fold_tokenization(exact, config)
     positions = exact[f"{names.POSITION_EMBEDDING}/embedding"]
 
-    merge = merging_pays(config) if merge is None else merge
     blocks = []
     for i in range(config.num_layers):
         mlp = [dense(names.mlp(i, j)) for j in range(len(config.mlp_units))]
@@ -185,14 +185,16 @@ def fold(
         if not config.mlp_output_activation:
             mlp[-1] = mlp[-1].centered()
         convolution = _fold_convolution(exact, i) if config.mlp_convolution else None
-        attention = _fold_attention(exact, i, norm(names.attention_norm(i)), config, merge)
+        merged = merging_pays(config, i) if merge is None else merge
+        attention = _fold_attention(exact, i, norm(names.attention_norm(i)), config, merged)
         blocks.append(Block(attention, mlp, convolution))
 
     head = [dense(names.head(i)) for i in range(len(config.head_units))] + [dense(names.LOGITS)]
     scale, shift = norm(names.FINAL_NORM)
     if config.pooling == "flatten":
         # The first layer sees every token's features one after the other.
-        scale, shift = np.tile(scale, config.tokens), np.tile(shift, config.tokens)
+        tokens = config.last_grid**2
+        scale, shift = np.tile(scale, tokens), np.tile(shift, tokens)
     head[0] = head[0].after_norm(scale, shift)
 
     return FoldedVit(

@@ -27,7 +27,15 @@ from vitsd_export.graph.folding import (
     DepthwiseConvolution,
     FoldedVit,
 )
-from vitsd_export.graph.ops import Tensor, activate, constant, dense, depthwise_convolution, mean
+from vitsd_export.graph.ops import (
+    Tensor,
+    activate,
+    constant,
+    dense,
+    depthwise_convolution,
+    mean,
+    pool_tokens,
+)
 from vitsd_export.graph.tokenization import convolve, cut_patches
 from vitsd_runtime.types import FloatArray
 
@@ -79,6 +87,11 @@ def build_integer_logits(images: Tensor, folded: FoldedVit, masks: tuple[float, 
     config = folded.config
     stream = _tokenize(images, folded)  # (tokens, hidden_dim), mean-free
     for i, block in enumerate(folded.blocks):
+        if i and i == config.pool_tokens_after:
+            with _in(TensorGroup.RESIDUAL_STREAM):
+                pooled = pool_tokens(stream, config.grid)
+            with _in(TensorGroup.INTERMEDIATES):
+                stream = tf.reshape(pooled, pooled.shape[1:])
         attended = _attention(stream, block.attention, config, masks[i], i)
         with _in(TensorGroup.RESIDUAL_STREAM):
             middle = stream + attended
@@ -168,7 +181,7 @@ def _mlp(branch: Tensor, block: Block, config: VitConfig, number: int) -> Tensor
     for j, (layer, activation) in enumerate(zip(block.mlp, config.mlp_activations, strict=True)):
         branch = dense(branch, layer, layer_names.mlp(number, j))
         if j == 0 and block.convolution is not None:
-            branch = _convolve_tokens(branch, block.convolution, config)
+            branch = _convolve_tokens(branch, block.convolution, config.block_grid(number))
         with _in(TensorGroup.ACTIVATIONS):
             branch = activate(branch, activation)
     if not config.mlp_output_activation:
@@ -177,23 +190,21 @@ def _mlp(branch: Tensor, block: Block, config: VitConfig, number: int) -> Tensor
         return branch - mean(branch)
 
 
-def _convolve_tokens(
-    tokens: Tensor, convolution: DepthwiseConvolution, config: VitConfig
-) -> Tensor:
+def _convolve_tokens(tokens: Tensor, convolution: DepthwiseConvolution, side: int) -> Tensor:
     units = tokens.shape[-1]
     with _in(TensorGroup.INTERMEDIATES):
-        grid = tf.reshape(tokens, (1, config.grid, config.grid, units))
+        grid = tf.reshape(tokens, (1, side, side, units))
     with _in(TensorGroup.DENSE_OUTPUTS):
         convolved = depthwise_convolution(grid, convolution)
     with _in(TensorGroup.INTERMEDIATES):
-        return tf.reshape(convolved, (config.tokens, units))
+        return tf.reshape(convolved, (side * side, units))
 
 
 def _classify(stream: Tensor, folded: FoldedVit) -> Tensor:
     config = folded.config
     with _in(TensorGroup.INTERMEDIATES):
         if config.pooling == "flatten":
-            features = tf.reshape(stream, (-1, config.tokens * config.hidden_dim))
+            features = tf.reshape(stream, (-1, config.last_grid**2 * config.hidden_dim))
         else:
             features = tf.reduce_mean(stream, axis=-2, keepdims=True)
     for i, layer in enumerate(folded.head[:-1]):
@@ -216,7 +227,7 @@ def _attention(
     with _in(TensorGroup.NORMALIZED):
         normed = stream * inverse
     queries = dense(normed, attention.query, layer_names.query(block))
-    diagonal = mask * np.eye(config.tokens)
+    diagonal = mask * np.eye(stream.shape[0])
     if attention.key is None or attention.value is None:
         attended = _attend_merged(stream, inverse, normed, queries, diagonal, config)
     else:
@@ -235,7 +246,7 @@ def _attend_merged(
     config: VitConfig,
 ) -> Tensor:
     """Keys and values are the tokens themselves; the heads are rows beside each other."""
-    tokens, heads, hidden_dim = config.tokens, config.num_heads, config.hidden_dim
+    tokens, heads, hidden_dim = stream.shape[0], config.num_heads, config.hidden_dim
     with _in(TensorGroup.INTERMEDIATES):
         queries = tf.reshape(queries, (tokens * heads, hidden_dim))
     mask = np.repeat(diagonal, heads, axis=0) if config.lsa else None

@@ -39,6 +39,22 @@ def depthwise_convolution(images: Tensor, layer: DepthwiseConvolution) -> Tensor
     return tf.nn.depthwise_conv2d(images, kernel, strides, "SAME") + constant(layer.bias)
 
 
+def pool_tokens(tokens: Tensor, grid: int) -> Tensor:
+    """The mean of every 2x2 tokens of images with ``grid`` tokens on a side.
+
+    By sums: TFLite's AVERAGE_POOL_2D and MEAN have no fast int8 kernels.
+
+    Returns:
+        ``(batch, grid * grid / 4, hidden_dim)``, also where tokens of all images are rows.
+    """
+    size, half = tokens.shape[-1], grid // 2
+    # A row and the one below, then a token and its neighbor.
+    for pairs, length in ((half, grid * size), (half * half, size)):
+        paired = tf.reshape(tokens, (-1, pairs, 2 * length))
+        tokens = paired[..., :length] + paired[..., length:]
+    return 0.25 * tokens
+
+
 def mean(values: Tensor) -> Tensor:
     """Along the last axis, which stays with length 1."""
     return tf.reduce_mean(values, axis=-1, keepdims=True)

@@ -21,8 +21,13 @@ from vitsd_runtime.validation import option, validate
 _Self = TypeVar("_Self", bound="Architecture")
 POOLINGS = ("flatten", "gap")
 ACTIVATIONS = ("gelu", "relu")
-LATER = ("stem_filters", "mlp_output_activation", "mlp_convolution")
-"""Options that came with schema 5."""
+SCHEMAS: Mapping[str, int] = {
+    "stem_filters": 5,
+    "mlp_output_activation": 5,
+    "mlp_convolution": 5,
+    "pool_tokens_after": 6,
+}
+"""Options that came later, by the schema version of specs that they came with."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,12 @@ class Architecture:
         False,
         "a depthwise 3x3 convolution over neighboring tokens before a block's first activation",
     )
+    pool_tokens_after: int = option(
+        0,
+        "blocks after which every 2x2 tokens become one, their mean; 0: never",
+        at_least=0,
+        at_most=MAX_LAYERS,
+    )
     spt: bool = option(True, "Shifted Patch Tokenization; off: patches of the image alone")
     stem_filters: tuple[int, ...] = option(
         (),
@@ -107,6 +118,11 @@ class Architecture:
             )
         if self.mlp_convolution and len(self.mlp_units) < 2:
             raise UsageError("mlp_convolution stands between two layers of mlp_units; got one.")
+        if self.pool_tokens_after >= self.num_layers:
+            raise UsageError(
+                f"No block is left behind pool_tokens_after {self.pool_tokens_after}: it must be "
+                f"below num_layers ({self.num_layers})."
+            )
         if self.spt and self.patch_size < 2:
             raise UsageError(
                 "Shifted Patch Tokenization shifts by half a patch, so patch_size must be at "
@@ -136,7 +152,7 @@ class Architecture:
             field.name: list(value) if isinstance(value, tuple) else value
             for field in dataclasses.fields(self)
             for value in (getattr(self, field.name),)
-            if not (field.name in LATER and value == field.default)
+            if not (field.name in SCHEMAS and value == field.default)
         }
 
     @classmethod

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.errors import VitsdError
-from vitsd_runtime.spec.architecture import LATER, Architecture
+from vitsd_runtime.spec.architecture import SCHEMAS, Architecture
 from vitsd_runtime.spec.limits import MAX_CLASSES, MAX_JSON_BYTES, MAX_SIDE
 from vitsd_runtime.spec.sections import (
     AugmentationRanges,
@@ -31,8 +31,8 @@ from vitsd_runtime.system.text import printable
 from vitsd_runtime.types import RESIZE_MODES, Float32Array, ResizeMode, ValueRange
 from vitsd_runtime.validation import REDUCING_GAP, check_value_range
 
-SCHEMA_VERSION = 5
-_SCHEMAS = {"reducing_gap": 4, "value_range": 3, **dict.fromkeys(LATER, 5)}
+SCHEMA_VERSION = 6
+_SCHEMAS = {"reducing_gap": 4, "value_range": 3, **SCHEMAS}
 """The first with an entry. Older ones are written where they suffice; runtimes that would pass over
 the entry without a word must refuse."""
 _OLDEST_SCHEMA = 2

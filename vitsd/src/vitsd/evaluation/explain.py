@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -15,7 +16,7 @@ from vitsd_runtime.classifier import softmax
 from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
-from vitsd_runtime.types import AnyArray, Float32Array, PathLike, UInt8Array
+from vitsd_runtime.types import AnyArray, Float32Array, FloatArray, PathLike, UInt8Array
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Explanation:
     first."""
     grid: int
     """Tokens on a side; below, ``tokens`` is its square."""
-    attention: Float32Array
-    """``(blocks, heads, tokens, tokens)``: of each token (row) to each token (column)."""
+    attention: tuple[Float32Array, ...]
+    """Of each block ``(heads, tokens, tokens)``: of each token (row) to each token (column). Behind
+    pooling there is a quarter of the tokens."""
     rollout: Float32Array
     """``(blocks, tokens)``: how much of each token's image has reached the features, up to and
     including each block."""
@@ -75,32 +77,41 @@ def explain(
     )
 
 
-def rollout(attention: AnyArray) -> Float32Array:
+def rollout(attention: Sequence[AnyArray]) -> Float32Array:
     """Attention rollout: how much of each token has reached the features.
 
     S. Abnar, W. Zuidema, "Quantifying Attention Flow in Transformers", arXiv:2005.00928, section
     3. Half of what a block passes on is its input, because the attention is added to it, so a
     block mixes tokens by ``(A + I) / 2``, A being the mean over its heads; the product over the
     blocks says what reached each token. All tokens count equally in the features, so the mean is
-    taken over them.
+    taken over them. Where tokens are pooled, a token passes on the mean of four.
 
     Args:
-        attention: ``(blocks, heads, tokens, tokens)``.
+        attention: of each block ``(heads, tokens, tokens)``, behind pooling ``tokens / 4``.
 
     Returns:
-        ``(blocks, tokens)``; each row sums to 1.
+        ``(blocks, tokens)``, tokens of the first block; each row sums to 1.
     """
-    tokens = attention.shape[-1]
-    flow, rows = np.eye(tokens), []
-    for weights in attention.mean(axis=1):
-        flow = (weights + np.eye(tokens)) / 2 @ flow
+    flow, rows = np.eye(attention[0].shape[-1]), []
+    for weights in attention:
+        tokens = weights.shape[-1]
+        if tokens < len(flow):
+            flow = _pooled(flow)
+        flow = (weights.mean(axis=0) + np.eye(tokens)) / 2 @ flow
         rows.append(flow.mean(axis=0))
     return np.asarray(rows, np.float32)
 
 
+def _pooled(flow: FloatArray) -> FloatArray:
+    """The mean of each 2x2 rows on the grid of tokens."""
+    half = math.isqrt(len(flow)) // 2
+    pooled: FloatArray = flow.reshape(half, 2, half, 2, -1).mean(axis=(1, 3))
+    return pooled.reshape(half * half, -1)
+
+
 def _attention(
     model: keras.Model, config: VitConfig, pixels: UInt8Array
-) -> tuple[Float32Array, Float32Array]:
+) -> tuple[tuple[Float32Array, ...], Float32Array]:
     """Attention weights of every block, and the logits ``(classes,)``."""
     blocks = range(config.num_layers)
     inputs = [model.get_layer(names.attention_norm(block)).output for block in blocks]
@@ -111,7 +122,7 @@ def _attention(
         model.get_layer(names.attention(block)).attention(keras.ops.convert_to_tensor(stream))
         for block, stream in zip(blocks, tokens, strict=True)
     ]
-    return np.stack([keras.ops.convert_to_numpy(one)[0] for one in weights]), logits[0]
+    return tuple(keras.ops.convert_to_numpy(one)[0] for one in weights), logits[0]
 
 
 def _temperatures(model: keras.Model, config: VitConfig) -> npt.NDArray[np.float64] | None:

@@ -1,8 +1,10 @@
-"""Convolutions in a transformer: what is near belongs together, which few images can't teach it.
+"""Layers that see tokens as a grid: what is near belongs together, which few images can't teach.
 
 Sources: A. Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers",
 arXiv:2104.05704 (tokens by convolutions, here with strides instead of max pooling); W. Wang et al.,
-"PVT v2", arXiv:2106.13797 (a depthwise convolution in the MLP, here beside what it convolves).
+"PVT v2", arXiv:2106.13797 (a depthwise convolution in the MLP, here beside what it convolves);
+B. Heo et al., "Rethinking Spatial Dimensions of Vision Transformers", arXiv:2103.16302 (fewer
+tokens in later blocks, here by their mean).
 """
 
 from __future__ import annotations
@@ -144,3 +146,29 @@ class TokenConvolution(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "activation": self.activation}
+
+
+@keras.saving.register_keras_serializable(package="vitsd")
+class TokenPooling(layers.Layer):
+    """Make the mean of every 2x2 tokens of the square grid one token.
+
+    Input: float ``(batch, tokens, hidden_dim)``, tokens in row-major order, an even number on a
+    side. Output: float ``(batch, tokens / 4, hidden_dim)``.
+    """
+
+    def call(self, tokens: Tensor) -> Tensor:
+        """Means."""
+        _, count, size = tokens.shape
+        half = math.isqrt(count) // 2
+        grid = ops.reshape(tokens, (-1, half, 2, half, 2, size))
+        return ops.reshape(ops.mean(grid, axis=(2, 4)), (-1, half * half, size))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """A quarter of the tokens."""
+        return (input_shape[0], input_shape[1] // 4, input_shape[2])
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        # Keras can't derive it where the dtype is given as a policy object.
+        config: dict[str, Any] = super().get_config()
+        return config

@@ -12,7 +12,7 @@ from keras import layers
 
 from vitsd.config import VitConfig
 from vitsd.model import names
-from vitsd.model.convolutions import ConvolutionalTokenization, TokenConvolution
+from vitsd.model.convolutions import ConvolutionalTokenization, TokenConvolution, TokenPooling
 from vitsd.model.layers import LocalitySelfAttention, PositionEmbedding, ShiftedPatchTokenization
 
 Tensor = Any
@@ -53,6 +53,8 @@ def build_vit(
         images = layer(images)
     tokens = make.tokens(images)
     for block in range(config.num_layers):
+        if block and block == config.pool_tokens_after:
+            tokens = TokenPooling(dtype=policy, name=names.TOKEN_POOLING)(tokens)
         tokens = make.block(tokens, block)
     logits = make.head(make.norm(tokens, names.FINAL_NORM))
     return keras.Model(pixels, logits, name=name)
