@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from vitsd.training.fine_tuning import PretrainedStart
 
 _DEFAULT_PRESET = "vit-small-ds"
-_NOT_ARCHITECTURE = ("input_size", "num_classes", "activation", "layer_norm_epsilon")
+_NOT_ARCHITECTURE = ("input_size", "num_classes", "layer_norm_epsilon")
 """Given by the data, or no choice that anyone has asked for."""
 _NOT_REMEMBERED = (
     *("output", "resume", "tensorboard", "json", "backend"),
