@@ -43,6 +43,7 @@ MIN_CONFIDENCE = Option(
     "largest probability below which an image shows nothing known", float, at_least=0, below=1
 )
 TOP_K = Option("classes to show", int, at_least=1, at_most=MAX_CLASSES)
+DEFAULT_TOP_K = 5
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class Classifier:
     def predict(
         self,
         images: Any,
-        top_k: int = 5,
+        top_k: int = DEFAULT_TOP_K,
         *,
         tta: Tta = None,
         resize_mode: ResizeMode | None = None,
@@ -265,7 +266,7 @@ class Classifier:
     def stream(
         self,
         images: Any,
-        top_k: int = 5,
+        top_k: int = DEFAULT_TOP_K,
         *,
         tta: Tta = None,
         resize_mode: ResizeMode | None = None,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vitsd_export.layouts.layout import BATCH_DELAY_MICROSECONDS, LABELS, MAX_BATCH_SIZE, Served
+from vitsd_runtime.structure.protobuf import varint
 from vitsd_runtime.system.files import temporary_folder
 from vitsd_runtime.types import Format, UInt8Array
 
@@ -84,12 +85,4 @@ def _prediction_log(name: str, images: UInt8Array) -> bytes:
 
 def _field(number: int, content: bytes) -> bytes:
     """A field of bytes, text or a message."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*parts, value])
+    return bytes([number << 3 | 2]) + varint(len(content)) + content

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitsd_runtime.batch.storage import locate
-from vitsd_runtime.classifier import Classifier, answer_dict
+from vitsd_runtime.classifier import DEFAULT_TOP_K, Classifier, answer_dict
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.reading import is_url
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 class Options:
     """How images are answered, as for :meth:`Classifier.predict`."""
 
-    top_k: int = 5
+    top_k: int = DEFAULT_TOP_K
     tta: Tta = None
     resize_mode: ResizeMode | None = None
 

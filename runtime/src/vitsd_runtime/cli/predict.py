@@ -15,6 +15,7 @@ import numpy as np
 
 from vitsd_runtime.classifier import (
     BATCH_SIZE,
+    DEFAULT_TOP_K,
     MIN_CONFIDENCE,
     TOP_K,
     Classifier,
@@ -81,9 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--top-k",
         type=options.type_of(TOP_K),
-        default=5,
+        default=DEFAULT_TOP_K,
         metavar="K",
-        help="classes to show (default: 5)",
+        help="classes to show (default: %(default)s)",
     )
     parser.add_argument(
         "--min-confidence",

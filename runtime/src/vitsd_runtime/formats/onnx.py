@@ -11,6 +11,8 @@ from pathlib import Path
 from vitsd_runtime.errors import VitsdError
 from vitsd_runtime.formats.archive import SPEC_NAME, FoundSpec, digest_file
 from vitsd_runtime.spec import MAX_JSON_BYTES, Integrity
+from vitsd_runtime.structure.graph import FlawError, require
+from vitsd_runtime.structure.protobuf import read_varint, varint
 from vitsd_runtime.system.text import printable
 
 _METADATA_PROPS = b"\x72"
@@ -25,14 +27,16 @@ def find_spec(path: Path) -> FoundSpec | None:
         start = file.seek(max(0, path.stat().st_size - MAX_JSON_BYTES - 64))
         tail = file.read()
     key = SPEC_NAME.encode()
-    found = tail.rfind(_KEY + _varint(len(key)) + key + _VALUE)
+    found = tail.rfind(_KEY + varint(len(key)) + key + _VALUE)
     if found < 0:
         return None
-    length, position = _read_varint(tail, found + 3 + len(key))
-    if position + length > len(tail):
+    try:
+        length, position = read_varint(tail, found + 3 + len(key), len(tail))
+        require(position + length <= len(tail), "its spec has no end")
+    except FlawError as error:
         raise VitsdError(
             f"{printable(path)} is cut off: the end of its spec is missing. Copy it again."
-        )
+        ) from error
     content = tail[position : position + length]
     entry = _entry(content)
     begin = max(0, position + length - len(entry))
@@ -53,27 +57,5 @@ def write_spec_json(path: Path, content: str, size: int) -> None:
 
 def _entry(value: bytes) -> bytes:
     key = SPEC_NAME.encode()
-    entry = _KEY + _varint(len(key)) + key + _VALUE + _varint(len(value)) + value
-    return _METADATA_PROPS + _varint(len(entry)) + entry
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """The number at ``position``, and where it ends."""
-    number = shift = 0
-    while position < len(data) and shift < 35:
-        byte = data[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            break
-    return number, position
+    entry = _KEY + varint(len(key)) + key + _VALUE + varint(len(value)) + value
+    return _METADATA_PROPS + varint(len(entry)) + entry

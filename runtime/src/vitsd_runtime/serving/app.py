@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from vitsd_runtime.classifier import TOP_K, answer_dict
+from vitsd_runtime.classifier import DEFAULT_TOP_K, TOP_K, answer_dict
 from vitsd_runtime.errors import UsageError, VitsdError
 from vitsd_runtime.serving import page
 from vitsd_runtime.serving.batching import Row
@@ -143,7 +143,7 @@ class App:
                 f"There is no option {printable(unknown[0], 100)}: use {', '.join(_OPTIONS)}.",
             )
         try:
-            top_k = TOP_K.parse(options.get("top_k", "5"))
+            top_k = TOP_K.parse(options.get("top_k", str(DEFAULT_TOP_K)))
         except UsageError as error:
             raise HTTPException(400, f"top_k {error}.") from error
         return self._models.find(options.get("model"), options.get("version")), top_k

@@ -1,4 +1,4 @@
-"""Read protobuf messages from a stranger, one at a time: every length is checked."""
+"""Protobuf's wire format. Messages are a stranger's, so every length in them is checked."""
 
 from __future__ import annotations
 
@@ -80,6 +80,16 @@ def read_varint(data: Any, position: int, end: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         shift += 7
     raise cut_off()
+
+
+def varint(number: int) -> bytes:
+    """The inverse of :func:`read_varint`."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def read_integers(data: Any, value: Any, limit: int) -> list[int]:

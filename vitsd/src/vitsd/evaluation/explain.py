@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vitsd.config import VitConfig
 from vitsd.model import names
-from vitsd_runtime.classifier import softmax
+from vitsd_runtime.classifier import DEFAULT_TOP_K, softmax
 from vitsd_runtime.images.loading import load_for_model
 from vitsd_runtime.images.preprocessing import preprocess
 from vitsd_runtime.spec import ModelSpec
@@ -46,7 +46,10 @@ class Explanation:
 
 
 def explain(
-    model: keras.Model, spec: ModelSpec, image: PathLike | UInt8Array, top_k: int = 5
+    model: keras.Model,
+    spec: ModelSpec,
+    image: PathLike | UInt8Array,
+    top_k: int = DEFAULT_TOP_K,
 ) -> Explanation:
     """Look into a model while it classifies an image.
 
