@@ -3,6 +3,8 @@
     python tools/cnn_teacher.py TEACHER.npz --data cifar100
     python tools/cnn_teacher.py TEACHER.npz --data cifar100 --preset vit-edge --output runs/edge
 
+Both take the options of a recipe as vitsd-train does, the second also those of an architecture.
+
 Convolutions learn more from few images than a transformer does: that is what it passes on. It is no
 model of this toolkit: nothing is exported, and nothing of it but its answers gets into the student.
 
@@ -25,11 +27,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitsd.backend import load_keras
+from vitsd.cli.options import add_field_options
+from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
-from vitsd.presets import get_preset, list_presets
+from vitsd.presets import NO_OPTIONS, get_preset, list_presets
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.cli import app
-from vitsd_runtime.cli.options import positive_int
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.files import atomic_write
 
@@ -133,26 +136,33 @@ def teach(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     """Train a preset with the teacher's answers."""
     from vitsd.training.train import train
 
-    preset = get_preset(arguments.preset)
-    options = {"teacher": arguments.teacher.stem}
-    if arguments.epochs:
-        options["epochs"] = arguments.epochs
-    recipe = dataclasses.replace(preset.recipe, **options)
-    answers = open_teacher(arguments.teacher, dataset)
+    options = {**_given(arguments), "teacher": arguments.weights.stem}
+    preset = get_preset(arguments.preset).with_options(options)
+    config, recipe = preset.config, preset.recipe
+    answers = open_teacher(arguments.weights, dataset)
     origin = {"preset": arguments.preset, "source": arguments.data, "options": options}
-    return train(preset.config, recipe, dataset, arguments.output, origin=origin, teacher=answers)
+    return train(config, recipe, dataset, arguments.output, origin=origin, teacher=answers)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of recipe and architecture that were given."""
+    own = ("weights", "data", "preset", "output")
+    given = {name: value for name, value in vars(arguments).items() if name not in own}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="cnn_teacher", description=__doc__.split("\n")[0])
-    parser.add_argument("teacher", type=Path, metavar="TEACHER.npz", help="its weights")
+    parser.add_argument("weights", type=Path, metavar="TEACHER.npz", help="of the teacher")
     parser.add_argument("--data", required=True, help="as for vitsd-train")
-    parser.add_argument("--epochs", type=positive_int, help="passes over the training images")
     parser.add_argument(
         "--preset", choices=list_presets(), help="let a trained teacher teach this preset"
     )
     parser.add_argument("--output", help="the folder of this preset's run")
+    left_out = ("teacher", "validation_fraction")  # both hold out the same images
+    add_field_options(parser.add_argument_group("recipe"), TrainingRecipe, left_out)
+    add_field_options(parser.add_argument_group("architecture"), VitConfig, NO_OPTIONS)
     return parser
 
 
@@ -164,8 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> None:
     if (arguments.preset is None) != (arguments.output is None):
         raise UsageError("A preset and its output go together: give --preset and --output.")
-    if arguments.preset and not arguments.teacher.is_file():
-        raise UsageError(f"There is no teacher {arguments.teacher}: train it first.")
+    if arguments.preset and not arguments.weights.is_file():
+        raise UsageError(f"There is no teacher {arguments.weights}: train it first.")
+    recipe_names = {field.name for field in dataclasses.fields(TrainingRecipe)}
+    if not arguments.preset and (odd := sorted(_given(arguments).keys() - recipe_names)):
+        raise UsageError(f"The teacher's architecture is fixed: leave out {', '.join(odd)}.")
     load_keras()
     from vitsd.data.sources import load_dataset
     from vitsd.evaluation.metrics import top_k_hits
@@ -175,8 +188,8 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.preset:
         print(json.dumps({"top1": teach(arguments, dataset)["top1"]}))
         return
-    recipe = dataclasses.replace(RECIPE, epochs=arguments.epochs or RECIPE.epochs)
-    model, test = train_teacher(dataset, recipe, arguments.teacher), dataset.test
+    recipe = dataclasses.replace(RECIPE, **_given(arguments))
+    model, test = train_teacher(dataset, recipe, arguments.weights), dataset.test
     hits = top_k_hits(predict_logits(model, test.images), test.labels, 1)
     print(json.dumps({"top1": float(hits.mean())}))
 

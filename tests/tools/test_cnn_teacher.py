@@ -21,9 +21,11 @@ def test_its_answers_teach_a_preset(tmp_path, monkeypatch):
         answers(digits.test.images[:5]), model.predict(digits.test.images[:5], verbose=0), atol=0.02
     )
     words = ["--preset", "tiny", "--data", "digits", "--epochs", "1", "--output", str(run)]
-    assert cnn_teacher.main([str(path), *words]) == 0
+    other = ["--num-layers", "2", "--pool-tokens-after", "1", "--camera", "0.2"]
+    assert cnn_teacher.main([str(path), *words, *other]) == 0
     spec = read_spec(run / "model.keras")
     assert (spec.provenance.preset, spec.provenance.recipe["teacher"]) == ("tiny", "cnn")
+    assert (spec.architecture.pool_tokens_after, spec.provenance.recipe["camera"]) == (1, 0.2)
 
 
 @pytest.mark.parametrize("words", [["--preset", "tiny", "--output", "run"], ["--preset", "tiny"]])
@@ -31,3 +33,8 @@ def test_what_is_missing_is_said(words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cnn_teacher.main(["none.npz", "--data", "digits", *words]) == 2
     assert ("none.npz" if len(words) > 2 else "--output") in capsys.readouterr().err
+
+
+def test_the_teacher_has_no_options_of_a_student(capsys):
+    assert cnn_teacher.main(["none.npz", "--data", "digits", "--num-layers", "2"]) == 2
+    assert "leave out num_layers" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from vitsd.data.folders import dataset_name
 from vitsd.data.layout import is_among_images
 from vitsd.data.packed import is_packed
 from vitsd.data.sources import BUILT_IN, is_folder, load_dataset, reading_of
-from vitsd.presets import Preset, get_preset, list_presets
+from vitsd.presets import NO_OPTIONS, Preset, get_preset, list_presets
 from vitsd.recipe import PRETRAINED_SHARE, TrainingRecipe
 from vitsd.training.run import RunFolder, newest_run
 from vitsd_runtime.cli import app
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from vitsd.training.fine_tuning import PretrainedStart
 
 _DEFAULT_PRESET = "vit-small-ds"
-_NOT_ARCHITECTURE = ("input_size", "num_classes", "layer_norm_epsilon")
-"""Given by the data, or no choice that anyone has asked for."""
 _NOT_REMEMBERED = (
     *("output", "resume", "tensorboard", "json", "backend"),
     *("distribute", "coordinator", "num_processes", "process_id"),
@@ -125,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_architecture_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("architecture")
-    add_field_options(group, VitConfig, _NOT_ARCHITECTURE)
+    add_field_options(group, VitConfig, NO_OPTIONS)
     group.add_argument(
         "--input-size",
         type=type_of(SIDE),
@@ -248,7 +246,7 @@ class _Job:
             )
         else:
             name = options.get("preset", _DEFAULT_PRESET)
-            preset = _override(get_preset(name), options)
+            preset = get_preset(name).with_options(options)
             job = cls(name, preset, {**options, "preset": name})
         if "data" not in options:
             raise UsageError(
@@ -271,7 +269,7 @@ class _Job:
         pretrained = PretrainedStart.load(options["pretrained"], freeze_backbone, share)
         spec = pretrained.spec
         preset = Preset(VitConfig.from_spec(spec), recipe_for(spec, freeze_backbone))
-        return cls(spec.name, _override(preset, options), options, pretrained)
+        return cls(spec.name, preset.with_options(options), options, pretrained)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -367,23 +365,6 @@ def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         if name in given and Path(given[name]).exists():
             given[name] = str(Path(given[name]).resolve())
     return given
-
-
-def _override(preset: Preset, options: Mapping[str, Any]) -> Preset:
-    config, recipe = preset.config, preset.recipe
-    if "hidden_dim" in options and "mlp_units" not in options:
-        # The last one must equal hidden_dim.
-        units = [*config.mlp_units[:-1], options["hidden_dim"]]
-        options = {**options, "mlp_units": units}
-    return Preset(
-        dataclasses.replace(config, **_fields(VitConfig, options, _NOT_ARCHITECTURE)),
-        dataclasses.replace(recipe, **_fields(TrainingRecipe, options)),
-    )
-
-
-def _fields(cls: Any, options: Mapping[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(cls)} - set(left_out)
-    return {name: value for name, value in options.items() if name in names}
 
 
 def _free_folder(name: str) -> Path:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any, TypeVar
 
 from vitsd.config import VitConfig
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.errors import UsageError
 
+NO_OPTIONS = ("input_size", "num_classes", "layer_norm_epsilon")
+"""Of an architecture: given by the data, or no choice that anyone has asked for."""
 _NAMES = ("vit-edge", "vit-micro", "vit-nano", "vit-small-ds", "vit-gap-ds", "tiny")
 
 
@@ -19,6 +24,27 @@ class Preset:
 
     config: VitConfig
     recipe: TrainingRecipe
+
+    def with_options(self, options: Mapping[str, Any]) -> Preset:
+        """With the fields of config and recipe that are named changed; other names are ignored.
+
+        Raises:
+            UsageError: the values can't make a model or a recipe.
+        """
+        if "hidden_dim" in options and "mlp_units" not in options:
+            # The last one must equal hidden_dim.
+            units = [*self.config.mlp_units[:-1], options["hidden_dim"]]
+            options = {**options, "mlp_units": units}
+        known = {name: value for name, value in options.items() if name not in NO_OPTIONS}
+        return Preset(_replaced(self.config, known), _replaced(self.recipe, known))
+
+
+_Fields = TypeVar("_Fields", VitConfig, TrainingRecipe)
+
+
+def _replaced(values: _Fields, options: Mapping[str, Any]) -> _Fields:
+    names = {field.name for field in dataclasses.fields(values)} & options.keys()
+    return dataclasses.replace(values, **{name: options[name] for name in names})
 
 
 def list_presets() -> tuple[str, ...]:
