@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitsd_runtime.cli.options import positive_int
+from vitsd_runtime.cli.options import positive_int, positive_number, random_seed
 from vitsd_runtime.release.rollout import choose
 from vitsd_runtime.release.statements import Offer, Release
 from vitsd_runtime.system.files import atomic_write, write_text
@@ -253,13 +253,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the scenarios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--devices", type=positive_int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=random_seed, default=1)
     parser.add_argument(
         "--interval", type=positive_int, default=_HOUR, help="seconds between two pulls"
     )
-    parser.add_argument("--soak", type=float, default=6, help="hours that a stage lasts")
-    parser.add_argument("--halt", type=float, default=1, help="percent of failures that halt it")
-    parser.add_argument("--mend", type=float, default=4, help="hours from the halt to version 3")
+    parser.add_argument("--soak", type=positive_number, default=6, help="hours that a stage lasts")
+    parser.add_argument(
+        "--halt", type=positive_number, default=1, help="percent of failures that halt it"
+    )
+    parser.add_argument(
+        "--mend", type=positive_number, default=4, help="hours from the halt to version 3"
+    )
     parser.add_argument("--output", type=Path, default=Path("."), metavar="DIR")
     arguments = parser.parse_args(argv)
     start, found, tables = time.monotonic(), {}, {}

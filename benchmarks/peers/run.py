@@ -28,6 +28,7 @@ from benchmarks.peers.subject import Subject, find
 from benchmarks.peers.workshop import Workshop
 from vitsd.evaluation.metrics import agreement, paired_difference, top_k_hits
 from vitsd_runtime.cli import app
+from vitsd_runtime.cli.options import positive_int, positive_number
 from vitsd_runtime.system.machine import describe_machine
 from vitsd_runtime.system.text import table
 
@@ -59,10 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="SOURCE", help="labeled images of the trained models")
     parser.add_argument("--only", metavar="TEXT", default="", help="subjects with TEXT in the name")
     parser.add_argument("--quick", action="store_true", help="fewer images and rounds")
-    parser.add_argument("--images", type=int, metavar="N", help="to be answered (default: 10000)")
+    parser.add_argument(
+        "--images", type=positive_int, metavar="N", help="to be answered (default: 10000)"
+    )
     parser.add_argument(
         "--limit",
-        type=float,
+        type=positive_number,
         default=600,
         metavar="SECONDS",
         help="for making one file, and for its answers; what takes longer is left out "

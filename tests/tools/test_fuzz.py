@@ -109,6 +109,15 @@ def test_an_unknown_kind_is_misuse(fuzz):
         fuzz("run").choose_kinds("tflite,video")
 
 
+@pytest.mark.parametrize(
+    "words", [["--inputs", "0"], ["--seconds", "nan"], ["--jobs", "-1"], ["--seed", "x"]]
+)
+def test_numbers_that_make_no_sense_are_misuse(fuzz, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        fuzz("run").main(words)
+    assert f"{words[0]}: must be" in capsys.readouterr().err
+
+
 def test_cheap_inputs_are_many_and_all_kinds_come_early(fuzz):
     inputs = fuzz("inputs")
     numbered = list(inputs.numbered(inputs.KINDS, 200))

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.fuzz import inputs, samples, target
 from tools.fuzz.client import Limits, Server
 from vitsd_runtime.cli import app
+from vitsd_runtime.cli.options import positive_int, positive_number, random_seed
 from vitsd_runtime.errors import UsageError
 from vitsd_runtime.system.text import printable, table
 
@@ -44,9 +45,21 @@ def build_parser() -> argparse.ArgumentParser:
         description="Try hostile inputs; exit code 1 if one is neither answered nor refused.",
     )
     add = parser.add_argument
-    add("--inputs", type=int, default=20_000, metavar="N", help="in all (default: 20000)")
-    add("--seconds", type=float, default=1800, metavar="S", help="stop after this (default: 1800)")
-    add("--seed", type=int, default=0, metavar="N", help="other inputs for each (default: 0)")
+    add("--inputs", type=positive_int, default=20_000, metavar="N", help="in all (default: 20000)")
+    add(
+        "--seconds",
+        type=positive_number,
+        default=1800,
+        metavar="S",
+        help="stop after this (default: 1800)",
+    )
+    add(
+        "--seed",
+        type=random_seed,
+        default=0,
+        metavar="N",
+        help="other inputs for each (default: 0)",
+    )
     add("--only", metavar="KIND,KIND", help=f"some of {','.join(inputs.KINDS)} (default: all)")
     add("--python", default=sys.executable, help="that runs the inputs, maybe with other engines")
     add("--keep", type=Path, default=Path("fuzz"), metavar="DIR", help="for faults (default: fuzz)")
@@ -56,17 +69,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="keep and reuse the models that inputs are made from",
     )
-    add("--jobs", type=int, default=2, metavar="N", help="at the same time (default: 2)")
+    add("--jobs", type=positive_int, default=2, metavar="N", help="at the same time (default: 2)")
     add(
         "--timeout",
-        type=float,
+        type=positive_number,
         default=30,
         metavar="S",
         help="of CPU time; a hang takes more (default: 30)",
     )
     add(
         "--memory",
-        type=int,
+        type=positive_int,
         default=1024,
         metavar="MB",
         help="that an input may take (default: 1024)",

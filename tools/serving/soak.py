@@ -29,6 +29,7 @@ from tools.serving.load import Reply, ask_all, repeat
 from tools.serving.process import ServerProcess
 from tools.serving.requests import mixed
 from vitsd_runtime.cli import app
+from vitsd_runtime.cli.options import positive_number
 from vitsd_runtime.models.catalog import bundled_model
 from vitsd_runtime.system.files import atomic_write, write_text
 
@@ -48,8 +49,14 @@ def build_parser() -> argparse.ArgumentParser:
         prog="soak", description="Keep a server under load; exit code 1 if it does not stand it."
     )
     add = parser.add_argument
-    add("--seconds", type=float, default=600, metavar="S", help="default: 600")
-    add("--rate", type=float, default=100, metavar="N", help="requests per second (default: 100)")
+    add("--seconds", type=positive_number, default=600, metavar="S", help="default: 600")
+    add(
+        "--rate",
+        type=positive_number,
+        default=100,
+        metavar="N",
+        help="requests per second (default: 100)",
+    )
     add("--output", type=Path, default=Path("soak"), metavar="DIR", help="default: soak")
     return parser
 

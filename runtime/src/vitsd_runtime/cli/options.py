@@ -40,6 +40,10 @@ def list_of(declared: Option) -> Callable[[str], list[Any]]:
 
 positive_int = type_of(_COUNT)
 """An argparse type: how many of something."""
+positive_number = type_of(Option("an amount of something", float, above=0, at_most=10**9))
+"""An argparse type: how much of something."""
+random_seed = type_of(Option("of random numbers", int, at_least=0, at_most=2**32 - 1))
+"""An argparse type."""
 
 
 NAMES = f"one that comes with the runtime ({', '.join(MODELS)})"
