@@ -3,7 +3,7 @@
     python tools/cnn_teacher.py TEACHER.npz --data cifar100
     python tools/cnn_teacher.py TEACHER.npz --data cifar100 --preset vit-edge --output runs/edge
 
-Both take the options of a recipe as vitsd-train does, the second also those of an architecture.
+Both take options of a recipe as vitsd-train does, the second also those of an architecture.
 
 Convolutions learn more from few images than a transformer does: that is what it passes on. It is no
 model of this toolkit: nothing is exported, and nothing of it but its answers gets into the student.
@@ -30,7 +30,7 @@ from vitsd.backend import load_keras
 from vitsd.cli.options import add_field_options
 from vitsd.config import VitConfig
 from vitsd.data.dataset import Dataset
-from vitsd.presets import NO_OPTIONS, get_preset, list_presets
+from vitsd.presets import NO_OPTIONS, Preset, get_preset, list_presets
 from vitsd.recipe import TrainingRecipe
 from vitsd_runtime.cli import app
 from vitsd_runtime.errors import UsageError
@@ -39,6 +39,8 @@ from vitsd_runtime.system.files import atomic_write
 if TYPE_CHECKING:
     from vitsd.training.teacher import Answers
 
+_STUDENT_ONLY = ("class_weights", "coverage", "ema_momentum", "teacher_share")
+"""Options of a recipe that a teacher's training does not follow."""
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 """Filters of a stage, and the stride of its first block; two blocks each (a ResNet-18)."""
 RECIPE = TrainingRecipe(
@@ -132,16 +134,21 @@ def open_teacher(path: Path, dataset: Dataset) -> Answers:
     return compiled(model)
 
 
-def teach(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
-    """Train a preset with the teacher's answers."""
+def teach(
+    arguments: argparse.Namespace, options: dict[str, Any], student: Preset, dataset: Dataset
+) -> dict[str, Any]:
+    """Train a student, made from a preset by options, with the teacher's answers."""
     from vitsd.training.train import train
 
-    options = {**_given(arguments), "teacher": arguments.weights.stem}
-    preset = get_preset(arguments.preset).with_options(options)
-    config, recipe = preset.config, preset.recipe
-    answers = open_teacher(arguments.weights, dataset)
     origin = {"preset": arguments.preset, "source": arguments.data, "options": options}
-    return train(config, recipe, dataset, arguments.output, origin=origin, teacher=answers)
+    return train(
+        student.config,
+        student.recipe,
+        dataset,
+        arguments.output,
+        origin=origin,
+        teacher=open_teacher(arguments.weights, dataset),
+    )
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -153,7 +160,11 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(prog="cnn_teacher", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="cnn_teacher",
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,  # --teacher would be --teacher-share
+    )
     parser.add_argument("weights", type=Path, metavar="TEACHER.npz", help="of the teacher")
     parser.add_argument("--data", required=True, help="as for vitsd-train")
     parser.add_argument(
@@ -176,19 +187,23 @@ def _main(arguments: argparse.Namespace) -> None:
         raise UsageError("A preset and its output go together: give --preset and --output.")
     if arguments.preset and not arguments.weights.is_file():
         raise UsageError(f"There is no teacher {arguments.weights}: train it first.")
-    recipe_names = {field.name for field in dataclasses.fields(TrainingRecipe)}
-    if not arguments.preset and (odd := sorted(_given(arguments).keys() - recipe_names)):
-        raise UsageError(f"The teacher's architecture is fixed: leave out {', '.join(odd)}.")
+    given = _given(arguments)
+    student = arguments.preset and get_preset(arguments.preset).with_options(given)
+    known = {field.name for field in dataclasses.fields(TrainingRecipe)} - {*_STUDENT_ONLY}
+    if not student and (odd := sorted(given.keys() - known)):
+        raise UsageError(f"Without a preset there is no student: leave out {', '.join(odd)}.")
+    recipe = RECIPE if student else dataclasses.replace(RECIPE, **given)
     load_keras()
     from vitsd.data.sources import load_dataset
     from vitsd.evaluation.metrics import top_k_hits
     from vitsd.evaluation.predict import predict_logits
 
     dataset = load_dataset(arguments.data).with_validation(RECIPE.validation_fraction)
-    if arguments.preset:
-        print(json.dumps({"top1": teach(arguments, dataset)["top1"]}))
+    if student:
+        options = {**given, "teacher": arguments.weights.stem}
+        student = student.with_options(options)
+        print(json.dumps({"top1": teach(arguments, options, student, dataset)["top1"]}))
         return
-    recipe = dataclasses.replace(RECIPE, **_given(arguments))
     model, test = train_teacher(dataset, recipe, arguments.weights), dataset.test
     hits = top_k_hits(predict_logits(model, test.images), test.labels, 1)
     print(json.dumps({"top1": float(hits.mean())}))

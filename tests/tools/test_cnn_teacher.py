@@ -35,6 +35,7 @@ def test_what_is_missing_is_said(words, tmp_path, capsys, monkeypatch):
     assert ("none.npz" if len(words) > 2 else "--output") in capsys.readouterr().err
 
 
-def test_the_teacher_has_no_options_of_a_student(capsys):
-    assert cnn_teacher.main(["none.npz", "--data", "digits", "--num-layers", "2"]) == 2
-    assert "leave out num_layers" in capsys.readouterr().err
+@pytest.mark.parametrize("option", [("--num-layers", "2"), ("--ema-momentum", "0.9")])
+def test_the_teacher_has_no_options_of_a_student(option, capsys):
+    assert cnn_teacher.main(["none.npz", "--data", "digits", *option]) == 2
+    assert f"leave out {option[0][2:].replace('-', '_')}" in capsys.readouterr().err

@@ -280,7 +280,7 @@ class ArtifactWriter:
 
     @property
     def _tflite_options(self) -> GraphOptions:
-        # With pooled tokens the later blocks, whose rows are a quarter as long, cost little.
+        # Also with pooled tokens, of which later blocks have a quarter: one rule for all blocks.
         partly_empty = self._config.tokens % _SIMD_WIDTH != 0
         return GraphOptions(exp_attention=self._target.exp_attention and partly_empty)
 

@@ -107,12 +107,12 @@ class VitConfig(Architecture):
 
     @property
     def grid(self) -> int:
-        """Tokens on a side of an image."""
+        """Tokens on a side of an image, before they are pooled."""
         return self.image_size // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """Number of tokens of an image."""
+        """Number of tokens of an image, before they are pooled."""
         return self.grid**2
 
     def block_grid(self, block: int) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitsd.backend import load_keras
+from vitsd.hub.pretrained import locate
 from vitsd.hub.saving import MODEL_FILE
 from vitsd.training.run import newest_run
 from vitsd_export.cli import add_options, print_comparisons
@@ -28,6 +29,7 @@ from vitsd_export.options import (
     compiled_path,
     sidecar_paths,
 )
+from vitsd_export.quantization.recipe import read_recipe
 from vitsd_export.quantization.schemes import EXPORT_FORMATS, OUTPUTS, SCHEMES, quantizations_of
 from vitsd_export.quantization.search import CHOICE_HEADERS, describe_choices
 from vitsd_export.web import WEB_MODEL
@@ -145,9 +147,13 @@ def _main(arguments: argparse.Namespace) -> int:
     wheels = [DevicePlatform.parse(text) for text in arguments.wheels or ()]
     _check_deployment(arguments, formats, quantizations)
     keywords = _keywords(arguments)
-    ExportOptions(formats, quantizations, **keywords)  # refuses them before Keras takes its seconds
-    load_keras()
     model = arguments.model or _newest_model()
+    # What is wrong is refused here, before Keras takes its seconds to start.
+    ExportOptions(formats, quantizations, **keywords)
+    if arguments.recipe:
+        read_recipe(arguments.recipe)
+    locate(model)
+    load_keras()
     result = _export(model, formats, quantizations, arguments, keywords)
     if not arguments.json:
         _print(model, result)

@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     if len(arguments.models) < 2:
         raise UsageError("Give at least two models: the reference first.")
-    load_keras()
     models = [locate_any(model) for model in arguments.models]
     specs = [require_spec(model) for model in models]
     _check_same_task(models, specs)
+    load_keras()
     name, images = load_labeled(arguments.data, specs[0], arguments.split, arguments.limit)
     warn_of_values(name, images, specs[0])
     overlap = trained_on(images, specs[0], arguments.split)

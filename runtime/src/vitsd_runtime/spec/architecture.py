@@ -76,7 +76,7 @@ class Architecture:
         0,
         "blocks after which every 2x2 tokens become one, their mean; 0: never",
         at_least=0,
-        at_most=MAX_LAYERS,
+        at_most=MAX_LAYERS - 1,
     )
     spt: bool = option(True, "Shifted Patch Tokenization; off: patches of the image alone")
     stem_filters: tuple[int, ...] = option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vitsd.backend import load_keras
 from vitsd.cli.options import check_picture
+from vitsd.hub.pretrained import locate
 from vitsd_runtime.cli import app
 from vitsd_runtime.models.catalog import MODELS
 from vitsd_runtime.system.text import printable
@@ -50,12 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or f"{Path(arguments.image).stem}-explained.png")
     check_picture(output)
+    trained = locate(arguments.model)
     load_keras()
     from vitsd.evaluation.explain import explain
-    from vitsd.hub.pretrained import from_pretrained
+    from vitsd.hub.saving import load_model
     from vitsd.plots import plot_explanation
 
-    model, spec = from_pretrained(arguments.model)
+    model, spec = load_model(trained)
     explanation = explain(model, spec, arguments.image)
     plot_explanation(explanation, output)
     if arguments.json:

@@ -26,7 +26,9 @@ class Preset:
     recipe: TrainingRecipe
 
     def with_options(self, options: Mapping[str, Any]) -> Preset:
-        """With the fields of config and recipe that are named changed; other names are ignored.
+        """With other values for fields of config and recipe, but for :data:`NO_OPTIONS`.
+
+        Names of anything else are ignored: a command's options hold more.
 
         Raises:
             UsageError: the values can't make a model or a recipe.

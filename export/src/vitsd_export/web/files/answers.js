@@ -4,7 +4,7 @@ import { Tensor, loadAndCompile, loadLiteRt } from "../litert/index.js";
 import { verify } from "./golden.js";
 import { loadImage, preprocess } from "./preprocessing.js";
 
-const TOP = 5; // classes to show
+const TOP = 5; // classes to show, as the runtime does
 const CONTROL_MS = 3000; // to wait for the service worker
 
 /** Where the model runs, for the line below the title. */
