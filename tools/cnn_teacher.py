@@ -188,7 +188,8 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.preset and not arguments.weights.is_file():
         raise UsageError(f"There is no teacher {arguments.weights}: train it first.")
     given = _given(arguments)
-    student = arguments.preset and get_preset(arguments.preset).with_options(given)
+    options = {**given, "teacher": arguments.weights.stem}
+    student = arguments.preset and get_preset(arguments.preset).with_options(options)
     known = {field.name for field in dataclasses.fields(TrainingRecipe)} - {*_STUDENT_ONLY}
     if not student and (odd := sorted(given.keys() - known)):
         raise UsageError(f"Without a preset there is no student: leave out {', '.join(odd)}.")
@@ -200,8 +201,6 @@ def _main(arguments: argparse.Namespace) -> None:
 
     dataset = load_dataset(arguments.data).with_validation(RECIPE.validation_fraction)
     if student:
-        options = {**given, "teacher": arguments.weights.stem}
-        student = student.with_options(options)
         print(json.dumps({"top1": teach(arguments, options, student, dataset)["top1"]}))
         return
     model, test = train_teacher(dataset, recipe, arguments.weights), dataset.test
