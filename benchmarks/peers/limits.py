@@ -111,7 +111,7 @@ def count_macs(config: VitConfig) -> dict[str, int]:
     weights += sum(map(prod, shapes[-heads:]))
     # Blocks are alike but for their tokens; 3 * inner of their weights are biases.
     a_token = sum(map(prod, shapes[:-heads])) // config.num_layers - 3 * inner
-    by_block = [config.block_grid(block) ** 2 for block in range(config.num_layers)]
+    by_block = [config.block_tokens(block) for block in range(config.num_layers)]
     return {
         "weights": weights + a_token * sum(by_block),
         "attention": sum(2 * count * count * inner for count in by_block),

@@ -149,7 +149,7 @@ class _Attention(nn.Module):
         )
         self.projection = _linear(weights, f"{name}/projection")
         self.scale = 1 / float(weights[f"{name}/tau"] if config.lsa else self.key_dim**0.5)
-        mask = _DIAGONAL * torch.eye(config.block_grid(block) ** 2) if config.lsa else None
+        mask = _DIAGONAL * torch.eye(config.block_tokens(block)) if config.lsa else None
         self.register_buffer("mask", mask)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:

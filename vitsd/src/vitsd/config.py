@@ -63,7 +63,7 @@ class VitConfig(Architecture):
                 f"even; image_size {self.image_size} and patch_size {self.patch_size} make "
                 f"{self.grid}."
             )
-        if self.lsa and self.last_grid < 2:
+        if self.lsa and self.last_tokens < 2:
             pooled = ", or pool_tokens_after 0" if self.pool_tokens_after else ""
             raise UsageError(
                 "Locality Self-Attention needs at least 2 tokens: make patch_size smaller than "
@@ -119,10 +119,18 @@ class VitConfig(Architecture):
         """Tokens on a side in block number ``block``, from 0."""
         return self.grid // 2 if 0 < self.pool_tokens_after <= block else self.grid
 
+    def block_tokens(self, block: int) -> int:
+        """Number of tokens in that block."""
+        return self.block_grid(block) ** 2
+
     @property
-    def last_grid(self) -> int:
-        """Tokens on a side in the last block, and in front of the head."""
-        return self.block_grid(self.num_layers - 1)
+    def last_tokens(self) -> int:
+        """Number of tokens in the last block, and in front of the head."""
+        return self.block_tokens(self.num_layers - 1)
+
+    def pools_before(self, block: int) -> bool:
+        """Whether every 2x2 tokens become one in front of that block."""
+        return 0 < block == self.pool_tokens_after
 
     @property
     def mlp_activations(self) -> tuple[str, ...]:
@@ -157,7 +165,7 @@ class VitConfig(Architecture):
             if self.mlp_convolution:
                 yield from ((3, 3, self.mlp_units[0], 1), self.mlp_units[:1])
         yield from 2 * [(hidden,)]
-        features = hidden * (self.last_grid**2 if self.pooling == "flatten" else 1)
+        features = hidden * (self.last_tokens if self.pooling == "flatten" else 1)
         yield from _dense(features, *self.head_units, self.num_classes)
 
     def _tokenization_shapes(self) -> Iterator[Shape]:

@@ -63,7 +63,7 @@ def build_float_logits(
     if options.flat:
         stream = tf.reshape(stream, (-1, config.hidden_dim))
     for i, block in enumerate(folded.blocks):
-        if i and i == config.pool_tokens_after:
+        if config.pools_before(i):
             stream = pool_tokens(stream, config.grid)
             if options.flat:
                 stream = tf.reshape(stream, (-1, config.hidden_dim))
@@ -71,7 +71,7 @@ def build_float_logits(
         stream = stream + _attention(normed, block.attention, config, options, i, observer)
         stream = stream + _mlp(_norm(stream, config, options), block, config, options, i)
     normed = _norm(stream, config, options)
-    return _classify(_by_image(normed, config.last_grid**2, options), folded)
+    return _classify(_by_image(normed, config.last_tokens, options), folded)
 
 
 def _by_image(values: Tensor, tokens: int, options: GraphOptions) -> Tensor:
@@ -128,7 +128,7 @@ def _convolve_tokens(tokens: Tensor, convolution: DepthwiseConvolution, side: in
 def _classify(stream: Tensor, folded: FoldedVit) -> Tensor:
     config = folded.config
     if config.pooling == "flatten":
-        features = tf.reshape(stream, (-1, config.last_grid**2 * config.hidden_dim))
+        features = tf.reshape(stream, (-1, config.last_tokens * config.hidden_dim))
     else:
         features = tf.reduce_mean(stream, axis=-2, keepdims=False)
     for i, layer in enumerate(folded.head[:-1]):
@@ -161,7 +161,7 @@ def _project(
     normed: Tensor, attention: Attention, config: VitConfig, options: GraphOptions, block: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values."""
-    tokens, heads = config.block_grid(block) ** 2, config.num_heads
+    tokens, heads = config.block_tokens(block), config.num_heads
     if attention.key is None or attention.value is None:
         # Keys and values are the tokens themselves, so the heads are stacked as rows and nothing
         # is transposed.

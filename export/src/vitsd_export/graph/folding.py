@@ -129,7 +129,7 @@ def merging_pays(config: VitConfig, block: int) -> bool:
     ``d (d + tokens) < k (2 d + tokens)``, with d ``hidden_dim`` and k ``key_dim``.
     """
     hidden_dim, key_dim = config.hidden_dim, config.key_dim
-    tokens = config.block_grid(block) ** 2
+    tokens = config.block_tokens(block)
     return hidden_dim * (hidden_dim + tokens) < key_dim * (2 * hidden_dim + tokens)
 
 
@@ -193,8 +193,7 @@ def fold(
     scale, shift = norm(names.FINAL_NORM)
     if config.pooling == "flatten":
         # The first layer sees every token's features one after the other.
-        tokens = config.last_grid**2
-        scale, shift = np.tile(scale, tokens), np.tile(shift, tokens)
+        scale, shift = np.tile(scale, config.last_tokens), np.tile(shift, config.last_tokens)
     head[0] = head[0].after_norm(scale, shift)
 
     return FoldedVit(

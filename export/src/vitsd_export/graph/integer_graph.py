@@ -87,7 +87,7 @@ def build_integer_logits(images: Tensor, folded: FoldedVit, masks: tuple[float, 
     config = folded.config
     stream = _tokenize(images, folded)  # (tokens, hidden_dim), mean-free
     for i, block in enumerate(folded.blocks):
-        if i and i == config.pool_tokens_after:
+        if config.pools_before(i):
             with _in(TensorGroup.RESIDUAL_STREAM):
                 pooled = pool_tokens(stream, config.grid)
             with _in(TensorGroup.INTERMEDIATES):
@@ -204,7 +204,7 @@ def _classify(stream: Tensor, folded: FoldedVit) -> Tensor:
     config = folded.config
     with _in(TensorGroup.INTERMEDIATES):
         if config.pooling == "flatten":
-            features = tf.reshape(stream, (-1, config.last_grid**2 * config.hidden_dim))
+            features = tf.reshape(stream, (-1, config.last_tokens * config.hidden_dim))
         else:
             features = tf.reduce_mean(stream, axis=-2, keepdims=True)
     for i, layer in enumerate(folded.head[:-1]):

@@ -53,7 +53,7 @@ def build_vit(
         images = layer(images)
     tokens = make.tokens(images)
     for block in range(config.num_layers):
-        if block and block == config.pool_tokens_after:
+        if config.pools_before(block):
             tokens = TokenPooling(dtype=policy, name=names.TOKEN_POOLING)(tokens)
         tokens = make.block(tokens, block)
     logits = make.head(make.norm(tokens, names.FINAL_NORM))
